@@ -1,0 +1,218 @@
+"""Arguments of a run: three dataclasses, read from YAML files and the command line.
+
+YAML sets defaults and the command line overrides them; both go through argparse, so both are checked alike, and a name
+that does not exist is refused with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from huggingface_hub.constants import HF_HOME
+from transformers import HfArgumentParser, TrainingArguments
+
+from .schedule import MixConfig
+
+CACHE_DIR = os.environ.get("HF_HYBRID_CACHE", os.path.join(HF_HOME, "hf_hybrid"))
+
+
+def _option(default: Any, text: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder is trained, and how it reads text."""
+
+    model_name_or_path: str | None = _option(
+        None, "Hub id or folder of any encoder that AutoModel loads; without it a small BERT is made from scratch."
+    )
+    model_revision: str | None = _option(None, "Branch, tag or commit of the model on the Hub.")
+    attention: str = _option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
+    attention_dropout: float = _option(0.0, "Dropout of attention probabilities; above 0 the fast kernels are off.")
+    pooling: str | None = _option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
+    query_prompt: str | None = _option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
+    passage_prompt: str | None = _option(None, "Put before every passage; by default the checkpoint's.")
+    max_query_length: int = _option(64, "Most tokens of a query in training, prompt included.")
+    max_passage_length: int = _option(256, "Most tokens of a passage, and of any text when encoding.")
+    scratch_hidden_size: int = _option(128, "Width of the encoder made from scratch.")
+    scratch_num_layers: int = _option(2, "Layers of the encoder made from scratch.")
+    scratch_vocab_size: int = _option(8192, "Tokenizer entries of the encoder made from scratch.")
+
+
+@dataclass
+class DataArguments:
+    """Which corpora are trained on and evaluated on."""
+
+    train_corpus: str = _option("sample", "Folder or preset to train on; 'sample' is built in.")
+    eval_corpus: str | None = _option(
+        None, "Folder or preset to evaluate on; by default items held out of the training corpus."
+    )
+    corpus_format: str = _option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
+    eval_corpus_format: str = _option("auto", "The same for eval_corpus.")
+    languages: str | None = _option(None, "Comma-separated codes of the languages to train on; all by default.")
+    eval_languages: str | None = _option(None, "Likewise for evaluation; all of eval_corpus by default.")
+    held_out: float = _option(0.1, "Share of the items (or their number, from 1 on) held out where there is no eval_corpus.")
+    on_bad_row: str = _option("refuse", "refuse: stop at the first bad row of a corpus; skip: leave it out and count it.")
+    cache_dir: str = _option(CACHE_DIR, "Where built corpora and token ids are kept.")
+
+
+@dataclass
+class HybridTrainingArguments(TrainingArguments):
+    """[`~transformers.TrainingArguments`] with the plan and the loss.
+
+    Defaults that differ from the parent: `output_dir="runs/hybrid"`, `max_steps=1000` (a plan has no epochs),
+    `learning_rate=2e-5`, `warmup_steps=0.1` (a share of the steps), `logging_steps=10`, `logging_nan_inf_filter=False`
+    (it waits for the device at every step), `save_strategy="no"`, `per_device_train_batch_size` (follows from
+    `global_batch_size`).
+
+    Raises:
+        ValueError: On a value or a combination that cannot be honoured; the message says what to use instead.
+
+    Example:
+
+        >>> arguments = HybridTrainingArguments(global_batch_size=64, mix="mono=1,cross=1", use_cpu=True)
+        >>> arguments.mix, arguments.per_device_train_batch_size
+        ('mono=0.5,cross=0.5', 64)
+    """
+
+    output_dir: str = _option("runs/hybrid", "The run folder.")
+    max_steps: int = _option(1000, "Optimizer steps.")
+    learning_rate: float = _option(2e-5, "Peak learning rate.")
+    warmup_steps: float = _option(0.1, "Steps of linear warm-up; below 1, a share of all steps.")
+    logging_steps: float = _option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
+    logging_nan_inf_filter: bool = _option(False, "Leave NaN and infinite losses out of the logged mean.")
+    save_strategy: str = _option("no", "no, steps or best: when checkpoint-N is written.")
+    per_device_train_batch_size: int | None = _option(None, "Follows from global_batch_size; refused otherwise.")
+    global_batch_size: int = _option(256, "Most queries that one batch contrasts, over all devices.")
+    mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool.")
+    smoothing: float = _option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
+    cells: str | None = _option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
+    exclude: str | None = _option(None, "No pair of languages matching one of these patterns.")
+    max_positives: int = _option(4, "Most passages of one item, each in another language, in a pool batch.")
+    num_negatives: int = _option(0, "Hard negatives of the corpus for each positive passage.")
+    temperature: float = _option(0.02, "Divides the cosine scores in the loss.")
+    symmetric: bool = _option(False, "Contrast each passage with the queries too.")
+    evaluate_before: bool = _option(True, "Evaluate before training, for the table of before and after.")
+    eval_batch_tokens: int = _option(16_384, "Most tokens of one forward pass in evaluation.")
+    max_eval_queries: int | None = _option(None, "Evaluate the first so many queries of each language.")
+    energy: str = _option("auto", "Energy meter: auto, nvml, rapl, codecarbon (an estimate) or none.")
+    peak_flops: float | None = _option(None, "Peak operations a second of one device, for mfu; unknown by default.")
+
+    def __post_init__(self) -> None:
+        self.mix = str(MixConfig.parse(self.mix))
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        share = -(-self.global_batch_size // world_size)
+        given = self.per_device_train_batch_size
+        if given is not None and given != share:
+            raise ValueError(
+                f"per_device_train_batch_size={given}: one batch contrasts global_batch_size={self.global_batch_size} "
+                f"queries over {world_size} process(es), {share} on each. Set global_batch_size alone."
+            )
+        self.per_device_train_batch_size = share
+        super().__post_init__()
+        self._refuse_what_cannot_be_honoured()
+        if self.metric_for_best_model and "rank_distance" in self.metric_for_best_model:
+            self.greater_is_better = False
+
+    def _refuse_what_cannot_be_honoured(self) -> None:
+        reasons = {
+            "max_steps": (self.max_steps < 1, "a plan has a fixed number of steps and no epochs; set max_steps"),
+            "temperature": (self.temperature <= 0, "it divides the scores and must be above 0"),
+            "num_negatives": (self.num_negatives < 0, "it must not be negative"),
+            "auto_find_batch_size": (self.auto_find_batch_size, "another batch size is another loss"),
+            "ignore_data_skip": (self.ignore_data_skip, "a resumed run would see its first batches again"),
+            "label_smoothing_factor": (self.label_smoothing_factor != 0, "the contrastive loss has no labels to smooth"),
+            "dataloader_drop_last": (self.dataloader_drop_last, "short batches belong to the plan"),
+            "use_liger_kernel": (self.use_liger_kernel, "its kernels are for language models"),
+            "save_strategy": (self.save_strategy == "epoch", "a plan has no epochs; use steps or best"),
+            "eval_strategy": (self.eval_strategy == "epoch", "a plan has no epochs; use steps"),
+        }
+        for name, (refused, reason) in reasons.items():
+            if refused:
+                raise ValueError(f"{name}={getattr(self, name)!r} cannot be honoured: {reason}.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs are visible to one process. Start one process for each with `accelerate launch "
+                f"--num_processes {self.n_gpu} ...`, or show it one with CUDA_VISIBLE_DEVICES=0."
+            )
+
+
+class _Parser(HfArgumentParser):
+    """An argparse parser that names the nearest option when one is not known."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def refuse_unknown(self, names: Sequence[str], where: str, prefix: str) -> None:
+        """Stop at the first of `names` that is no option."""
+        known = {action.dest for action in self._actions}
+        for name in names:
+            if name.replace("-", "_") not in known:
+                near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else "; see --help"
+                self.error(f"{where}: {prefix}{name} is not known{hint}")
+
+
+def parse_arguments(
+    dataclasses: Sequence[type],
+    argv: Sequence[str] | None = None,
+    default_config: str | os.PathLike[str] | None = None,
+    flags: dict[str, str] | None = None,
+) -> tuple[Any, ...]:
+    """Read dataclasses from `--config FILE.yaml` and the command line.
+
+    Args:
+        dataclasses (`Sequence[type]`): What to fill.
+        argv (`Sequence[str]`, *optional*): The command line, by default that of the process.
+        default_config (`str` or `Path`, *optional*): A YAML file read where no `--config` is given.
+        flags (`dict[str, str]`, *optional*): Names of further on/off options, with their help.
+
+    Returns:
+        `tuple`: An instance of each dataclass, then a namespace with `config` and the flags.
+
+    Example:
+
+        >>> model, rest = parse_arguments([ModelArguments], ["--pooling", "cls"])
+        >>> model.pooling, rest.config
+        ('cls', None)
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(dataclasses, allow_abbrev=False)
+    parser.add_argument("--config", default=default_config, help="YAML file of defaults for all other options.")
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
+    parser.refuse_unknown(given, "command line", "--")
+    config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
+    if config.config:
+        settings = _read_yaml(parser, Path(config.config))
+        parser.refuse_unknown(list(settings), str(config.config), "")
+        parser.set_defaults(**{name: _as_typed(value) for name, value in settings.items()})
+    try:
+        return parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _read_yaml(parser: _Parser, path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"--config {path}: {error}")
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        parser.error(f"--config {path}: expected lines of `option: value`, got {type(settings).__name__}")
+    return settings
+
+
+def _as_typed(value: Any) -> Any:
+    """Numbers and words as they would stand on a command line, so that argparse checks and converts them."""
+    return str(value) if isinstance(value, bool | int | float) else value

@@ -1,0 +1,389 @@
+"""From the plan's item numbers to packed token ids: texts are tokenized once, batches are only gathered.
+
+1. `TokenCache` tokenizes every text that the corpus refers to, once, into Arrow files that are memory-mapped.
+2. `HybridCollator` takes a `HybridBatch`, keeps this rank's slice of the queries with their passages, and packs all of
+   it into one row of tokens without padding.
+3. Beside the tokens stand the targets of the loss, for all ranks: they follow from the plan, so nothing is exchanged.
+
+Shape letters: T tokens, N sequences, B this rank's queries, C this rank's passages, P this rank's positives, G the
+passages and Q the queries of all ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .schedule import PASSAGE, QUERY, HybridBatch, HybridSchedule
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
+
+    from .corpus import ParallelCorpus
+
+SIDES = ("queries", "passages")
+_BLOCK_ROWS = 65_536  # rows of one Arrow record batch: row r lies in batch r // _BLOCK_ROWS
+_NEGATIVES_STREAM = 3  # beside the streams of the schedule
+
+
+def pack(sequences: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Join sequences of token ids into one row without padding.
+
+    Args:
+        sequences (`Sequence[np.ndarray]`): N integer arrays of token ids, none empty.
+
+    Returns:
+        `dict`: `input_ids`, `position_ids` (from 0 in each sequence) and `sequence_ids`, int64 of shape `(T,)`;
+        `cu_seqlens`, int32 of shape `(N + 1,)`, where each sequence begins; `max_length`, an int.
+
+    Example:
+
+        >>> packed = pack([np.array([5, 6, 7]), np.array([8, 9])])
+        >>> packed["cu_seqlens"].tolist(), packed["position_ids"].tolist(), packed["max_length"]
+        ([0, 3, 5], [0, 1, 2, 0, 1], 3)
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    ends = np.cumsum(lengths)
+    sequence_ids = np.repeat(np.arange(len(lengths)), lengths)
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(sequences).astype(np.int64)),
+        "position_ids": torch.from_numpy(np.arange(ends[-1]) - (ends - lengths)[sequence_ids]),
+        "sequence_ids": torch.from_numpy(sequence_ids),
+        "cu_seqlens": torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+        "max_length": int(lengths.max()),
+    }
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> tuple[list[list[int]], int]:
+    """Token ids with special tokens, cut at `max_length`, and the number of texts that were cut.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        texts (`list[str]`): With their prompts.
+        max_length (`int`): In tokens, special tokens included.
+    """
+    encoded = tokenizer(
+        texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+    )
+    return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
+
+
+class TokenCache:
+    """Token ids of a corpus, row for row as its texts, memory-mapped; texts that no item refers to stay empty.
+
+    Args:
+        corpus (`ParallelCorpus`): The texts.
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        query_prompt (`str`, *optional*, defaults to `""`): Put before every query.
+        passage_prompt (`str`, *optional*, defaults to `""`): Put before every passage.
+        max_query_length (`int`, *optional*, defaults to 64): In tokens, prompt and special tokens included.
+        max_passage_length (`int`, *optional*, defaults to 256): Likewise.
+        cache_dir (`str` or `Path`): The files go to a folder in it that is named by a hash of all of the above.
+
+    Raises:
+        ValueError: When the tokenizer is not a fast one.
+    """
+
+    def __init__(
+        self,
+        corpus: ParallelCorpus,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        query_prompt: str = "",
+        passage_prompt: str = "",
+        max_query_length: int = 64,
+        max_passage_length: int = 256,
+        cache_dir: str | os.PathLike[str],
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} is a slow tokenizer; a fast one (a folder with tokenizer.json) is needed "
+                "to count truncated texts. Convert it with `AutoTokenizer.from_pretrained(...)` and `save_pretrained`."
+            )
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self.prompts = (query_prompt, passage_prompt)
+        self.max_lengths = (max_query_length, max_passage_length)
+        key = [corpus.fingerprint, _tokenizer_fingerprint(tokenizer), *self.prompts, *self.max_lengths]
+        self.folder = Path(cache_dir) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+        self._blocks: dict[tuple[int, str], list[_Block]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": {}, "tokenizer": None}
+
+    def build(self) -> dict[str, int]:
+        """Tokenize what is not in the cache yet.
+
+        Returns:
+            `dict[str, int]`: `texts`, `tokens` and `truncated_texts` of the whole cache, and those by side.
+        """
+        missing = [key for key in self._keys() if not self._path(*key).exists()]
+        for side, language in tqdm(missing, desc="Tokenizing", unit="file", disable=not missing, leave=False):
+            self._build_file(side, language)
+        total: Counter[str] = Counter()
+        for side, language in self._keys():
+            counts = json.loads(self._path(side, language).with_suffix(".json").read_text())
+            total.update(counts)
+            total.update({f"{SIDES[side]}_{name}": count for name, count in counts.items()})
+        return dict(total)
+
+    def tokens(self, side: int, language: str, row: int) -> np.ndarray:
+        """int32 token ids of one text, a view of the mapped file."""
+        number, offset = divmod(int(row), _BLOCK_ROWS)
+        block = self._open(side, language)[number]
+        return block.values[block.offsets[offset] : block.offsets[offset + 1]]
+
+    def _keys(self) -> Iterator[tuple[int, str]]:
+        return ((side, language) for language in self.corpus.languages for side in (QUERY, PASSAGE))
+
+    def _path(self, side: int, language: str) -> Path:
+        return self.folder / f"{language}.{SIDES[side]}.arrow"
+
+    def _open(self, side: int, language: str) -> list[_Block]:
+        if (side, language) not in self._blocks:
+            import pyarrow as pa
+
+            table = pa.ipc.open_file(pa.memory_map(str(self._path(side, language)))).read_all()
+            self._blocks[side, language] = [_Block.of(chunk) for chunk in table["tokens"].chunks]
+        return self._blocks[side, language]
+
+    def _build_file(self, side: int, language: str) -> None:
+        import pyarrow as pa
+
+        texts = self.corpus.queries(language) if side == QUERY else self.corpus.passages(language)
+        wanted = self._referenced(side, language, len(texts))
+        counts = {"texts": int(wanted.sum()), "tokens": 0, "truncated_texts": 0}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(side, language)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        schema = pa.schema([("tokens", pa.large_list(pa.int32()))])
+        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for start in range(0, len(texts), _BLOCK_ROWS):
+                lists = self._tokenize_block(side, texts[start : start + _BLOCK_ROWS], wanted[start:], counts)
+                writer.write_batch(pa.record_batch([lists], schema=schema))
+        path.with_suffix(".json").write_text(json.dumps(counts))
+        os.replace(unfinished, path)
+
+    def _tokenize_block(
+        self, side: int, texts: pa.ChunkedArray, wanted: np.ndarray, counts: dict[str, int]
+    ) -> pa.LargeListArray:
+        import pyarrow as pa
+
+        rows = np.flatnonzero(wanted[: len(texts)])
+        chosen = [self.prompts[side] + text for text in texts.take(pa.array(rows)).to_pylist()]
+        ids, truncated = tokenize(self.tokenizer, chosen, self.max_lengths[side]) if chosen else ([], 0)
+        lengths = np.zeros(len(texts) + 1, dtype=np.int64)
+        lengths[rows + 1] = [len(sequence) for sequence in ids]
+        counts["tokens"] += int(lengths.sum())
+        counts["truncated_texts"] += truncated
+        values = np.fromiter((i for sequence in ids for i in sequence), dtype=np.int32, count=int(lengths.sum()))
+        return pa.LargeListArray.from_arrays(pa.array(np.cumsum(lengths)), pa.array(values))
+
+    def _referenced(self, side: int, language: str, num_texts: int) -> np.ndarray:
+        wanted = np.zeros(num_texts, dtype=bool)
+        rows = self.corpus.rows[:, self.corpus.languages.index(language), side]
+        wanted[rows[rows >= 0]] = True
+        negatives = self.corpus.negatives(language) if side == PASSAGE else None
+        if negatives is not None:
+            wanted[negatives.rows] = True
+        return wanted
+
+
+class _Block(NamedTuple):
+    """One record batch as two flat arrays."""
+
+    offsets: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, chunk: pa.LargeListArray) -> _Block:
+        return cls(chunk.offsets.to_numpy(), chunk.values.to_numpy())
+
+
+class Targets(TypedDict):
+    """What the loss must know of a global batch; the same on all ranks but for what is said to be local.
+
+    Keys:
+        query_groups_Q (`torch.Tensor`): Group of every query, rank after rank.
+        passage_groups_G (`torch.Tensor`): Group of every passage, rank after rank; -1 where no item owns it.
+        positive_query_P (`torch.Tensor`): For each local positive, the number of its query among the local ones.
+        positive_passage_P (`torch.Tensor`): For each local positive, the number of its passage among all G.
+        query_counts (`tuple[int, ...]`): Queries on each rank.
+        passage_counts (`tuple[int, ...]`): Passages on each rank.
+        num_positives (`int`): Positives on all ranks.
+        rank (`int`): This rank.
+    """
+
+    query_groups_Q: torch.Tensor
+    passage_groups_G: torch.Tensor
+    positive_query_P: torch.Tensor
+    positive_passage_P: torch.Tensor
+    query_counts: Sequence[int]
+    passage_counts: Sequence[int]
+    num_positives: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """What the resource log says of a global batch: sums over all ranks, `sum_squared_lengths` in tokens squared."""
+
+    kind: str
+    cell: str
+    pairs: int
+    tokens_per_language: dict[str, int]
+    sum_squared_lengths: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all queries and passages."""
+        return sum(self.tokens_per_language.values())
+
+
+class HybridInputs(TypedDict):
+    """A rank's share of a step: `tokens` for the encoder (queries, then passages), `targets` for the loss, `facts`."""
+
+    tokens: dict[str, Any]
+    targets: Targets
+    facts: BatchFacts
+
+
+class _Passages(NamedTuple):
+    """Passages of some queries: language numbers, rows and groups; the positives first."""
+
+    languages: np.ndarray
+    rows: np.ndarray
+    groups: np.ndarray
+
+
+class HybridCollator:
+    """Gathers this rank's share of a global batch from the token cache.
+
+    Args:
+        schedule (`HybridSchedule`): The plan.
+        cache (`TokenCache`): The token ids of the plan's corpus.
+        num_negatives (`int`, *optional*, defaults to 0): Hard negatives for each positive, drawn anew at each step
+            from those that the corpus gives; items with fewer get what they have.
+        rank (`int`, *optional*, defaults to 0): This process.
+        world_size (`int`, *optional*, defaults to 1): Number of processes; queries are split evenly, in order.
+
+    Raises:
+        ValueError: When hard negatives are asked for and the corpus has none.
+    """
+
+    def __init__(
+        self, schedule: HybridSchedule, cache: TokenCache, num_negatives: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.schedule, self.cache, self.corpus = schedule, cache, schedule.corpus
+        self.num_negatives, self.rank, self.world_size = num_negatives, rank, world_size
+        if num_negatives and not any(self._negatives):
+            raise ValueError(f"num_negatives={num_negatives}, but the corpus has no hard negatives. Set it to 0.")
+
+    def __call__(self, step: int) -> HybridInputs:
+        """The inputs of `step` for this rank."""
+        batch = self.schedule.batch(step)
+        shares = np.array_split(np.arange(len(batch.items)), self.world_size)
+        groups = self.corpus.groups[batch.items]
+        draw = np.random.default_rng([self.schedule.seed, _NEGATIVES_STREAM, step])
+        negatives = self._draw_negatives(batch, draw)
+        passages = [self._passages(batch, groups, negatives, share) for share in shares]
+        positives = [np.flatnonzero(np.isin(batch.positive_items, share)) for share in shares]
+        counts = tuple(len(part.rows) for part in passages)
+        local, own = positives[self.rank], shares[self.rank]
+        targets = Targets(
+            query_groups_Q=torch.from_numpy(groups),
+            passage_groups_G=torch.from_numpy(np.concatenate([part.groups for part in passages])),
+            positive_query_P=torch.from_numpy(batch.positive_items[local] - (own[0] if len(own) else 0)),
+            positive_passage_P=torch.arange(len(local)) + sum(counts[: self.rank]),
+            query_counts=tuple(map(len, shares)),
+            passage_counts=counts,
+            num_positives=len(batch.positive_items),
+            rank=self.rank,
+        )
+        sequences = self._sequences(batch, own, passages[self.rank])
+        if not sequences:  # fewer items than ranks: one sequence that no target points to, so that all ranks step alike
+            sequences = self._sequences(batch, shares[0][:1], _Passages(*np.zeros((3, 0), dtype=np.int64)))
+        return HybridInputs(tokens=pack(sequences), targets=targets, facts=self._facts(batch, passages))
+
+    @cached_property
+    def _negatives(self) -> list[tuple[np.ndarray, np.ndarray] | None]:
+        return [self.corpus.negatives(language) for language in self.corpus.languages] if self.num_negatives else []
+
+    @cached_property
+    def _passage_groups(self) -> list[np.ndarray]:
+        return [self.corpus.passage_groups(language) for language in self.corpus.languages]
+
+    def _draw_negatives(self, batch: HybridBatch, draw: np.random.Generator) -> list[np.ndarray]:
+        """For each positive of the batch, rows of hard negatives in its language."""
+        drawn = []
+        for item, language in zip(batch.items[batch.positive_items], batch.positive_languages, strict=True):
+            known = self._negatives[language] if self.num_negatives else None
+            rows = np.zeros(0, dtype=np.int64) if known is None else known[1][known[0][item] : known[0][item + 1]]
+            drawn.append(draw.permutation(rows)[: self.num_negatives])
+        return drawn
+
+    def _passages(
+        self, batch: HybridBatch, groups: np.ndarray, negatives: list[np.ndarray], share: np.ndarray
+    ) -> _Passages:
+        chosen = np.flatnonzero(np.isin(batch.positive_items, share))
+        queries, languages = batch.positive_items[chosen], batch.positive_languages[chosen]
+        parts = [_Passages(languages, self.corpus.rows[batch.items[queries], languages, PASSAGE], groups[queries])]
+        for positive in chosen if self.num_negatives else ():
+            rows, language = negatives[positive], batch.positive_languages[positive]
+            parts.append(_Passages(np.full(len(rows), language), rows, self._passage_groups[language][rows]))
+        return _Passages(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _sequences(self, batch: HybridBatch, share: np.ndarray, passages: _Passages) -> list[np.ndarray]:
+        column = self.corpus.languages.index(batch.query_language)
+        query_rows = self.corpus.rows[batch.items[share], column, QUERY]
+        queries = [self.cache.tokens(QUERY, batch.query_language, row) for row in query_rows]
+        return queries + [
+            self.cache.tokens(PASSAGE, self.corpus.languages[language], row)
+            for language, row in zip(passages.languages, passages.rows, strict=True)
+        ]
+
+    def _facts(self, batch: HybridBatch, passages: list[_Passages]) -> BatchFacts:
+        everything = _Passages(*(np.concatenate(columns) for columns in zip(*passages, strict=True)))
+        lengths = [len(sequence) for sequence in self._sequences(batch, np.arange(len(batch.items)), everything)]
+        names = [batch.query_language] * len(batch.items) + [self.corpus.languages[i] for i in everything.languages]
+        per_language: Counter[str] = Counter()
+        for name, length in zip(names, lengths, strict=True):
+            per_language[name] += length
+        squares = int(np.square(lengths, dtype=np.int64).sum())
+        return BatchFacts(batch.kind, batch.cell.name, len(batch.items), dict(per_language), squares)
+
+
+class StepDataset(torch.utils.data.Dataset):
+    """The steps `start` to the end of the plan as a map-style dataset of `HybridInputs`.
+
+    Args:
+        collator (`HybridCollator`): Makes the inputs of a step.
+        start (`int`, *optional*, defaults to 0): The first step; a resumed run begins where it stopped, at no cost.
+    """
+
+    def __init__(self, collator: HybridCollator, start: int = 0) -> None:
+        self.collator, self.start = collator, start
+
+    def __len__(self) -> int:
+        return len(self.collator.schedule) - self.start
+
+    def __getitem__(self, index: int) -> HybridInputs:
+        return self.collator(self.start + index)
+
+
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of what decides the ids: the fast tokenizer's definition less the settings of its last call."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition.update(truncation=None, padding=None)
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,61 @@
+"""The few collectives that training and evaluation need; on one process each returns its input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """Number of this process, 0 where nothing is distributed."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of row blocks of unequal height; backward sums over ranks what each says of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_ND: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
+        ctx.counts = counts
+        padded = rows_ND.new_zeros(max(counts), *rows_ND.shape[1:])
+        padded[: len(rows_ND)] = rows_ND
+        blocks = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(blocks, padded)
+        return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        grad_GD = grad_outputs[0].contiguous()
+        dist.all_reduce(grad_GD)
+        start = sum(ctx.counts[: rank()])
+        return grad_GD[start : start + ctx.counts[rank()]], None
+
+
+def gather_rows(rows_ND: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Rows of all ranks, rank after rank, with gradient.
+
+    Args:
+        rows_ND (`torch.Tensor` of shape `(N, D)`): This rank's rows; N may differ between ranks and be 0.
+        counts (`Sequence[int]`): N of each rank.
+
+    Returns:
+        `torch.Tensor` of shape `(sum(counts), D)`.
+    """
+    if world_size() == 1:
+        return rows_ND
+    return _GatherRows.apply(rows_ND, tuple(counts))
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of all ranks' tensors, of one shape, without gradient; in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor

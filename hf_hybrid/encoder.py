@@ -1,0 +1,544 @@
+"""The shared dual encoder: a transformers backbone, pooling, an optional projection, L2 normalisation.
+
+One `forward` encodes queries and passages alike, packed into one row of tokens; on disk it is a folder that `AutoModel`,
+`AutoTokenizer` and `SentenceTransformer` load, with the same embeddings.
+
+Shape letters: T tokens, N sequences, L length of a padded sequence, D size of an embedding.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .attention import PACKED_ATTENTION, length_buckets
+from .collator import pack, tokenize
+
+ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
+POOLINGS = ("mean", "cls", "pooler")
+SIDES = ("query", "passage")
+
+
+class HybridEncoder(nn.Module):
+    """Encodes queries and passages into one vector space.
+
+    Args:
+        backbone (`PreTrainedModel`): An encoder without a task head.
+        tokenizer (`PreTrainedTokenizerBase`): Its fast tokenizer.
+        pooling (`str`, *optional*, defaults to `"mean"`): `"mean"` of the token states, `"cls"` the first one, or
+            `"pooler"`: the first one through the checkpoint's own dense layer and tanh, as LaBSE does.
+        projection (`nn.Sequential`, *optional*): A linear layer and an activation put on the pooled state.
+        normalize (`bool`, *optional*, defaults to `True`): Scale embeddings to length 1, so that dot product is cosine.
+        query_prompt (`str`, *optional*, defaults to `""`): Put before every query, such as `"query: "`.
+        passage_prompt (`str`, *optional*, defaults to `""`): Likewise for passages.
+        max_length (`int`, *optional*, defaults to 256): Most tokens of a text that `encode` reads.
+        attention (`str`, *optional*, defaults to `"auto"`): `"varlen"` runs packed, without padding; `"sdpa"`,
+            `"flash_attention_2"` and `"eager"` run transformers' own kernels on padded batches of like length.
+            `"auto"` is `"varlen"` for the models that take packed input, else the best that the model has.
+
+    Raises:
+        ValueError: When a word is not one of those above, or the backbone cannot do what is asked.
+
+    Example:
+
+        >>> encoder = HybridEncoder.from_scratch(["wer ist das", "who is that"], hidden_size=32, num_layers=1)
+        >>> encoder.encode(["wer ist das"], "query").shape
+        (1, 32)
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pooling: str = "mean",
+        projection: nn.Sequential | None = None,
+        normalize: bool = True,
+        query_prompt: str = "",
+        passage_prompt: str = "",
+        max_length: int = 256,
+        attention: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check_word("pooling", pooling, POOLINGS)
+        if getattr(backbone.config, "is_encoder_decoder", False):
+            raise ValueError(f"{type(backbone).__name__} is an encoder-decoder; give an encoder such as XLM-R or mBERT.")
+        self.backbone, self.tokenizer = backbone, tokenizer
+        self.projection = projection
+        self.pooling, self.normalize = pooling, normalize
+        self.prompts = {"query": query_prompt, "passage": passage_prompt}
+        self.max_length = min(max_length, _longest_input(backbone, tokenizer))
+        self.num_length_buckets: int | None = None
+        self.padding_tokens = 0  # that the last forward pass computed on
+        self._take_pooler()
+        self.position_offset = _position_offset(backbone)
+        self.attention = _choose_attention(backbone, attention)
+        kernel = PACKED_ATTENTION if self.attention == "varlen" else self.attention
+        backbone.set_attn_implementation(kernel)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        attention: str = "auto",
+        attention_dropout: float | None = 0.0,
+        dtype: torch.dtype = torch.float32,
+        **settings: Any,
+    ) -> HybridEncoder:
+        """Load a Hub id or a folder; a sentence-transformers layout brings pooling, projection and prompts with it.
+
+        Args:
+            name_or_path (`str`): Hub id or folder. Only safetensors weights are read, and no code of the repository.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            attention (`str`, *optional*, defaults to `"auto"`): See the class.
+            attention_dropout (`float`, *optional*, defaults to 0.0): Dropout of attention probabilities in training, which
+                turns the fast kernels off; `None` keeps the checkpoint's.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights.
+            **settings: `pooling`, `normalize`, `query_prompt`, `passage_prompt`, `max_length`, over what is found.
+        """
+        name = os.fspath(name_or_path)
+        found, projection = _read_sentence_transformer(name, revision)
+        wanted = {key: value for key, value in settings.items() if value is not None}
+        if "pooling" in wanted and wanted["pooling"] != found.get("pooling", wanted["pooling"]):
+            projection = None  # trained on another pooled state
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        backbone = _load_backbone(name, revision, dtype, with_pooler={**found, **wanted}.get("pooling") == "pooler")
+        if attention_dropout is not None:
+            _set_attention_dropout(backbone, attention_dropout)
+        return cls(backbone, tokenizer, projection=projection, attention=attention, **{**found, **wanted})
+
+    @classmethod
+    def from_scratch(
+        cls,
+        texts: Iterator[str] | Sequence[str],
+        *,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        vocab_size: int = 8192,
+        **settings: Any,
+    ) -> HybridEncoder:
+        """A small BERT with random weights and a byte-pair tokenizer trained on `texts`.
+
+        Args:
+            texts (`Iterable[str]`): In all languages that it shall read.
+            hidden_size (`int`, *optional*, defaults to 128): Width; the feed-forward layers are four times as wide.
+            num_layers (`int`, *optional*, defaults to 2): Depth.
+            num_heads (`int`, *optional*, defaults to 4): Attention heads.
+            vocab_size (`int`, *optional*, defaults to 8192): Most entries of the tokenizer.
+            **settings: Those of the class. The weights follow torch's global seed.
+        """
+        from transformers import BertConfig, BertModel
+
+        tokenizer = _train_tokenizer(texts, vocab_size)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=4 * hidden_size,
+            max_position_embeddings=512,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return cls(BertModel(config, add_pooling_layer=False), tokenizer, **settings)
+
+    @property
+    def config(self) -> Any:
+        """The backbone's configuration, where `Trainer`, FSDP and DeepSpeed look for sizes."""
+        return self.backbone.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        return self.backbone._no_split_modules
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        return self.projection[0].out_features if self.projection is not None else self.config.hidden_size
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations in the backward pass; see transformers."""
+        self.backbone.activation_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """The name of the same in transformers before 5.20."""
+        self.backbone.gradient_checkpointing_enable(**kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        sequence_ids: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_length: int,
+    ) -> torch.Tensor:
+        """Embeddings of packed sequences.
+
+        Args:
+            input_ids, position_ids, sequence_ids (`torch.Tensor` of shape `(T,)`): int64, from `collator.pack`.
+            cu_seqlens (`torch.Tensor` of shape `(N + 1,)`): int32, where each sequence begins.
+            max_length (`int`): Length of the longest sequence.
+
+        Returns:
+            `torch.Tensor` of shape `(N, D)`, float32.
+        """
+        if self.attention == "varlen":
+            states_TD = self._run_packed(input_ids, position_ids, cu_seqlens, max_length)
+        else:
+            states_TD = self._run_padded(input_ids, cu_seqlens)
+        return self._pool(states_TD.float(), sequence_ids, cu_seqlens.long())
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        side: str,
+        *,
+        batch_tokens: int = 16_384,
+        share: tuple[int, int] = (0, 1),
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """Embeddings of texts, in their order, without gradient.
+
+        Args:
+            texts (`Sequence[str]`): Without prompts.
+            side (`str`): `"query"` or `"passage"`, for the prompt.
+            batch_tokens (`int`, *optional*, defaults to 16384): Most tokens of one forward pass.
+            share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank and world size, where several processes
+                encode together: each gives the rows of its part of every batch, zeros elsewhere, after the same number
+                of forward passes.
+            show_progress (`bool`, *optional*, defaults to `False`): Show a bar.
+
+        Returns:
+            `np.ndarray` of shape `(N, D)`, float32.
+        """
+        _check_word("side", side, SIDES)
+        ids, _ = tokenize(self.tokenizer, [self.prompts[side] + text for text in texts], self.max_length)
+        embeddings = np.zeros((len(ids), self.embedding_size), dtype=np.float32)
+        with tqdm(total=len(ids), desc=f"Encoding {side}s", disable=not show_progress, leave=False) as bar:
+            for numbers in token_batches([len(sequence) for sequence in ids], batch_tokens):
+                own = np.array_split(numbers, share[1])[share[0]]
+                embedded = self.embed([np.asarray(ids[i]) for i in (own if len(own) else numbers[:1])])
+                embeddings[own] = embedded[: len(own)].cpu().numpy()
+                bar.update(len(numbers))
+        return embeddings
+
+    def embed(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
+        """Embeddings of token ids, without gradient or dropout, `(N, D)` on the model's device."""
+        packed = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in pack(sequences).items()}
+        training = self.training
+        self.eval()
+        with torch.inference_mode():
+            embeddings = self(**packed)
+        self.train(training)
+        return embeddings
+
+    def save_pretrained(self, folder: str | os.PathLike[str], state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Write a folder that `HybridEncoder`, `AutoModel` and `SentenceTransformer` load.
+
+        Args:
+            folder (`str` or `Path`): Made if it is not there.
+            state_dict (`dict[str, torch.Tensor]`, *optional*): Weights of this module gathered from shards; its own by
+                default.
+        """
+        state = self.state_dict() if state_dict is None else state_dict
+        weights = {name.removeprefix("backbone."): w for name, w in state.items() if name.startswith("backbone.")}
+        projection = {name.removeprefix("projection.0."): w for name, w in state.items() if name.startswith("projection.")}
+        if self.pooling == "pooler":  # AutoModel's pooler_output then is the embedding before it is normalised
+            weights |= {f"pooler.dense.{name}": weight.clone() for name, weight in projection.items()}
+        self.backbone.save_pretrained(folder, state_dict=weights)
+        self.tokenizer.model_max_length = self.max_length
+        self.tokenizer.save_pretrained(folder)
+        _write_sentence_transformer(self, Path(folder), projection)
+
+    def load_weights(self, folder: str | os.PathLike[str]) -> None:
+        """Replace the weights by those of a folder written by `save_pretrained`.
+
+        Raises:
+            ValueError: When the folder's weights are of another model.
+        """
+        state = {f"backbone.{name}": w for name, w in _read_weights(Path(folder)).items() if not name.startswith("pooler.")}
+        if self.projection is not None:
+            dense = load_file(Path(folder) / "2_Dense" / "model.safetensors")
+            state |= {name.replace("linear.", "projection.0."): weight for name, weight in dense.items()}
+        result = self.load_state_dict(state, strict=False)
+        if result.missing_keys or result.unexpected_keys:
+            raise ValueError(
+                f"{folder} holds the weights of another model: missing {result.missing_keys[:3]}, "
+                f"not known here {result.unexpected_keys[:3]}."
+            )
+
+    def _run_packed(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_length: int
+    ) -> torch.Tensor:
+        autocast = torch.is_autocast_enabled(input_ids.device.type)
+        dtype = torch.get_autocast_dtype(input_ids.device.type) if autocast else self.backbone.dtype
+        flash = input_ids.is_cuda and dtype in (torch.float16, torch.bfloat16) and not self._attention_dropout()
+        output = self.backbone(
+            input_ids=input_ids[None],
+            position_ids=position_ids[None] + self.position_offset,
+            cu_seq_lens_q=cu_seqlens,
+            max_length_q=max_length,
+            buckets=None if flash else length_buckets(cu_seqlens),
+        )
+        return output.last_hidden_state[0]
+
+    def _run_padded(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        found = length_buckets(cu_seqlens, float("inf")) if self.num_length_buckets == 1 else length_buckets(cu_seqlens)
+        self.padding_tokens = sum(bucket.valid_NL.numel() for bucket in found.buckets) - len(input_ids)
+        states = []
+        for bucket in found.buckets:
+            padded_NL = input_ids[bucket.token_NL].masked_fill(~bucket.valid_NL, self.tokenizer.pad_token_id)
+            output = self.backbone(input_ids=padded_NL, attention_mask=bucket.valid_NL.long())
+            states.append(output.last_hidden_state.flatten(0, 1))
+        return torch.cat(states)[found.position_T]
+
+    def _pool(self, states_TD: torch.Tensor, sequence_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        if self.pooling == "mean":
+            sums_ND = states_TD.new_zeros(len(cu_seqlens) - 1, states_TD.shape[1])
+            pooled_ND = sums_ND.index_add(0, sequence_ids, states_TD) / cu_seqlens.diff()[:, None]
+        else:
+            pooled_ND = states_TD[cu_seqlens[:-1]]
+        if self.projection is not None:
+            pooled_ND = self.projection(pooled_ND).float()
+        return nn.functional.normalize(pooled_ND, dim=-1) if self.normalize else pooled_ND
+
+    def _take_pooler(self) -> None:
+        """Make the checkpoint's pooler the projection where it is asked for, and drop it: it would get no gradient."""
+        pooler = getattr(self.backbone, "pooler", None)
+        if self.pooling == "pooler" and self.projection is None:
+            if not isinstance(getattr(pooler, "dense", None), nn.Linear):
+                raise ValueError(f"pooling='pooler' needs a checkpoint with a pooler; {type(self.backbone).__name__} has none.")
+            self.projection = nn.Sequential(pooler.dense, nn.Tanh())
+        if pooler is not None:
+            self.backbone.pooler = None
+
+    def _attention_dropout(self) -> float:
+        return _attention_dropout(self.config) if self.training else 0.0
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
+    """Sequences sorted by length, longest first, cut into batches of at most `batch_tokens` tokens (one at the least).
+
+    Example:
+
+        >>> [batch.tolist() for batch in token_batches([3, 9, 4, 2], 10)]
+        [[1], [2, 0, 3]]
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    first, filled = 0, 0
+    for end, number in enumerate(order):
+        if filled + lengths[number] > batch_tokens and end > first:
+            yield order[first:end]
+            first, filled = end, 0
+        filled += lengths[number]
+    if len(order):
+        yield order[first:]
+
+
+def _check_word(name: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {given!r}.")
+
+
+def _load_backbone(name: str, revision: str | None, dtype: torch.dtype, with_pooler: bool) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    options: dict[str, Any] = {}
+    model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    if not with_pooler and model_class and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        options["add_pooling_layer"] = False  # else transformers reports random weights that are never used
+    return AutoModel.from_pretrained(
+        name, revision=revision, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+    )
+
+
+def _choose_attention(backbone: PreTrainedModel, attention: str) -> str:
+    _check_word("attention", attention, ATTENTIONS)
+    packable = "position_ids" in inspect.signature(backbone.forward).parameters and getattr(
+        backbone, "_supports_attention_backend", False
+    )
+    # MPNet-like models add a bias that depends on the distance of two tokens of one row.
+    packable = packable and not any("relative_attention_bias" in name for name, _ in backbone.named_modules())
+    if attention == "auto":
+        return "varlen" if packable else "sdpa" if backbone._supports_sdpa else "eager"
+    if attention == "varlen" and not packable:
+        raise ValueError(f"attention='varlen': {type(backbone).__name__} cannot run packed. Use attention='auto'.")
+    return attention
+
+
+def _position_offset(backbone: PreTrainedModel) -> int:
+    """The position of a first token: RoBERTa and its kin count from `padding_idx + 1`."""
+    embeddings = getattr(backbone, "embeddings", None)
+    counts_from_padding = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
+    return embeddings.padding_idx + 1 if counts_from_padding else 0
+
+
+def _longest_input(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    positions = getattr(backbone.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return min(positions - _position_offset(backbone), tokenizer.model_max_length)
+
+
+_ATTENTION_DROPOUT_NAMES = ("attention_probs_dropout_prob", "attention_dropout")
+
+
+def _attention_dropout(config: Any) -> float:
+    return next((getattr(config, name) for name in _ATTENTION_DROPOUT_NAMES if hasattr(config, name)), 0.0)
+
+
+def _set_attention_dropout(backbone: PreTrainedModel, rate: float) -> None:
+    """In the configuration, for what is saved, and in the attention modules, which read it when they are made."""
+    for name in _ATTENTION_DROPOUT_NAMES:
+        if hasattr(backbone.config, name):
+            setattr(backbone.config, name, rate)
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Dropout) and name.split(".")[-2:-1] in (["self"], ["attention"], ["attn"]):
+            module.p = rate
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = rate
+
+
+def _train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **dict(names))
+
+
+# The sentence-transformers layout of a model folder: modules.json names the modules, each with a configuration.
+
+
+def _read_json(name: str, revision: str | None, path: str) -> Any:
+    """A JSON file of a folder or Hub repository; `None` where there is no such file."""
+    local = Path(name) / path
+    if not Path(name).is_dir():
+        try:
+            local = Path(hf_hub_download(name, path, revision=revision))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return None
+    return json.loads(local.read_text(encoding="utf-8")) if local.exists() else None
+
+
+def _read_sentence_transformer(name: str, revision: str | None) -> tuple[dict[str, Any], nn.Sequential | None]:
+    """Settings and projection that a sentence-transformers layout gives; nothing where there is none."""
+    modules = _read_json(name, revision, "modules.json")
+    if modules is None:
+        return {}, None
+    settings: dict[str, Any] = {"normalize": False}
+    projection = None
+    for module in modules:
+        kind = module["type"].rsplit(".", 1)[-1]
+        config = _read_json(name, revision, f"{module['path']}/config.json") or {}
+        if kind == "Pooling":
+            settings["pooling"] = _read_pooling(config, name)
+        elif kind == "Dense":
+            projection = _read_dense(name, revision, module["path"], config)
+        elif kind == "Normalize":
+            settings["normalize"] = True
+        elif kind != "Transformer":
+            raise ValueError(f"{name}: modules.json names a {kind} module; Transformer, Pooling, Dense, Normalize are known.")
+    if projection is not None and settings["pooling"] == "cls" and isinstance(projection[1], nn.Tanh):
+        settings["pooling"] = "pooler"
+    about = _read_json(name, revision, "config_sentence_transformers.json") or {}
+    prompts = about.get("prompts") or {}
+    settings["query_prompt"] = prompts.get("query") or ""
+    settings["passage_prompt"] = next((prompts[key] for key in ("passage", "document") if prompts.get(key)), "")
+    length = (_read_json(name, revision, "sentence_bert_config.json") or {}).get("max_seq_length")
+    return settings | ({"max_length": length} if length else {}), projection
+
+
+def _read_pooling(config: dict[str, Any], name: str) -> str:
+    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+    found = [mode for mode, key in modes.items() if config.get(key)] or [config.get("pooling_mode")]
+    if len(found) != 1 or found[0] not in modes:
+        raise ValueError(f"{name}: its pooling is {found}; mean and cls are known. Say which with `pooling`.")
+    return found[0]
+
+
+def _read_dense(name: str, revision: str | None, path: str, config: dict[str, Any]) -> nn.Sequential:
+    activations = {"torch.nn.modules.activation.Tanh": nn.Tanh, "torch.nn.modules.linear.Identity": nn.Identity}
+    activation = config.get("activation_function")
+    if activation not in activations or config.get("use_residual"):
+        raise ValueError(f"{name}/{path}: a Dense module with tanh or no activation is known; got {activation}.")
+    weights = Path(name) / path / "model.safetensors"
+    if not Path(name).is_dir():
+        weights = Path(hf_hub_download(name, f"{path}/model.safetensors", revision=revision))
+    state = load_file(weights)
+    linear = nn.Linear(config["in_features"], config["out_features"], bias="linear.bias" in state)
+    linear.load_state_dict({key.removeprefix("linear."): weight for key, weight in state.items()})
+    return nn.Sequential(linear, activations[activation]())
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    return {name: weight for part in names for name, weight in load_file(folder / part).items()}
+
+
+def _write_sentence_transformer(encoder: HybridEncoder, folder: Path, projection: dict[str, torch.Tensor]) -> None:
+    """The names are those that every release of sentence-transformers from 2 to 6 reads."""
+
+    def write(path: str, content: Any) -> None:
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    pooled = "mean" if encoder.pooling == "mean" else "cls"
+    write("sentence_bert_config.json", {"max_seq_length": encoder.max_length, "do_lower_case": False})
+    write(
+        "1_Pooling/config.json",
+        {
+            "word_embedding_dimension": encoder.config.hidden_size,
+            "pooling_mode_cls_token": pooled == "cls",
+            "pooling_mode_mean_tokens": pooled == "mean",
+            "include_prompt": True,
+        },
+    )
+    parts = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if encoder.projection is not None:
+        linear, activation = encoder.projection
+        config = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
+        kind = type(activation)
+        write("2_Dense/config.json", {**config, "activation_function": f"{kind.__module__}.{kind.__qualname__}"})
+        weights = {f"linear.{name}": weight.contiguous() for name, weight in projection.items()}
+        save_file(weights, folder / "2_Dense" / "model.safetensors")
+        parts.append(("2_Dense", "Dense"))
+    if encoder.normalize:
+        (folder / f"{len(parts)}_Normalize").mkdir(exist_ok=True)
+        parts.append((f"{len(parts)}_Normalize", "Normalize"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(parts)
+    ]
+    write("modules.json", modules)
+    prompts = {"query": encoder.prompts["query"], "document": encoder.prompts["passage"]}
+    about = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if encoder.normalize else "dot"}
+    write("config_sentence_transformers.json", about)

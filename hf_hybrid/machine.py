@@ -1,0 +1,233 @@
+"""What this machine is, and what its meters can tell: versions and devices, peak memory of the host, energy.
+
+A meter is either one that measures (NVML on a GPU, RAPL on a processor) or one that estimates (codecarbon), and says
+which by its name.  Where there is none the answer is None.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+
+logger = logging.getLogger(__name__)
+
+JOULES_PER_WH = 3600.0
+ENERGY_CHOICES = ("auto", "nvml", "rapl", "codecarbon", "none")
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "deepspeed")
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on, for `run.json`: versions, devices, host, and the git revision of the working directory.
+
+    Example:
+
+        >>> sorted(environment())
+        ['cpu_count', 'devices', 'git_revision', 'platform', 'python', 'versions']
+    """
+    versions = {found.metadata["Name"].lower(): found.version for found in importlib.metadata.distributions()}
+    git = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    revision = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
+    return {
+        "versions": {name: versions[name] for name in _PACKAGES if name in versions},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "git_revision": revision.stdout.strip() if revision and revision.returncode == 0 else None,
+    }
+
+
+def peak_host_memory() -> int:
+    """The most bytes this process held, from the kernel's high-water mark where there is one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux a process inherits its parent's maximum, such as the launcher's.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss)
+
+
+class Moment:
+    """A moment: of the host, and on CUDA also of the device's queue."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.host_s = time.perf_counter()
+        self.event = torch.cuda.Event(enable_timing=True) if cuda else None
+        if self.event:
+            self.event.record()
+
+    def until(self, end: Moment, wait_s: float) -> Callable[[], float]:
+        """A function that gives the seconds from here to `end`; on CUDA it may be called when the device is done."""
+        begun, ended = self.event, end.event
+        if begun and ended:
+            return lambda: begun.elapsed_time(ended) / 1000
+        return lambda: end.host_s - self.host_s + wait_s
+
+
+class Meter(Protocol):
+    """Energy since the meter was opened, by physical device: two ranks may read the same one."""
+
+    source: str
+
+    def read_wh(self) -> dict[str, float]:
+        """Watt hours by device; OSError when the device does not answer."""
+
+    def close(self) -> None:
+        """Stop measuring."""
+
+
+class _CounterMeter:
+    """Counters of joules that only grow, but for those that start again at `wrap`.
+
+    Args:
+        source (`str`): Name of the kind of meter.
+        counters (`Mapping`): For each device a function that reads its counter, in joules.
+        wrap (`Mapping`, *optional*): For each device the joules at which its counter starts again.
+    """
+
+    def __init__(
+        self, source: str, counters: Mapping[str, Callable[[], float]], wrap: Mapping[str, float] | None = None
+    ) -> None:
+        self.source, self._counters, self._wrap = source, counters, wrap or {}
+        self._last = {name: read() for name, read in counters.items()}
+        self._joules = dict.fromkeys(counters, 0.0)
+
+    def read_wh(self) -> dict[str, float]:
+        for name, read in self._counters.items():
+            now = read()
+            self._joules[name] += now - self._last[name] + (self._wrap.get(name, 0.0) if now < self._last[name] else 0)
+            self._last[name] = now
+        return {name: joules / JOULES_PER_WH for name, joules in self._joules.items()}
+
+    def close(self) -> None:
+        """Nothing was started that must stop."""
+
+
+def _open_nvml() -> Meter:
+    """The counter of this process's GPU; it knows nothing of the host."""
+    import pynvml
+
+    def read() -> float:
+        try:
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1000  # counts millijoules
+        except pynvml.NVMLError as error:
+            raise OSError(f"NVML: {error}") from error
+
+    try:
+        pynvml.nvmlInit()
+        # By UUID: CUDA_VISIBLE_DEVICES renumbers devices for CUDA only.
+        uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+        device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except pynvml.NVMLError as error:
+        raise OSError(f"NVML: {error}") from error
+    return _CounterMeter("nvml", {uuid: read})
+
+
+def _open_rapl(root: Path = Path("/sys/class/powercap")) -> Meter:
+    """The counters of the processor packages; most systems let only root read them."""
+    zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if (zone / "name").read_text().startswith("package")]
+    if not zones:
+        raise OSError(f"no processor package under {root}")
+
+    def joules(path: Path) -> float:
+        return int(path.read_text()) / 1e6
+
+    counters = {f"{socket.gethostname()}/{zone.name}": partial(joules, zone / "energy_uj") for zone in zones}
+    wrap = [joules(zone / "max_energy_range_uj") for zone in zones]
+    return _CounterMeter("rapl", counters, dict(zip(counters, wrap, strict=True)))
+
+
+class _CodeCarbonMeter:
+    """codecarbon's estimate for the whole machine, made by the first rank of each machine without any network."""
+
+    source = "codecarbon"
+
+    def __init__(self) -> None:
+        from codecarbon import OfflineEmissionsTracker
+        from codecarbon.output_methods.base_output import BaseOutput
+
+        class Sink(BaseOutput):
+            energy_wh: float | None = None
+
+            def out(self, total: Any, delta: Any) -> None:
+                self.energy_wh = 1000 * total.energy_consumed  # kWh
+
+        self._sink, self._tracker = Sink(), None
+        if int(os.environ.get("LOCAL_RANK", 0)):
+            return
+        logging.getLogger("codecarbon").setLevel(logging.ERROR)
+        self._tracker = OfflineEmissionsTracker(
+            country_iso_code="USA",  # asked for, but only carbon depends on it, which is not used
+            output_methods=[],
+            output_handlers=[self._sink],
+            log_level="error",
+            allow_multiple_runs=True,  # without it codecarbon takes over SIGTERM and SIGINT
+        )
+        self._tracker.start()
+
+    def read_wh(self) -> dict[str, float]:
+        if self._tracker is None:
+            return {}
+        self._tracker.flush()
+        if self._sink.energy_wh is None:  # codecarbon logs its own errors and goes on
+            raise OSError("codecarbon gave no figure")
+        return {socket.gethostname(): self._sink.energy_wh}
+
+    def close(self) -> None:
+        if self._tracker:
+            self._tracker.stop()
+
+
+_OPEN_METER: dict[str, Callable[[], Meter]] = {
+    "nvml": _open_nvml,
+    "rapl": _open_rapl,
+    "codecarbon": _CodeCarbonMeter,
+}
+
+
+def open_meter(choice: str, cuda: bool) -> Meter | None:
+    """Open the energy meter of this rank.
+
+    Args:
+        choice (`str`): `nvml` (a meter: this rank's GPU, without the host), `rapl` (a meter: the processor packages),
+            `codecarbon` (an *estimate* for the whole machine), `none`, or `auto`: `nvml` where the run is on CUDA,
+            else the first of the other two that works here.
+        cuda (`bool`): Whether the run is on CUDA.
+
+    Returns:
+        `Meter`, or None for `none` and where `auto` finds none.
+
+    Raises:
+        ValueError: If the choice is not one of these, or names a meter that does not work here.
+
+    Example:
+
+        >>> open_meter("none", cuda=False) is None
+        True
+    """
+    if choice not in ENERGY_CHOICES:
+        raise ValueError(f"energy: got {choice!r}, allowed are {', '.join(ENERGY_CHOICES)}.")
+    candidates = {"auto": ["nvml"] if cuda else ["rapl", "codecarbon"], "none": []}.get(choice, [choice])
+    for name in candidates:
+        try:
+            return _OPEN_METER[name]()
+        except (ImportError, OSError) as error:
+            if choice != "auto":
+                raise ValueError(f"energy={choice!r} does not work here ({error}). Use 'auto' or 'none'.") from error
+            logger.info("No energy from %s: %s", name, error)
+    return None

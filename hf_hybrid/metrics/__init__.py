@@ -1,0 +1,1 @@
+"""Metrics that other projects load with `evaluate.load`."""

@@ -1,0 +1,251 @@
+"""The run folder: what one run leaves behind, in files that any later tool can read without the training side.
+
+| file              | content                                           | written                     |
+|-------------------|---------------------------------------------------|-----------------------------|
+| `run.json`        | `Run`: what was run, on what, how it ended        | at the start, at the end    |
+| `resources.jsonl` | `ResourceLine`: one line per logging step         | appended                    |
+| `resources.json`  | `Resources`: totals of the run                    | at the end                  |
+| `eval.json`       | `Evaluation`: scores before and after             | when an evaluation is done  |
+
+Every file is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  The three `.json`
+files carry the version of this schema and are replaced as a whole or not at all, so a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+SCHEMA_NAME = "hf_hybrid run folder"
+SCHEMA_VERSION = 1
+STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+class Run(TypedDict):
+    """`run.json`."""
+
+    config: dict[str, Any]  # every argument
+    corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source
+    mix: str
+    plan: dict[str, Any]  # steps and pairs per cell
+    seed: int
+    world_size: int
+    environment: dict[str, Any]  # versions, device names, git revision
+    status: str  # one of STATUSES
+
+
+class ResourceLine(TypedDict):
+    """A line of `resources.jsonl`. Amounts are those since the line before, so that lines add up to the totals."""
+
+    step: int
+    time_s: float
+    pairs: int
+    tokens: int
+    padding_tokens: int
+    kind: str | None  # None where the steps of this line are of several kinds
+    cell: str | None  # likewise
+    loss: float | None
+    data_wait_s: float
+    peak_device_memory_gib: float | None  # so far, the highest of all ranks
+    host_memory_gib: float  # now, the highest of all ranks
+    energy_wh: float | None
+
+
+class Share(TypedDict):
+    """What one language or one cell took."""
+
+    steps: int
+    tokens: int
+    time_s: float
+
+
+class Resources(TypedDict):
+    """`resources.json`. None means: not measured."""
+
+    train_time_s: float
+    setup_time_s: float
+    num_steps: int
+    num_pairs: int
+    tokens: int
+    padding_tokens: int
+    pairs_per_s: float | None
+    tokens_per_s: float | None
+    flops: float | None
+    flops_formula: str
+    mfu: float | None
+    peak_device_memory_gib: list[float] | None  # per rank
+    peak_host_memory_gib: list[float]  # per rank
+    energy_wh: float | None  # summed over ranks
+    energy_source: str | None  # nvml, rapl, codecarbon
+    per_language: dict[str, Share]
+    per_cell: dict[str, Share]
+
+
+class Scores(TypedDict):
+    """One evaluation; a measure is named as in the literature (`MAP`, `nDCG@10`, `MRR@10`, `Recall@100`)."""
+
+    monolingual: dict[str, float]
+    cross_lingual: dict[str, float]
+    multilingual: dict[str, float]
+    bias: dict[str, float]  # rank_distance, PEER, same_language_share@10
+    pairs: dict[str, dict[str, float]]  # "de-en": query language, passage language
+    num_queries: int
+
+
+class Evaluation(TypedDict):
+    """`eval.json`."""
+
+    before: Scores | None
+    after: Scores | None
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Args:
+        path (`str` or `Path`): The folder; it is made when the first file is written.
+
+    Example:
+
+        >>> import tempfile
+        >>> folder = RunFolder(tempfile.mkdtemp())
+        >>> folder.write_eval({"before": None, "after": None})
+        >>> folder.read_eval()
+        {'before': None, 'after': None}
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.resource_lines_path = self.path / "resources.jsonl"
+
+    def write_run(self, run: Run) -> None:
+        """Write `run.json`; call again with another `status` when the run ends."""
+        if (status := run.get("status")) not in STATUSES:
+            raise ValueError(f"status of a run: got {status!r}, allowed are {', '.join(STATUSES)}.")
+        self._write("run.json", run, Run)
+
+    def read_run(self) -> Run:
+        """Read `run.json`; ValueError if it is damaged, lacks a key, or is of another version (so for all three)."""
+        return self._read("run.json", Run)
+
+    def write_resources(self, resources: Resources) -> None:
+        """Write `resources.json`."""
+        self._write("resources.json", resources, Resources)
+
+    def read_resources(self) -> Resources:
+        """Read `resources.json`."""
+        return self._read("resources.json", Resources)
+
+    def write_eval(self, evaluation: Evaluation) -> None:
+        """Write `eval.json`."""
+        self._write("eval.json", evaluation, Evaluation)
+
+    def read_eval(self) -> Evaluation:
+        """Read `eval.json`."""
+        return self._read("eval.json", Evaluation)
+
+    def append_resource_line(self, line: ResourceLine) -> None:
+        """Append to `resources.jsonl`. A loss that is not finite is written as null: logging must not end a run."""
+        _check_keys(line, ResourceLine, self.resource_lines_path)
+        finite = {key: None if _is_not_finite(value) else value for key, value in line.items()}
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.resource_lines_path, "a", encoding="utf-8") as file:
+            file.write(_dumps(finite) + "\n")
+
+    def read_resource_lines(self) -> tuple[list[ResourceLine], int]:
+        """Read `resources.jsonl`.
+
+        Returns:
+            The lines, and how many were torn: 1 where a kill has left half a last line, else 0.
+
+        Raises:
+            ValueError: If a line before the last one is not JSON.
+        """
+        if not self.resource_lines_path.exists():
+            return [], 0
+        texts = self.resource_lines_path.read_bytes().split(b"\n")
+        lines: list[ResourceLine] = []
+        for number, text in enumerate(texts[:-1], start=1):
+            try:
+                lines.append(json.loads(text))
+            except ValueError as error:
+                place = f"{self.resource_lines_path}, line {number}"
+                raise ValueError(f"{place}: expected a JSON object, got {text[:80]!r} ({error}).") from None
+        return lines, int(bool(texts[-1]))  # a whole line ends in a newline: what follows the last one is torn
+
+    def keep_resource_lines(self, last_step: int) -> None:
+        """Drop the lines after `last_step`, and a torn one: a resumed run does those steps again."""
+        lines, _ = self.read_resource_lines()
+        kept = [_dumps(line) + "\n" for line in lines if line["step"] <= last_step]
+        _replace(self.resource_lines_path, "".join(kept))
+
+    def _write(self, name: str, content: Mapping[str, Any], schema: type) -> None:
+        path = self.path / name
+        _check_keys(content, schema, path)
+        versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
+        _refuse_not_finite(versioned, path)
+        _replace(path, _dumps(versioned, indent=2) + "\n")
+
+    def _read(self, name: str, schema: type) -> Any:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not a JSON file in UTF-8 ({error}).") from None
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if not isinstance(found, dict) or found.get("name") != SCHEMA_NAME:
+            raise ValueError(f'{path}: expected "format": {{"name": "{SCHEMA_NAME}", ...}}, got {found!r}.')
+        if found.get("version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path}: written in version {found.get('version')!r} of the schema, but this hf_hybrid reads version "
+                f"{SCHEMA_VERSION}. Install the hf-hybrid that wrote it, or a newer one."
+            )
+        _check_keys(content, schema, path)
+        return content
+
+
+def _check_keys(content: Mapping[str, Any], schema: type, path: Path) -> None:
+    given, expected = set(content), set(schema.__annotations__)
+    if given != expected:
+        raise ValueError(
+            f"{path}: missing {sorted(expected - given)}, unknown {sorted(given - expected)}; "
+            f"a {schema.__name__} has {', '.join(schema.__annotations__)}."
+        )
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _refuse_not_finite(value: Any, place: Path | str) -> None:
+    """Name the place of a NaN or an infinity, which JSON does not have."""
+    if _is_not_finite(value):
+        raise ValueError(f"{place}: {value} is not a JSON number; write None for what is not known.")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_not_finite(inner, f"{place}: {key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _refuse_not_finite(inner, f"{place}[{index}]")
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put `text` in `path` so that a reader, or a kill, finds the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

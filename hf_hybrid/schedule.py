@@ -1,0 +1,431 @@
+"""Which items, in which languages, make up the global batch of each step.
+
+A schedule is a pure function of (corpus, mix, global batch size, number of steps, seed).  It is made in three steps:
+
+1. *Cells.*  Every pair (query language, passage language) with at least two items is a ``mono`` or a ``cross`` cell,
+   every query language a ``pool`` cell.
+2. *Plan.*  Each kind gets its share of the steps and each of its cells a share that follows ``n ** smoothing``
+   (largest remainder, so shares are exact, not drawn); the list of cells is then shuffled.
+3. *Batches.*  The v-th visit to a cell takes one of the ``ceil(n / global_batch_size)`` batches of a pass over its
+   items; each pass is dealt anew.
+
+Nothing depends on the rank, the world size, the number of workers or what ran before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .corpus import ParallelCorpus
+
+KINDS = ("mono", "cross", "pool")
+QUERY, PASSAGE = 0, 1
+_PLAN_STREAM, _PASS_STREAM, _POOL_STREAM = 0, 1, 2  # keep the random streams of one seed apart
+_CACHED_PASSES = 64  # dealt passes kept in memory; a visit to any other is dealt again
+
+
+def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
+    """Split `total` into integers proportional to `weights` (Hamilton's method; ties go to the first).
+
+    Args:
+        weights (`np.ndarray` of shape `(n,)`): Non-negative, not all zero.
+        total (`int`): What the integers add up to.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, int64.
+
+    Example:
+
+        >>> largest_remainder(np.array([0.5, 0.25, 0.25]), 10).tolist()
+        [5, 3, 2]
+    """
+    exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    quotas = np.floor(exact).astype(np.int64)
+    missing = total - int(quotas.sum())
+    quotas[np.argsort(quotas - exact, kind="stable")[:missing]] += 1
+    return quotas
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """The shares of the batch kinds.
+
+    Args:
+        mono (`float`, *optional*, defaults to 0.0): Share of monolingual batches (queries and passages in a).
+        cross (`float`, *optional*, defaults to 0.0): Share of cross-lingual batches (queries in a, passages in b).
+        pool (`float`, *optional*, defaults to 0.0): Share of pool batches (passages of one item in many languages).
+
+    Shares need not add up to 1.
+
+    Example:
+
+        >>> MixConfig.parse("mono=1,cross=3")
+        MixConfig(mono=0.25, cross=0.75, pool=0.0)
+    """
+
+    mono: float = 0.0
+    cross: float = 0.0
+    pool: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = [self.mono, self.cross, self.pool]
+        if not all(np.isfinite(share) and share >= 0 for share in shares) or sum(shares) <= 0:
+            raise ValueError(f"mix shares must be finite, not negative and not all zero; got {shares} for {KINDS}")
+
+    @classmethod
+    def parse(cls, text: str | MixConfig) -> MixConfig:
+        """Read ``"mono=0.5,cross=0.5"``; the shares are scaled to add up to 1.
+
+        Raises:
+            ValueError: On an unknown or repeated kind, or a share that is not a number.
+        """
+        if isinstance(text, MixConfig):
+            return text
+        shares: dict[str, float] = {}
+        for part in text.split(","):
+            kind, _, share = (piece.strip() for piece in part.partition("="))
+            if kind not in KINDS or kind in shares:
+                raise ValueError(
+                    f"mix {text!r}: {kind!r} is {'given twice' if kind in shares else 'not a kind of batch'}. "
+                    f"Write each of {', '.join(KINDS)} at most once, as in 'mono=0.5,cross=0.5'."
+                )
+            try:
+                shares[kind] = float(share)
+            except ValueError:
+                raise ValueError(f"mix {text!r}: the share of {kind!r} must be a number, got {share!r}.") from None
+        mix = cls(**shares)
+        total = mix.mono + mix.cross + mix.pool
+        return cls(*(share / total for share in (mix.mono, mix.cross, mix.pool)))
+
+    def __str__(self) -> str:
+        return ",".join(f"{kind}={getattr(self, kind):g}" for kind in KINDS if getattr(self, kind))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind with its languages; `passage_language` is ``"*"`` in a pool cell. `num_items` items have both sides."""
+
+    kind: str
+    query_language: str
+    passage_language: str
+    num_items: int
+
+    @property
+    def name(self) -> str:
+        """`"en->de"`, and `"en->*"` for a pool."""
+        return f"{self.query_language}->{self.passage_language}"
+
+
+@dataclass(frozen=True)
+class HybridBatch:
+    """The global batch of one step, over all ranks.
+
+    Args:
+        step (`int`): The step it belongs to.
+        cell (`Cell`): Its kind and languages.
+        passage_languages (`tuple[str, ...]`): The languages that the passages are in.
+        items (`np.ndarray` of shape `(B,)`): Item numbers in the corpus; no two share a group.
+        item_ids (`list[str]`): Their ids.
+        positive_items (`np.ndarray` of shape `(P,)`): For each positive, the position in `items` of its query.
+        positive_languages (`np.ndarray` of shape `(P,)`): For each positive, the number of its language.
+    """
+
+    step: int
+    cell: Cell
+    passage_languages: tuple[str, ...]
+    items: np.ndarray
+    item_ids: list[str]
+    positive_items: np.ndarray
+    positive_languages: np.ndarray
+
+    @property
+    def kind(self) -> str:
+        """`"mono"`, `"cross"` or `"pool"`."""
+        return self.cell.kind
+
+    @property
+    def query_language(self) -> str:
+        """The language of all queries."""
+        return self.cell.query_language
+
+    def digest(self) -> str:
+        """sha256 of what the step contrasts: kind, languages, item ids and positives."""
+        content = [self.step, self.kind, self.cell.name, self.item_ids]
+        content += [self.positive_items.tolist(), self.positive_languages.tolist()]
+        return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+class HybridSchedule:
+    """The plan of a run, with random access to the batch of any step.
+
+    Args:
+        corpus (`ParallelCorpus`): The aligned items.
+        mix (`str` or `MixConfig`, *optional*, defaults to `"mono=0.5,cross=0.5"`): Shares of the kinds.
+        global_batch_size (`int`): Most items in one batch, over all ranks.
+        num_steps (`int`): Length of the plan.
+        seed (`int`, *optional*, defaults to 42): Seed of the plan and of every batch.
+        smoothing (`float`, *optional*, defaults to 1.0): Cells of a kind are visited in proportion to
+            ``n ** smoothing``: 1 by size, 0 uniformly (mBERT sampled its languages with 0.7).
+        cells (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only pairs that match one are used.
+        exclude (`str`, *optional*): Patterns of pairs never used, such as `"en->en"`.
+        max_positives (`int`, *optional*, defaults to 4): Most passages of an item in a pool batch.
+
+    A pass over a cell of n items takes ``ceil(n / global_batch_size)`` batches of nearly equal size and gives every item
+    once, in a new order.  Two items of one group never meet in a batch; a group larger than the number of batches
+    of a pass gives that many members a pass, the others in the passes that follow.
+
+    Raises:
+        ValueError: When a kind with a share has no cell, a pattern matches nothing, or a number is out of range.
+
+    Example:
+
+        >>> from hf_hybrid.corpus import ParallelCorpus
+        >>> rows = [{"id": str(i), "query": f"q{i}", "passage": f"p{i}"} for i in range(10)]
+        >>> corpus = ParallelCorpus.from_rows({"en": rows, "de": rows})
+        >>> schedule = HybridSchedule(corpus, "mono=0.5,cross=0.5", global_batch_size=4, num_steps=8, seed=0)
+        >>> batch = schedule.batch(3)
+        >>> len(batch.items), batch.kind in ("mono", "cross")
+        (4, True)
+    """
+
+    def __init__(
+        self,
+        corpus: ParallelCorpus,
+        mix: str | MixConfig = "mono=0.5,cross=0.5",
+        *,
+        global_batch_size: int,
+        num_steps: int,
+        seed: int = 42,
+        smoothing: float = 1.0,
+        cells: str | None = None,
+        exclude: str | None = None,
+        max_positives: int = 4,
+    ) -> None:
+        for name, value, least in [
+            ("global_batch_size", global_batch_size, 2),
+            ("num_steps", num_steps, 1),
+            ("max_positives", max_positives, 1),
+            ("seed", seed, 0),
+        ]:
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        self.corpus, self.mix = corpus, MixConfig.parse(mix)
+        self.global_batch_size, self.num_steps, self.seed = global_batch_size, num_steps, seed
+        self.smoothing, self.max_positives = smoothing, max_positives
+        self._language_index = {language: i for i, language in enumerate(corpus.languages)}
+        self._allowed = _allowed_pairs(corpus.languages, cells, exclude)
+        self._present = _presence(corpus)
+        self.cells = self._find_cells()
+        self._plan = self._make_plan()
+        self._visits = _occurrence_numbers(self._plan)
+        self._pass = lru_cache(maxsize=_CACHED_PASSES)(self._deal_pass)
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_pass"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pass = lru_cache(maxsize=_CACHED_PASSES)(self._deal_pass)
+
+    def batch(self, step: int) -> HybridBatch:
+        """The global batch of `step`.
+
+        Args:
+            step (`int`): From 0 to `num_steps - 1`, in any order.
+
+        Raises:
+            IndexError: When `step` lies outside the plan.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"step {step} is outside the plan of {self.num_steps} steps")
+        cell_number = int(self._plan[step])
+        cell = self.cells[cell_number]
+        pass_number, number = divmod(int(self._visits[step]), self._batches_a_pass(cell))
+        items = self._pass(cell_number, pass_number)[number :: self._batches_a_pass(cell)]
+        if cell.kind == "pool":
+            positive_items, positive_languages = self._draw_positives(step, cell, items)
+        else:
+            positive_items = np.arange(len(items))
+            positive_languages = np.full(len(items), self._language_index[cell.passage_language])
+        return HybridBatch(
+            step=step,
+            cell=cell,
+            passage_languages=tuple(self.corpus.languages[i] for i in np.unique(positive_languages)),
+            items=items,
+            item_ids=self.corpus.ids_of(items),
+            positive_items=positive_items,
+            positive_languages=positive_languages,
+        )
+
+    def plan(self) -> list[dict[str, Any]]:
+        """One row a cell, most steps first: `kind`, `cell`, `items`, `steps`, `pairs` (queries contrasted in all)."""
+        steps = np.bincount(self._plan, minlength=len(self.cells))
+        rows = []
+        for cell, num_steps in zip(self.cells, steps.tolist(), strict=True):
+            if num_steps:
+                passes, rest = divmod(num_steps, self._batches_a_pass(cell))
+                pairs = passes * cell.num_items + rest * cell.num_items // self._batches_a_pass(cell)
+                rows.append({"kind": cell.kind, "cell": cell.name, "items": cell.num_items, "steps": num_steps, "pairs": pairs})
+        return sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["steps"]))
+
+    def summary(self, max_cells: int = 5) -> str:
+        """The plan as text of bounded length, `max_cells` cells for each kind."""
+        rows = self.plan()
+        lines = [
+            f"plan: {self.num_steps} steps of at most {self.global_batch_size} items, mix {self.mix}, seed {self.seed}, "
+            f"smoothing {self.smoothing:g}, {len(self.corpus.languages)} languages, {len(self.corpus)} items"
+        ]
+        for kind in KINDS:
+            cells = [row for row in rows if row["kind"] == kind]
+            if not cells:
+                continue
+            steps, pairs = (sum(row[key] for row in cells) for key in ("steps", "pairs"))
+            lines.append(f"  {kind:<5} {steps:>7} steps  {pairs:>9} pairs  in {len(cells)} cells")
+            for row in cells[:max_cells]:
+                lines.append(f"        {row['steps']:>7} steps  {row['pairs']:>9} pairs  {row['cell']} ({row['items']} items)")
+            if len(cells) > max_cells:
+                rest = sum(row["steps"] for row in cells[max_cells:])
+                lines.append(f"        {rest:>7} steps  in {len(cells) - max_cells} more cells")
+        return "\n".join(lines)
+
+    def preview(self, num_batches: int = 3, num_items: int = 2, width: int = 60) -> str:
+        """The first batches as text: `num_items` positives of each, texts cut at `width` characters."""
+        lines = []
+        for step in range(min(num_batches, self.num_steps)):
+            batch = self.batch(step)
+            lines.append(f"step {step}: {batch.kind} {batch.cell.name}, {len(batch.items)} items, "
+                         f"{len(batch.positive_items)} passages in {', '.join(batch.passage_languages)}")
+            for number, language in list(zip(batch.positive_items, batch.positive_languages, strict=True))[:num_items]:
+                item, name = batch.items[number], self.corpus.languages[language]
+                query_column = self._language_index[batch.query_language]
+                query = self.corpus.text(QUERY, batch.query_language, int(self.corpus.rows[item, query_column, QUERY]))
+                passage = self.corpus.text(PASSAGE, name, int(self.corpus.rows[item, language, PASSAGE]))
+                lines.append(f"  {batch.item_ids[number]}")
+                lines.append(f"    {batch.query_language}: {query[:width]}")
+                lines.append(f"    {name}: {passage[:width]}")
+        return "\n".join(lines)
+
+    def _find_cells(self) -> list[Cell]:
+        languages, counts = self.corpus.languages, self.corpus.pair_counts()
+        cells = [
+            Cell("mono" if q == p else "cross", languages[q], languages[p], int(counts[q, p]))
+            for q, p in zip(*np.nonzero(self._allowed & (counts >= 2)), strict=True)
+        ]
+        if self.mix.pool:
+            for language in languages:
+                num_items = len(self._members(Cell("pool", language, "*", 0)))
+                if num_items >= 2:
+                    cells.append(Cell("pool", language, "*", num_items))
+        missing = [kind for kind in KINDS if getattr(self.mix, kind) and not any(c.kind == kind for c in cells)]
+        if missing:
+            raise ValueError(
+                f"mix {self.mix} asks for {missing[0]!r} batches, but no {missing[0]!r} cell has two items or more in "
+                f"the languages {', '.join(languages)}. Add languages or items, widen `cells`, or change the mix."
+            )
+        return [cell for cell in cells if getattr(self.mix, cell.kind)]
+
+    def _make_plan(self) -> np.ndarray:
+        kinds = [kind for kind in KINDS if getattr(self.mix, kind)]
+        steps_of_kind = largest_remainder(np.array([getattr(self.mix, kind) for kind in kinds]), self.num_steps)
+        steps_of_cell = np.zeros(len(self.cells), dtype=np.int64)
+        for kind, steps in zip(kinds, steps_of_kind, strict=True):
+            numbers = [i for i, cell in enumerate(self.cells) if cell.kind == kind]
+            sizes = np.array([self.cells[i].num_items for i in numbers], dtype=np.float64)
+            steps_of_cell[numbers] = largest_remainder(sizes**self.smoothing, int(steps))
+        dtype = np.min_scalar_type(len(self.cells))
+        plan = np.repeat(np.arange(len(self.cells), dtype=dtype), steps_of_cell)
+        return np.random.default_rng([self.seed, _PLAN_STREAM]).permutation(plan)
+
+    def _batches_a_pass(self, cell: Cell) -> int:
+        return -(-cell.num_items // self.global_batch_size)
+
+    def _members(self, cell: Cell) -> np.ndarray:
+        """Item numbers of a cell, ascending."""
+        query = self._language_index[cell.query_language]
+        if cell.kind == "pool":
+            passages = np.flatnonzero(self._allowed[query])
+            bits = np.bitwise_or.reduce(self._present[PASSAGE, passages], axis=0)
+        else:
+            bits = self._present[PASSAGE, self._language_index[cell.passage_language]]
+        return np.flatnonzero(np.unpackbits(self._present[QUERY, query] & bits, count=len(self.corpus)))
+
+    def _deal_pass(self, cell_number: int, pass_number: int) -> np.ndarray:
+        """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups."""
+        cell, rng = self.cells[cell_number], self._stream(_PASS_STREAM, cell_number, pass_number)
+        items = self._members(cell)
+        _, group, sizes = np.unique(self.corpus.groups[items], return_inverse=True, return_counts=True)
+        if sizes.max() == 1:
+            return rng.permutation(items)
+        # Members of a group stand side by side in the order, hence in different batches of a pass: at most k of them.
+        num_batches = self._batches_a_pass(cell)
+        order = np.argsort(group, kind="stable")
+        rank_in_group = np.empty_like(order)
+        rank_in_group[order] = _occurrence_numbers(group[order])
+        turn = (rank_in_group - pass_number * num_batches) % sizes[group]
+        kept = turn < num_batches
+        items, group = items[kept], group[kept]
+        return items[np.lexsort((rng.random(len(items)), rng.permutation(len(sizes))[group]))]
+
+    def _draw_positives(self, step: int, cell: Cell, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Up to `max_positives` passage languages for each item, drawn evenly from those it has."""
+        allowed = np.flatnonzero(self._allowed[self._language_index[cell.query_language]])
+        lottery = self._stream(_POOL_STREAM, step).random((len(items), len(allowed)))
+        lottery[self.corpus.rows[items][:, allowed, PASSAGE] < 0] = np.inf
+        drawn = np.argsort(lottery, axis=1)[:, : self.max_positives]
+        query, slot = np.nonzero(np.isfinite(np.take_along_axis(lottery, drawn, axis=1)))
+        return query, allowed[drawn[query, slot]]
+
+    def _stream(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *key])
+
+
+def _allowed_pairs(languages: Sequence[str], cells: str | None, exclude: str | None) -> np.ndarray:
+    """Boolean matrix (query language, passage language) of the pairs that the patterns leave."""
+    names = np.array([[f"{query}->{passage}" for passage in languages] for query in languages])
+
+    def matches(patterns: str, argument: str) -> np.ndarray:
+        found = np.zeros(names.shape, dtype=bool)
+        for pattern in (part.strip() for part in patterns.split(",")):
+            hits = np.vectorize(lambda name, pattern=pattern: fnmatchcase(name, pattern))(names)
+            if not hits.any():
+                raise ValueError(
+                    f"{argument}: {pattern!r} matches no pair of the languages {', '.join(languages)}. "
+                    "Write 'query->passage', with * for any, as in 'en->*,*->de'."
+                )
+            found |= hits
+        return found
+
+    allowed = matches(cells, "cells") if cells else np.ones(names.shape, dtype=bool)
+    return allowed & ~matches(exclude, "exclude") if exclude else allowed
+
+
+def _presence(corpus: ParallelCorpus) -> np.ndarray:
+    """Bits of shape `(2, num_languages, ceil(num_items / 8))`: which items have a query, a passage in a language."""
+    rows = corpus.rows
+    packed = [[np.packbits(rows[:, language, side] >= 0) for language in range(rows.shape[1])] for side in (QUERY, PASSAGE)]
+    return np.array(packed)
+
+
+def _occurrence_numbers(values: np.ndarray) -> np.ndarray:
+    """For each position, how often its value stood before it.
+
+    >>> _occurrence_numbers(np.array([3, 1, 3, 3, 1])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order = np.argsort(values, kind="stable")
+    counts = np.bincount(values)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    numbers = np.empty(len(values), dtype=np.int64)
+    numbers[order] = np.arange(len(values)) - starts
+    return numbers

@@ -1,0 +1,252 @@
+"""A `transformers.Trainer` whose batches follow a plan.
+
+The data loader yields the steps of the plan, each as this rank's share of the global batch, so Accelerate has nothing to
+shard and a resumed run skips numbers, not data.  A step is one forward pass through the wrapped model (queries and
+passages packed together), then the loss over the embeddings of all ranks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import Trainer, TrainerCallback
+
+from . import distributed
+from .arguments import CACHE_DIR, HybridTrainingArguments
+from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache
+from .encoder import HybridEncoder
+from .evaluation import evaluate_retrieval, flatten_scores
+from .losses import contrastive_loss
+from .records import Scores
+from .resources import ResourceLogCallback, StepRecord, encoder_flops
+from .schedule import HybridSchedule
+
+if TYPE_CHECKING:
+    from .corpus import ParallelCorpus
+
+
+class HybridTrainer(Trainer):
+    """Trains a [`HybridEncoder`] on a [`ParallelCorpus`] by the plan of a [`HybridSchedule`].
+
+    Args:
+        model (`HybridEncoder`): The encoder.
+        args (`HybridTrainingArguments`): The arguments.
+        train_dataset (`ParallelCorpus`): What to train on.
+        eval_dataset (`ParallelCorpus` or `dict[str, ParallelCorpus]`, *optional*): What `evaluate` measures on.
+        max_query_length (`int`, *optional*, defaults to 64): Most tokens of a query, prompt included.
+        max_passage_length (`int`, *optional*): Most tokens of a passage; by default the encoder's `max_length`.
+        cache_dir (`str` or `Path`, *optional*): Where token ids are kept.
+        started_at (`float`, *optional*): `time.perf_counter()` when set-up began, for the resource log.
+        callbacks (`list[TrainerCallback]`, *optional*): Beside the resource log.
+        **kwargs: As for [`~transformers.Trainer`].
+
+    `gradient_accumulation_steps=G` averages the gradients of G successive batches of the plan before a step.
+    """
+
+    model: HybridEncoder
+    args: HybridTrainingArguments
+
+    def __init__(
+        self,
+        model: HybridEncoder,
+        args: HybridTrainingArguments,
+        train_dataset: ParallelCorpus | None = None,
+        eval_dataset: ParallelCorpus | dict[str, ParallelCorpus] | None = None,
+        *,
+        max_query_length: int = 64,
+        max_passage_length: int | None = None,
+        cache_dir: str | os.PathLike[str] = CACHE_DIR,
+        started_at: float | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.max_lengths = (min(max_query_length, model.max_length), max_passage_length or model.max_length)
+        self.token_cache_dir = Path(cache_dir) / "tokens"
+        self.token_counts: dict[str, int] = {}
+        self._data_wait_s: list[float] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=model.tokenizer,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.resource_log = ResourceLogCallback(args.output_dir, args.energy, args.peak_flops, started_at)
+        self.add_callback(self.resource_log)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            model.num_length_buckets = 1  # sharded weights are gathered in each call: ranks must make equally many
+
+    @cached_property
+    def schedule(self) -> HybridSchedule:
+        """The plan: `max_steps * gradient_accumulation_steps` batches."""
+        args = self.args
+        return HybridSchedule(
+            self.train_dataset,
+            args.mix,
+            global_batch_size=args.global_batch_size,
+            num_steps=args.max_steps * args.gradient_accumulation_steps,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            smoothing=args.smoothing,
+            cells=args.cells,
+            exclude=args.exclude,
+            max_positives=args.max_positives,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The steps of the plan in order, one `HybridInputs` each; not sharded: each rank takes its own share."""
+        collator = HybridCollator(
+            self.schedule, self._token_cache(), self.args.num_negatives, distributed.rank(), distributed.world_size()
+        )
+        return DataLoader(
+            StepDataset(collator),
+            batch_sampler=BatchSampler(range(len(self.schedule)), batch_size=1, drop_last=False),
+            collate_fn=operator.itemgetter(0),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def _token_cache(self) -> TokenCache:
+        model = self.accelerator.unwrap_model(self.model)
+        cache = TokenCache(
+            self.train_dataset,
+            model.tokenizer,
+            query_prompt=model.prompts["query"],
+            passage_prompt=model.prompts["passage"],
+            max_query_length=self.max_lengths[0],
+            max_passage_length=self.max_lengths[1],
+            cache_dir=self.token_cache_dir,
+        )
+        with self.args.main_process_first(desc="tokenizing"):
+            self.token_counts = cache.build()
+        return cache
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, None]:
+        """The batches of one optimizer step; how long they were waited for goes to the resource log."""
+        inputs: list[HybridInputs] = []
+        for _ in range(num_batches):
+            start = time.perf_counter()
+            inputs.extend(itertools.islice(epoch_iterator, 1))
+            self._data_wait_s.append(time.perf_counter() - start)
+        return inputs, None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: HybridInputs,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The contrastive loss of this rank's share; its mean over ranks is the loss of the global batch."""
+        targets = inputs["targets"]
+        num_queries = targets["query_counts"][targets["rank"]]
+        num_passages = targets["passage_counts"][targets["rank"]]
+        embeddings = model(**inputs["tokens"])
+        self._record(inputs)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            queries, passages = embeddings.float()[: num_queries + num_passages].split([num_queries, num_passages])
+            loss = contrastive_loss(queries, passages, targets, self.args.temperature, self.args.symmetric)
+            if not num_queries:
+                loss = loss + 0.0 * embeddings.sum()  # a rank without items still takes part in the backward pass
+        return (loss, embeddings) if return_outputs else loss
+
+    def _record(self, inputs: HybridInputs) -> None:
+        facts = inputs["facts"]
+        self.resource_log.record_step(
+            StepRecord(
+                kind=facts.kind,
+                cell=facts.cell,
+                pairs=facts.pairs,
+                tokens_per_language=facts.tokens_per_language,
+                sum_squared_lengths=facts.sum_squared_lengths,
+                padding_tokens=self.accelerator.unwrap_model(self.model).padding_tokens,
+                data_wait_s=self._data_wait_s.pop(0) if self._data_wait_s else 0.0,
+            )
+        )
+
+    def floating_point_ops(self, inputs: HybridInputs) -> float:
+        """This rank's part of the operations of a batch, by the formula of the resource log."""
+        shape, facts = self.resource_log._shape, inputs["facts"]
+        if shape is None:
+            return 0.0
+        return encoder_flops(*shape, facts.tokens, facts.sum_squared_lengths) / distributed.world_size()
+
+    def _track_num_input_tokens(self, inputs: HybridInputs) -> None:
+        if self.args.include_num_input_tokens_seen != "no":
+            self.state.num_input_tokens_seen += inputs["facts"].tokens
+
+    def evaluate(
+        self,
+        eval_dataset: ParallelCorpus | dict[str, ParallelCorpus] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure retrieval in all settings; `metric_for_best_model` may be any, such as `"multilingual/nDCG@10"`.
+
+        Args:
+            eval_dataset (`ParallelCorpus` or `dict[str, ParallelCorpus]`, *optional*): By default the trainer's.
+            ignore_keys (`list[str]`, *optional*): Not used; there are no model outputs to gather.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): As in `eval_multilingual/nDCG@10`.
+
+        Returns:
+            `dict[str, float]`: Measures by `prefix_setting/measure`.
+        """
+        corpora = self.eval_dataset if eval_dataset is None else eval_dataset
+        if corpora is None:
+            raise ValueError("evaluate: no eval_dataset was given, to the trainer or to this call.")
+        start, metrics = time.perf_counter(), {}
+        named = corpora if isinstance(corpora, dict) else {"": corpora}
+        for name, corpus in named.items():
+            prefix = f"{metric_key_prefix}_{name}" if name else metric_key_prefix
+            found = flatten_scores(self.score(corpus))
+            metrics.update({f"{prefix}_{measure}": value for measure, value in found.items()})
+        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def score(self, corpus: ParallelCorpus) -> Scores:
+        """All measures of the model on a corpus, as `eval.json` has them, in the precision of training."""
+        model = self.accelerator.unwrap_model(self.model)
+        if not self.is_in_train:
+            model.to(self.args.device)
+        with self.accelerator.autocast():
+            return evaluate_retrieval(
+                model,
+                corpus,
+                batch_tokens=self.args.eval_batch_tokens,
+                max_queries=self.args.max_eval_queries,
+                show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+            )
+
+    # A checkpoint is a model folder, as `HybridEncoder.save_pretrained` writes it, with the trainer's state beside it.
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(output_dir or self.args.output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.accelerator.unwrap_model(self.model).load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)

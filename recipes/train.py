@@ -1,0 +1,193 @@
+"""Train a multilingual retriever with hybrid batches, and evaluate it before and after.
+
+    accelerate launch recipes/train.py
+    accelerate launch recipes/train.py --config recipes/help/hybrid.yaml --train_corpus FOLDER --eval_corpus FOLDER
+    accelerate launch recipes/train.py --dry_run --mix mono=1,cross=1,pool=1
+
+Without a config, a corpus and a model it runs recipes/sample/hybrid.yaml: the built-in corpus and a small encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from transformers import set_seed
+
+from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, build_sample_corpus, load_corpus
+from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments, parse_arguments
+from hf_hybrid.evaluation import scores_table
+from hf_hybrid.machine import environment
+
+STARTED_AT = time.perf_counter()
+DEFAULT_CONFIG = Path(__file__).parent / "sample" / "hybrid.yaml"
+FLAGS = {"dry_run": "Print the plan and the first batches as text, and train nothing."}
+
+
+def main() -> None:
+    # Arguments
+    chosen = any(word.split("=")[0] in ("--train_corpus", "--model_name_or_path") for word in sys.argv)
+    with explained_errors():
+        model_args, data_args, args, rest = parse_arguments(
+            [ModelArguments, DataArguments, HybridTrainingArguments],
+            default_config=None if chosen else DEFAULT_CONFIG,
+            flags=FLAGS,
+        )
+    set_seed(args.seed)
+
+    # Data, model, plan
+    with explained_errors():
+        with args.main_process_first(desc="reading the corpora"):
+            train_corpus, eval_corpus = open_corpora(data_args)
+        trainer = HybridTrainer(
+            model=open_model(model_args, train_corpus),
+            args=args,
+            train_dataset=train_corpus,
+            eval_dataset=eval_corpus,
+            max_query_length=model_args.max_query_length,
+            cache_dir=data_args.cache_dir,
+            started_at=STARTED_AT,
+        )
+        plan = trainer.schedule.summary()
+    say = print if trainer.is_world_process_zero() else lambda *_: None
+    say(describe(train_corpus, "training corpus"))
+    say(describe(eval_corpus, "evaluation corpus"))
+    say(plan)
+    if rest.dry_run:
+        say(trainer.schedule.preview())
+        return
+
+    # Before, training, after
+    folder = RunFolder(args.output_dir)
+    run = run_record(trainer, [model_args, data_args, args], train_corpus)
+    if trainer.is_world_process_zero():
+        folder.write_run({**run, "status": "running"})
+    before = trainer.score(eval_corpus) if args.evaluate_before else None
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    after = trainer.score(eval_corpus)
+    trainer.save_model(str(folder.path / "model"))
+
+    # What the run leaves
+    if trainer.is_world_process_zero():
+        folder.write_eval({"before": before, "after": after})
+        folder.write_run({**run, "status": "finished"})
+        say("\n" + scores_table(before, after))
+        say(closing_words(folder, trainer))
+
+
+def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorpus]:
+    """The training and the evaluation corpus; without the latter, items held out of the former."""
+    train = open_corpus(data_args.train_corpus, data_args.corpus_format, data_args.languages, data_args)
+    if data_args.eval_corpus is None:
+        share = data_args.held_out
+        train, held_out = train.split(held_out=share if share < 1 else int(share))
+        wanted = split_codes(data_args.eval_languages)
+        return train, held_out.select_languages(wanted) if wanted else held_out
+    return train, open_corpus(
+        data_args.eval_corpus, data_args.eval_corpus_format, data_args.eval_languages, data_args
+    )
+
+
+def open_corpus(name: str, corpus_format: str, languages: str | None, data_args: DataArguments) -> ParallelCorpus:
+    wanted = split_codes(languages)
+    if name == "sample":
+        return build_sample_corpus(cache_dir=data_args.cache_dir, languages=wanted)
+    return load_corpus(
+        name, corpus_format, languages=wanted, on_bad_row=data_args.on_bad_row, cache_dir=data_args.cache_dir
+    )
+
+
+def open_model(model_args: ModelArguments, corpus: ParallelCorpus) -> HybridEncoder:
+    """The checkpoint that is named, or a small encoder whose tokenizer is trained on the corpus."""
+    settings = {
+        "query_prompt": model_args.query_prompt,
+        "passage_prompt": model_args.passage_prompt,
+        "max_length": model_args.max_passage_length,
+        "pooling": model_args.pooling,
+    }
+    if model_args.model_name_or_path is not None:
+        return HybridEncoder.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            attention=model_args.attention,
+            attention_dropout=model_args.attention_dropout,
+            **settings,
+        )
+    return HybridEncoder.from_scratch(
+        chain.from_iterable(texts_of_items(corpus, language) for language in corpus.languages),
+        hidden_size=model_args.scratch_hidden_size,
+        num_layers=model_args.scratch_num_layers,
+        vocab_size=model_args.scratch_vocab_size,
+        attention=model_args.attention,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
+def texts_of_items(corpus: ParallelCorpus, language: str) -> Iterator[str]:
+    """What the items say in a language; never a text that was held out."""
+    rows = corpus.rows[:, corpus.languages.index(language)]
+    for side, texts in ((corpus.QUERY, corpus.queries(language)), (corpus.PASSAGE, corpus.passages(language))):
+        found = np.unique(rows[:, side])
+        yield from texts.take(found[found >= 0]).to_pylist()
+
+
+def run_record(trainer: HybridTrainer, arguments: list, corpus: ParallelCorpus) -> dict:
+    """`run.json` less its status."""
+    config = {}
+    for group in arguments:
+        config.update(group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group))
+    counts = corpus.pair_counts()
+    return {
+        "config": config,
+        "corpus": {
+            "fingerprint": corpus.fingerprint,
+            "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
+            "licence": corpus.source.get("licence"),
+            "source": corpus.source,
+        },
+        "mix": str(trainer.schedule.mix),
+        "plan": {"cells": trainer.schedule.plan()},
+        "seed": trainer.schedule.seed,
+        "world_size": trainer.args.world_size,
+        "environment": environment(),
+    }
+
+
+def describe(corpus: ParallelCorpus, role: str) -> str:
+    noticed = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in corpus.report.items() if count)
+    return f"{role}: {corpus!r}" + (f"; noticed: {noticed}" if noticed else "")
+
+
+def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:
+    cut, texts = (trainer.token_counts.get(name, 0) for name in ("truncated_texts", "texts"))
+    return f"""
+{cut} of {texts} texts were cut at {trainer.max_lengths[0]} (queries) or {trainer.max_lengths[1]} (passages) tokens.
+The model:        {folder.path}/model        SentenceTransformer("{folder.path}/model") or AutoModel
+The scores:       {folder.path}/eval.json    all pairs of languages
+The cost:         {folder.path}/resources.json, .jsonl
+What was run:     {folder.path}/run.json
+Next: recipes/README.md trains on your own corpus and from a checkpoint; --help lists every option."""
+
+
+def split_codes(text: str | None) -> list[str] | None:
+    return [code.strip() for code in text.split(",")] if text else None
+
+
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """A user's mistake ends in its explanation, not in a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
