@@ -40,5 +40,6 @@ $(VENV)/.train $(VENV)/.dev: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python %d.%d found, 3.10 or newer needed: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@# a .venv whose Python went away, or whose making was interrupted, is made anew
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@echo "Installing into $(VENV); the first time this takes some minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@

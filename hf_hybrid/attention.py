@@ -5,20 +5,58 @@ sequence kept to itself.  On CUDA in half precision that is one variable-length 
 where attention dropout is on (which that kernel lacks), sequences of like length are gathered and padded for
 `scaled_dot_product_attention`, bucket by bucket: the same result with little waste.
 
-Shape letters: T tokens, H heads, E size of a head, N sequences of a bucket, L their greatest length.
+Shape letters: T tokens, H heads, E size of a head, N sequences of a bucket, L their greatest length, S tokens of all
+buckets with their padding.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import inspect
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKED_ATTENTION = "hf_hybrid_packed"
 _BUCKET_GROWTH = 1.25  # a bucket holds lengths up to this multiple of its shortest: at most 25% padding
+_VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters  # not in torch 2.10
+# What some models add to the scores, or to the sum under the softmax; leaving it out would be another model.
+_UNKNOWN_TERMS = ("position_bias", "softcap", "s_aux")
+
+
+def can_pack(backbone: PreTrainedModel) -> bool:
+    """Whether a model computes the same on packed sequences as on padded ones.
+
+    It must take positions, leave attention to a registered function, and attend in both directions; MPNet and its like
+    add a bias that depends on the distance of two tokens in the row.
+    """
+    directions = [module.is_causal for module in backbone.modules() if hasattr(module, "is_causal")]
+    return (
+        "position_ids" in inspect.signature(backbone.forward).parameters
+        and getattr(backbone, "_supports_attention_backend", False)
+        and bool(directions)
+        and not any(directions)
+        and not any("relative_attention_bias" in name for name, _ in backbone.named_modules())
+    )
+
+
+def flash_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the variable-length flash kernel runs: half precision on a GPU of compute capability 8.0 or later.
+
+    Example:
+
+        >>> flash_runs(torch.device("cpu"), torch.bfloat16)
+        False
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    return half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class LengthBucket(NamedTuple):
@@ -36,9 +74,10 @@ class LengthBucket(NamedTuple):
 
 
 class LengthBuckets(NamedTuple):
-    """All buckets of a packed batch, and where each token stands in their concatenation."""
+    """All buckets of a packed batch, `token_S` of them one after the other, and where each token stands in that."""
 
     buckets: list[LengthBucket]
+    token_S: torch.Tensor
     position_T: torch.Tensor
 
 
@@ -61,10 +100,11 @@ def length_buckets(cu_seqlens: torch.Tensor, growth: float = _BUCKET_GROWTH) -> 
     bounds, device = cu_seqlens.cpu().numpy().astype(np.int64), cu_seqlens.device
     lengths = np.diff(bounds)
     order = np.argsort(lengths, kind="stable")
+    ascending = lengths[order]
     position = np.empty(bounds[-1], dtype=np.int64)
     buckets, first, filled = [], 0, 0
     while first < len(order):
-        end = int(np.searchsorted(lengths[order], lengths[order[first]] * growth, side="right"))
+        end = int(np.searchsorted(ascending, ascending[first] * growth, side="right"))
         sequences = order[first:end]
         columns = np.arange(lengths[sequences[-1]])
         valid = columns < lengths[sequences, None]
@@ -73,7 +113,8 @@ def length_buckets(cu_seqlens: torch.Tensor, growth: float = _BUCKET_GROWTH) -> 
         filled, first = filled + valid.size, end
         arrays = (torch.from_numpy(array).to(device) for array in (sequences, tokens, valid))
         buckets.append(LengthBucket(*arrays))
-    return LengthBuckets(buckets, torch.from_numpy(position).to(device))
+    token_S = torch.cat([bucket.token_NL.flatten() for bucket in buckets])
+    return LengthBuckets(buckets, token_S, torch.from_numpy(position).to(device))
 
 
 def packed_attention(
@@ -89,65 +130,102 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function that transformers calls in every layer.
 
     Args:
-        module (`nn.Module`): The layer, not used.
-        query, key, value (`torch.Tensor` of shape `(1, H, T, E)`): Of all sequences.
+        module (`nn.Module`): The layer.
+        query (`torch.Tensor` of shape `(1, H, T, E)`): Of all sequences.
+        key, value (`torch.Tensor` of shape `(1, H or a divisor of H, T, E)`): Likewise.
         attention_mask (`torch.Tensor`, *optional*): Not used: the sequence bounds say it all.
         cu_seq_lens_q (`torch.Tensor` of shape `(N + 1,)`): int32, where each sequence begins.
         max_length_q (`int`): Length of the longest sequence.
         buckets (`LengthBuckets`, *optional*): Given where the flash kernel cannot be used.
-        scaling (`float`, *optional*): Factor on the scores.
+        scaling (`float`, *optional*): Factor on the scores; by default `E ** -0.5`.
         dropout (`float`, *optional*, defaults to 0.0): On attention probabilities.
         sliding_window (`int`, *optional*): Tokens at this distance or farther are not attended to.
+        **others: What transformers passes to every such function.
 
     Returns:
         `tuple[torch.Tensor, None]`: The output of shape `(1, T, H, E)`, and no attention weights.
-    """
-    if buckets is not None:
-        return _bucketed(query, key, value, buckets, scaling, dropout, sliding_window), None
-    from torch.nn.attention.varlen import varlen_attn
 
-    window = {} if sliding_window is None else {"window_size": (sliding_window - 1, sliding_window - 1)}
-    q_THE, k_THE, v_THE = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    output_THE = varlen_attn(
-        q_THE, k_THE, v_THE, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **window
-    )
+    Raises:
+        ValueError: When the model's attention has a term that packed attention does not compute.
+    """
+    unknown = [name for name in _UNKNOWN_TERMS if others.get(name) is not None]
+    if unknown:
+        raise ValueError(
+            f"{type(module).__name__} gives {unknown[0]}, which 'varlen' does not know. Use attention='sdpa'."
+        )
+    # Rotary positions leave queries and keys in float32 under autocast, which casts for sdpa but not for flash.
+    q_THE, k_THE, v_THE = (heads[0].transpose(0, 1).to(value.dtype) for heads in (query, key, value))
+    groups = q_THE.shape[1] // k_THE.shape[1]
+    if groups > 1:  # several query heads share a key
+        k_THE, v_THE = (heads.repeat_interleave(groups, dim=1) for heads in (k_THE, v_THE))
+    if buckets is not None:
+        output_THE = _bucketed(q_THE, k_THE, v_THE, buckets, scaling, dropout, sliding_window)
+    else:
+        assert dropout == 0.0, "the flash kernel has no dropout"
+        output_THE = _flash(q_THE, k_THE, v_THE, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     return output_THE[None], None
 
 
+def _flash(
+    q_THE: torch.Tensor,
+    k_THE: torch.Tensor,
+    v_THE: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_length: int,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    usual = q_THE.shape[-1] ** -0.5
+    if scaling is not None and not math.isclose(scaling, usual):
+        q_THE = q_THE * (scaling / usual)  # torch 2.10 has no argument for it
+    options: dict[str, Any] = {}
+    if sliding_window is not None and max_length > sliding_window:
+        if not _VARLEN_TAKES_WINDOW:
+            raise ValueError(
+                f"torch {torch.__version__}: varlen_attn has no sliding window, which this model needs. "
+                "Use a later torch, or attention='sdpa'."
+            )
+        options["window_size"] = (sliding_window - 1, sliding_window - 1)
+    return varlen_attn(q_THE, k_THE, v_THE, cu_seqlens, cu_seqlens, max_length, max_length, **options)
+
+
 def _bucketed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    buckets: LengthBuckets,
+    q_THE: torch.Tensor,
+    k_THE: torch.Tensor,
+    v_THE: torch.Tensor,
+    found: LengthBuckets,
     scaling: float | None,
     dropout: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    q_THE, k_THE, v_THE = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    # Gathered once for all buckets: the backward pass of each gather writes a gradient of all T rows.
+    sizes = [bucket.token_NL.numel() for bucket in found.buckets]
+    gathered = [heads.index_select(0, found.token_S).split(sizes) for heads in (q_THE, k_THE, v_THE)]
     outputs = []
-    for bucket in buckets.buckets:
-        q, k, v = (heads[bucket.token_NL].transpose(1, 2) for heads in (q_THE, k_THE, v_THE))  # (N, H, L, E)
+    for bucket, *parts in zip(found.buckets, *gathered, strict=True):
+        q, k, v = (part.unflatten(0, bucket.token_NL.shape).transpose(1, 2) for part in parts)  # (N, H, L, E)
         output_NHLE = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=_mask(bucket.valid_NL, sliding_window), dropout_p=dropout, scale=scaling
         )
         outputs.append(output_NHLE.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[buckets.position_T][None]
+    return torch.cat(outputs).index_select(0, found.position_T)
 
 
 def _mask(valid_NL: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
-    """Boolean mask of shape `(N, 1, 1 or L, L)`; `None` where everything is attended to, for the fastest kernel."""
+    """Boolean mask of shape `(N or 1, 1, L or 1, L)`; `None` where everything is attended to, for the fastest kernel."""
     length = valid_NL.shape[1]
-    mask = None if valid_NL[:, -1].all() else valid_NL[:, None, None, :]
+    padded = not valid_NL[:, -1].all()
     if sliding_window is None or length <= sliding_window:
-        return mask
+        return valid_NL[:, None, None, :] if padded else None
     positions = torch.arange(length, device=valid_NL.device)
     near_LL = (positions[:, None] - positions[None, :]).abs() < sliding_window
-    return near_LL if mask is None else near_LL & mask
+    # Queries of padding see padding: a row that sees nothing would be NaN, and poison the gradient.
+    return near_LL & (valid_NL[:, None, None, :] | ~valid_NL[:, None, :, None]) if padded else near_LL[None, None]
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

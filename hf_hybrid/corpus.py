@@ -297,7 +297,9 @@ class ParallelCorpus:
         """Blocks of `rows` in order, so that whoever only counts never holds the whole matrix."""
         for start in range(0, self.num_items, BATCH_ROWS):
             block = slice(start, start + BATCH_ROWS)
-            yield self._files.rows[block if self._items is None else self._items[block]][:, self._columns]
+            rows = self._files.open_rows()  # a mapping for each block, or the whole matrix stays resident
+            chosen = rows[block if self._items is None else self._items[block]]
+            yield chosen if self._all_columns else chosen[:, self._columns]
 
     @cached_property
     def _pair_counts(self) -> np.ndarray:

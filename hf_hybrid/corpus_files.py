@@ -92,6 +92,10 @@ class CorpusFiles:
     @cached_property
     def rows(self) -> np.ndarray:
         """int32 [num_items, num_languages, 2]."""
+        return self.open_rows()
+
+    def open_rows(self) -> np.ndarray:
+        """The same, mapped anew: what is read through it leaves memory with it."""
         return np.load(self.folder / "rows.npy", mmap_mode="r")
 
     def texts(self, kind: int, language: str) -> pa.Table:
@@ -195,7 +199,11 @@ class CorpusWriter:
         self._link_items(items, _codes(rows[1], columns[1]))
         if groups is not None:
             self._link_labels(items, groups)
-        self._counts[language] = {"items": len(items), "queries": len(columns[0]), "passages": len(columns[1])}
+        self._counts[language] = {
+            "items": int(((rows[0] >= 0) | (rows[1] >= 0)).sum()),
+            "queries": len(columns[0]),
+            "passages": len(columns[1]),
+        }
 
     def write(self) -> Path:
         """Join the languages and publish the folder.

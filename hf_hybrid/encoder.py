@@ -9,23 +9,19 @@ Shape letters: T tokens, N sequences, L length of a padded sequence, D size of a
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention import PACKED_ATTENTION, length_buckets
+from .attention import PACKED_ATTENTION, can_pack, flash_runs, length_buckets
 from .collator import pack, tokenize
+from .model_folder import read_dense_weights, read_layout, read_weights, write_layout
 
 ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
 POOLINGS = ("mean", "cls", "pooler")
@@ -40,11 +36,12 @@ class HybridEncoder(nn.Module):
         tokenizer (`PreTrainedTokenizerBase`): Its fast tokenizer.
         pooling (`str`, *optional*, defaults to `"mean"`): `"mean"` of the token states, `"cls"` the first one, or
             `"pooler"`: the first one through the checkpoint's own dense layer and tanh, as LaBSE does.
-        projection (`nn.Sequential`, *optional*): A linear layer and an activation put on the pooled state.
+        projection (`nn.Sequential`, *optional*): A linear layer and tanh or identity, put on the pooled state.
         normalize (`bool`, *optional*, defaults to `True`): Scale embeddings to length 1, so that dot product is cosine.
         query_prompt (`str`, *optional*, defaults to `""`): Put before every query, such as `"query: "`.
         passage_prompt (`str`, *optional*, defaults to `""`): Likewise for passages.
-        max_length (`int`, *optional*, defaults to 256): Most tokens of a text that `encode` reads.
+        max_length (`int`, *optional*, defaults to 256): Most tokens of a text that `encode` reads, and no more than the
+            backbone has positions for.
         attention (`str`, *optional*, defaults to `"auto"`): `"varlen"` runs packed, without padding; `"sdpa"`,
             `"flash_attention_2"` and `"eager"` run transformers' own kernels on padded batches of like length.
             `"auto"` is `"varlen"` for the models that take packed input, else the best that the model has.
@@ -74,8 +71,11 @@ class HybridEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_word("pooling", pooling, POOLINGS)
-        if getattr(backbone.config, "is_encoder_decoder", False):
-            raise ValueError(f"{type(backbone).__name__} is an encoder-decoder; give an encoder such as XLM-R or mBERT.")
+        _check_encoder(backbone.config)
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} is a slow tokenizer; give a fast one, from a tokenizer.json."
+            )
         self.backbone, self.tokenizer = backbone, tokenizer
         self.projection = projection
         self.pooling, self.normalize = pooling, normalize
@@ -86,8 +86,7 @@ class HybridEncoder(nn.Module):
         self._take_pooler()
         self.position_offset = _position_offset(backbone)
         self.attention = _choose_attention(backbone, attention)
-        kernel = PACKED_ATTENTION if self.attention == "varlen" else self.attention
-        backbone.set_attn_implementation(kernel)
+        backbone.set_attn_implementation(PACKED_ATTENTION if self.attention == "varlen" else self.attention)
 
     @classmethod
     def from_pretrained(
@@ -106,21 +105,39 @@ class HybridEncoder(nn.Module):
             name_or_path (`str`): Hub id or folder. Only safetensors weights are read, and no code of the repository.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             attention (`str`, *optional*, defaults to `"auto"`): See the class.
-            attention_dropout (`float`, *optional*, defaults to 0.0): Dropout of attention probabilities in training, which
-                turns the fast kernels off; `None` keeps the checkpoint's.
+            attention_dropout (`float`, *optional*, defaults to 0.0): Dropout of attention probabilities in training,
+                which turns the fast kernels off; `None` keeps the checkpoint's.
             dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the weights.
             **settings: `pooling`, `normalize`, `query_prompt`, `passage_prompt`, `max_length`, over what is found.
+
+        Raises:
+            ValueError: When the model is no encoder, or its layout or settings are not those that are known.
+            OSError: When there is no such model, or it has no safetensors.
         """
         name = os.fspath(name_or_path)
-        found, projection = _read_sentence_transformer(name, revision)
-        wanted = {key: value for key, value in settings.items() if value is not None}
-        if "pooling" in wanted and wanted["pooling"] != found.get("pooling", wanted["pooling"]):
-            projection = None  # trained on another pooled state
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        backbone = _load_backbone(name, revision, dtype, with_pooler={**found, **wanted}.get("pooling") == "pooler")
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        _check_encoder(config)
         if attention_dropout is not None:
-            _set_attention_dropout(backbone, attention_dropout)
-        return cls(backbone, tokenizer, projection=projection, attention=attention, **{**found, **wanted})
+            for key in _attention_dropout_names(config):
+                setattr(config, key, attention_dropout)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        found, projection = _read_settings(name, revision, config, tokenizer)
+        wanted = found | {key: value for key, value in settings.items() if value is not None}
+        if wanted.get("pooling") != found.get("pooling"):
+            projection = None  # trained on another pooled state
+        options = {}
+        if _has_pooler(config):  # one that is not needed is not made: transformers would report its random weights
+            options["add_pooling_layer"] = wanted.get("pooling") == "pooler" and projection is None
+        backbone = AutoModel.from_pretrained(
+            name,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+        return cls(backbone, tokenizer, projection=projection, attention=attention, **wanted)
 
     @classmethod
     def from_scratch(
@@ -177,6 +194,10 @@ class HybridEncoder(nn.Module):
         """D."""
         return self.projection[0].out_features if self.projection is not None else self.config.hidden_size
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings, where `Trainer` puts the noise of `neftune_noise_alpha`."""
+        return self.backbone.get_input_embeddings()
+
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward pass; see transformers."""
         self.backbone.activation_checkpointing_enable(**kwargs)
@@ -223,7 +244,8 @@ class HybridEncoder(nn.Module):
         Args:
             texts (`Sequence[str]`): Without prompts.
             side (`str`): `"query"` or `"passage"`, for the prompt.
-            batch_tokens (`int`, *optional*, defaults to 16384): Most tokens of one forward pass.
+            batch_tokens (`int`, *optional*, defaults to 16384): Most tokens of one forward pass; of several processes
+                together, as many times more.
             share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank and world size, where several processes
                 encode together: each gives the rows of its part of every batch, zeros elsewhere, after the same number
                 of forward passes.
@@ -233,11 +255,14 @@ class HybridEncoder(nn.Module):
             `np.ndarray` of shape `(N, D)`, float32.
         """
         _check_word("side", side, SIDES)
+        embeddings = np.zeros((len(texts), self.embedding_size), dtype=np.float32)
+        if not len(texts):
+            return embeddings
+        rank, world_size = share
         ids, _ = tokenize(self.tokenizer, [self.prompts[side] + text for text in texts], self.max_length)
-        embeddings = np.zeros((len(ids), self.embedding_size), dtype=np.float32)
         with tqdm(total=len(ids), desc=f"Encoding {side}s", disable=not show_progress, leave=False) as bar:
-            for numbers in token_batches([len(sequence) for sequence in ids], batch_tokens):
-                own = np.array_split(numbers, share[1])[share[0]]
+            for numbers in token_batches([len(sequence) for sequence in ids], batch_tokens * world_size):
+                own = numbers[rank::world_size]  # they are sorted by length: every rank gets as many long ones
                 embedded = self.embed([np.asarray(ids[i]) for i in (own if len(own) else numbers[:1])])
                 embeddings[own] = embedded[: len(own)].cpu().numpy()
                 bar.update(len(numbers))
@@ -248,12 +273,15 @@ class HybridEncoder(nn.Module):
         packed = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in pack(sequences).items()}
         training = self.training
         self.eval()
-        with torch.inference_mode():
-            embeddings = self(**packed)
-        self.train(training)
-        return embeddings
+        try:
+            with torch.inference_mode():
+                return self(**packed)
+        finally:
+            self.train(training)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], state_dict: dict[str, torch.Tensor] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], state_dict: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write a folder that `HybridEncoder`, `AutoModel` and `SentenceTransformer` load.
 
         Args:
@@ -262,14 +290,23 @@ class HybridEncoder(nn.Module):
                 default.
         """
         state = self.state_dict() if state_dict is None else state_dict
-        weights = {name.removeprefix("backbone."): w for name, w in state.items() if name.startswith("backbone.")}
-        projection = {name.removeprefix("projection.0."): w for name, w in state.items() if name.startswith("projection.")}
+        weights = _under("backbone.", state)
+        projection = _under("projection.0.", state)
         if self.pooling == "pooler":  # AutoModel's pooler_output then is the embedding before it is normalised
             weights |= {f"pooler.dense.{name}": weight.clone() for name, weight in projection.items()}
         self.backbone.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.model_max_length = self.max_length
-        self.tokenizer.save_pretrained(folder)
-        _write_sentence_transformer(self, Path(folder), projection)
+        self._save_tokenizer(folder)
+        write_layout(
+            folder,
+            pooling="mean" if self.pooling == "mean" else "cls",
+            hidden_size=self.config.hidden_size,
+            normalize=self.normalize,
+            max_length=self.max_length,
+            query_prompt=self.prompts["query"],
+            passage_prompt=self.prompts["passage"],
+            projection=self.projection,
+            projection_weights=projection,
+        )
 
     def load_weights(self, folder: str | os.PathLike[str]) -> None:
         """Replace the weights by those of a folder written by `save_pretrained`.
@@ -277,10 +314,10 @@ class HybridEncoder(nn.Module):
         Raises:
             ValueError: When the folder's weights are of another model.
         """
-        state = {f"backbone.{name}": w for name, w in _read_weights(Path(folder)).items() if not name.startswith("pooler.")}
+        weights = read_weights(folder)
+        state = {f"backbone.{name}": weight for name, weight in weights.items() if not name.startswith("pooler.")}
         if self.projection is not None:
-            dense = load_file(Path(folder) / "2_Dense" / "model.safetensors")
-            state |= {name.replace("linear.", "projection.0."): weight for name, weight in dense.items()}
+            state |= {f"projection.0.{name}": weight for name, weight in read_dense_weights(folder).items()}
         result = self.load_state_dict(state, strict=False)
         if result.missing_keys or result.unexpected_keys:
             raise ValueError(
@@ -293,7 +330,8 @@ class HybridEncoder(nn.Module):
     ) -> torch.Tensor:
         autocast = torch.is_autocast_enabled(input_ids.device.type)
         dtype = torch.get_autocast_dtype(input_ids.device.type) if autocast else self.backbone.dtype
-        flash = input_ids.is_cuda and dtype in (torch.float16, torch.bfloat16) and not self._attention_dropout()
+        dropout = self.training and any(getattr(self.config, key) for key in _attention_dropout_names(self.config))
+        flash = flash_runs(input_ids.device, dtype) and not dropout
         output = self.backbone(
             input_ids=input_ids[None],
             position_ids=position_ids[None] + self.position_offset,
@@ -304,11 +342,14 @@ class HybridEncoder(nn.Module):
         return output.last_hidden_state[0]
 
     def _run_padded(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        found = length_buckets(cu_seqlens, float("inf")) if self.num_length_buckets == 1 else length_buckets(cu_seqlens)
+        found = (
+            length_buckets(cu_seqlens, float("inf")) if self.num_length_buckets == 1 else length_buckets(cu_seqlens)
+        )
         self.padding_tokens = sum(bucket.valid_NL.numel() for bucket in found.buckets) - len(input_ids)
+        padding_id = self.tokenizer.pad_token_id or 0  # any will do: it is masked
         states = []
         for bucket in found.buckets:
-            padded_NL = input_ids[bucket.token_NL].masked_fill(~bucket.valid_NL, self.tokenizer.pad_token_id)
+            padded_NL = input_ids[bucket.token_NL].masked_fill(~bucket.valid_NL, padding_id)
             output = self.backbone(input_ids=padded_NL, attention_mask=bucket.valid_NL.long())
             states.append(output.last_hidden_state.flatten(0, 1))
         return torch.cat(states)[found.position_T]
@@ -320,7 +361,7 @@ class HybridEncoder(nn.Module):
         else:
             pooled_ND = states_TD[cu_seqlens[:-1]]
         if self.projection is not None:
-            pooled_ND = self.projection(pooled_ND).float()
+            pooled_ND = self.projection(pooled_ND.to(self.projection[0].weight.dtype)).float()
         return nn.functional.normalize(pooled_ND, dim=-1) if self.normalize else pooled_ND
 
     def _take_pooler(self) -> None:
@@ -328,13 +369,22 @@ class HybridEncoder(nn.Module):
         pooler = getattr(self.backbone, "pooler", None)
         if self.pooling == "pooler" and self.projection is None:
             if not isinstance(getattr(pooler, "dense", None), nn.Linear):
-                raise ValueError(f"pooling='pooler' needs a checkpoint with a pooler; {type(self.backbone).__name__} has none.")
+                raise ValueError(
+                    f"pooling='pooler' needs a checkpoint with a pooler; {type(self.backbone).__name__} has none."
+                )
             self.projection = nn.Sequential(pooler.dense, nn.Tanh())
         if pooler is not None:
             self.backbone.pooler = None
 
-    def _attention_dropout(self) -> float:
-        return _attention_dropout(self.config) if self.training else 0.0
+    def _save_tokenizer(self, folder: str | os.PathLike[str]) -> None:
+        """With `max_length`, and without the truncation of its last call."""
+        given = self.tokenizer.model_max_length
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.model_max_length = self.max_length
+        try:
+            self.tokenizer.save_pretrained(folder)
+        finally:
+            self.tokenizer.model_max_length = given
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
@@ -361,27 +411,37 @@ def _check_word(name: str, given: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {given!r}.")
 
 
-def _load_backbone(name: str, revision: str | None, dtype: torch.dtype, with_pooler: bool) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    options: dict[str, Any] = {}
+def _check_encoder(config: Any) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{config.model_type} is an encoder-decoder; give an encoder such as XLM-R or mBERT.")
+
+
+def _has_pooler(config: Any) -> bool:
     model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
-    if not with_pooler and model_class and "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
-        options["add_pooling_layer"] = False  # else transformers reports random weights that are never used
-    return AutoModel.from_pretrained(
-        name, revision=revision, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
-    )
+    return inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class).parameters
+
+
+def _read_settings(
+    name: str, revision: str | None, config: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, Any], nn.Sequential | None]:
+    """Settings and projection that a sentence-transformers layout gives; nothing where there is none."""
+    layout = read_layout(name, revision)
+    if layout is None:
+        return {}, None
+    settings = {"max_length": tokenizer.model_max_length} | layout.settings
+    projection = layout.projection
+    if projection is not None and settings["pooling"] == "cls" and _has_pooler(config):
+        linear, activation = projection
+        if linear.in_features == linear.out_features and linear.bias is not None and isinstance(activation, nn.Tanh):
+            settings["pooling"] = "pooler"  # of the same shape as the backbone's own, so that it can be saved as that
+    return settings, projection
 
 
 def _choose_attention(backbone: PreTrainedModel, attention: str) -> str:
     _check_word("attention", attention, ATTENTIONS)
-    packable = "position_ids" in inspect.signature(backbone.forward).parameters and getattr(
-        backbone, "_supports_attention_backend", False
-    )
-    # MPNet-like models add a bias that depends on the distance of two tokens of one row.
-    packable = packable and not any("relative_attention_bias" in name for name, _ in backbone.named_modules())
     if attention == "auto":
-        return "varlen" if packable else "sdpa" if backbone._supports_sdpa else "eager"
-    if attention == "varlen" and not packable:
+        return "varlen" if can_pack(backbone) else "sdpa" if backbone._supports_sdpa else "eager"
+    if attention == "varlen" and not can_pack(backbone):
         raise ValueError(f"attention='varlen': {type(backbone).__name__} cannot run packed. Use attention='auto'.")
     return attention
 
@@ -394,27 +454,16 @@ def _position_offset(backbone: PreTrainedModel) -> int:
 
 
 def _longest_input(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    positions = getattr(backbone.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return min(positions - _position_offset(backbone), tokenizer.model_max_length)
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    return positions - _position_offset(backbone) if positions else tokenizer.model_max_length
 
 
-_ATTENTION_DROPOUT_NAMES = ("attention_probs_dropout_prob", "attention_dropout")
+def _attention_dropout_names(config: Any) -> list[str]:
+    return [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
 
 
-def _attention_dropout(config: Any) -> float:
-    return next((getattr(config, name) for name in _ATTENTION_DROPOUT_NAMES if hasattr(config, name)), 0.0)
-
-
-def _set_attention_dropout(backbone: PreTrainedModel, rate: float) -> None:
-    """In the configuration, for what is saved, and in the attention modules, which read it when they are made."""
-    for name in _ATTENTION_DROPOUT_NAMES:
-        if hasattr(backbone.config, name):
-            setattr(backbone.config, name, rate)
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.Dropout) and name.split(".")[-2:-1] in (["self"], ["attention"], ["attn"]):
-            module.p = rate
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = rate
+def _under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
 
 
 def _train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -432,113 +481,3 @@ def _train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int) -> P
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **dict(names))
-
-
-# The sentence-transformers layout of a model folder: modules.json names the modules, each with a configuration.
-
-
-def _read_json(name: str, revision: str | None, path: str) -> Any:
-    """A JSON file of a folder or Hub repository; `None` where there is no such file."""
-    local = Path(name) / path
-    if not Path(name).is_dir():
-        try:
-            local = Path(hf_hub_download(name, path, revision=revision))
-        except (EntryNotFoundError, LocalEntryNotFoundError):
-            return None
-    return json.loads(local.read_text(encoding="utf-8")) if local.exists() else None
-
-
-def _read_sentence_transformer(name: str, revision: str | None) -> tuple[dict[str, Any], nn.Sequential | None]:
-    """Settings and projection that a sentence-transformers layout gives; nothing where there is none."""
-    modules = _read_json(name, revision, "modules.json")
-    if modules is None:
-        return {}, None
-    settings: dict[str, Any] = {"normalize": False}
-    projection = None
-    for module in modules:
-        kind = module["type"].rsplit(".", 1)[-1]
-        config = _read_json(name, revision, f"{module['path']}/config.json") or {}
-        if kind == "Pooling":
-            settings["pooling"] = _read_pooling(config, name)
-        elif kind == "Dense":
-            projection = _read_dense(name, revision, module["path"], config)
-        elif kind == "Normalize":
-            settings["normalize"] = True
-        elif kind != "Transformer":
-            raise ValueError(f"{name}: modules.json names a {kind} module; Transformer, Pooling, Dense, Normalize are known.")
-    if projection is not None and settings["pooling"] == "cls" and isinstance(projection[1], nn.Tanh):
-        settings["pooling"] = "pooler"
-    about = _read_json(name, revision, "config_sentence_transformers.json") or {}
-    prompts = about.get("prompts") or {}
-    settings["query_prompt"] = prompts.get("query") or ""
-    settings["passage_prompt"] = next((prompts[key] for key in ("passage", "document") if prompts.get(key)), "")
-    length = (_read_json(name, revision, "sentence_bert_config.json") or {}).get("max_seq_length")
-    return settings | ({"max_length": length} if length else {}), projection
-
-
-def _read_pooling(config: dict[str, Any], name: str) -> str:
-    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
-    found = [mode for mode, key in modes.items() if config.get(key)] or [config.get("pooling_mode")]
-    if len(found) != 1 or found[0] not in modes:
-        raise ValueError(f"{name}: its pooling is {found}; mean and cls are known. Say which with `pooling`.")
-    return found[0]
-
-
-def _read_dense(name: str, revision: str | None, path: str, config: dict[str, Any]) -> nn.Sequential:
-    activations = {"torch.nn.modules.activation.Tanh": nn.Tanh, "torch.nn.modules.linear.Identity": nn.Identity}
-    activation = config.get("activation_function")
-    if activation not in activations or config.get("use_residual"):
-        raise ValueError(f"{name}/{path}: a Dense module with tanh or no activation is known; got {activation}.")
-    weights = Path(name) / path / "model.safetensors"
-    if not Path(name).is_dir():
-        weights = Path(hf_hub_download(name, f"{path}/model.safetensors", revision=revision))
-    state = load_file(weights)
-    linear = nn.Linear(config["in_features"], config["out_features"], bias="linear.bias" in state)
-    linear.load_state_dict({key.removeprefix("linear."): weight for key, weight in state.items()})
-    return nn.Sequential(linear, activations[activation]())
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    return {name: weight for part in names for name, weight in load_file(folder / part).items()}
-
-
-def _write_sentence_transformer(encoder: HybridEncoder, folder: Path, projection: dict[str, torch.Tensor]) -> None:
-    """The names are those that every release of sentence-transformers from 2 to 6 reads."""
-
-    def write(path: str, content: Any) -> None:
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    pooled = "mean" if encoder.pooling == "mean" else "cls"
-    write("sentence_bert_config.json", {"max_seq_length": encoder.max_length, "do_lower_case": False})
-    write(
-        "1_Pooling/config.json",
-        {
-            "word_embedding_dimension": encoder.config.hidden_size,
-            "pooling_mode_cls_token": pooled == "cls",
-            "pooling_mode_mean_tokens": pooled == "mean",
-            "include_prompt": True,
-        },
-    )
-    parts = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    if encoder.projection is not None:
-        linear, activation = encoder.projection
-        config = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
-        kind = type(activation)
-        write("2_Dense/config.json", {**config, "activation_function": f"{kind.__module__}.{kind.__qualname__}"})
-        weights = {f"linear.{name}": weight.contiguous() for name, weight in projection.items()}
-        save_file(weights, folder / "2_Dense" / "model.safetensors")
-        parts.append(("2_Dense", "Dense"))
-    if encoder.normalize:
-        (folder / f"{len(parts)}_Normalize").mkdir(exist_ok=True)
-        parts.append((f"{len(parts)}_Normalize", "Normalize"))
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(parts)
-    ]
-    write("modules.json", modules)
-    prompts = {"query": encoder.prompts["query"], "document": encoder.prompts["passage"]}
-    about = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine" if encoder.normalize else "dot"}
-    write("config_sentence_transformers.json", about)

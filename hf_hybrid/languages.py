@@ -55,8 +55,9 @@ def language_files(folder: Path, suffix: str) -> dict[str, Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
     if not files:
         raise ValueError(f"{folder} holds no *{suffix} file; one is needed for each language, such as de{suffix}.")
+    languages = unique_languages({path: check_language(path.stem, str(path)) for path in files})
     refuse_twins(files)
-    return unique_languages({path: check_language(path.stem, str(path)) for path in files})
+    return languages
 
 
 def unique_languages(languages: Mapping[Any, str]) -> dict[str, Any]:
@@ -80,6 +81,18 @@ def refuse_twins(files: Sequence[Path]) -> None:
         for first, second in combinations(twins, 2):
             if filecmp.cmp(first, second, shallow=False):
                 raise ValueError(f"{first} and {second} have the same content: a file given twice. Remove one.")
+
+
+def choose_languages(available: Mapping[str, Any], languages: Sequence[str] | None, where: object) -> dict[str, Any]:
+    """The wanted languages in the wanted order; all of them, sorted, if none are named."""
+    if languages is None:
+        languages = sorted(available)
+    for language in languages:
+        if language not in available or list(languages).count(language) > 1:
+            raise ValueError(
+                f"languages={list(languages)}: {where} has {', '.join(sorted(available))}; name each once."
+            )
+    return {language: available[language] for language in languages}
 
 
 def _is_language(tag: str) -> bool:

@@ -1,4 +1,4 @@
-"""The built-in sample corpus: questions and answers about countries, languages and money in 18 languages, 9 scripts.
+"""The built-in sample corpus: questions and answers about countries, languages and money, in 18 languages, 10 scripts.
 
 Nothing is shipped but sentences with gaps (`sample_templates.json`). The facts and the names that fill the gaps come
 from Unicode CLDR through `babel`, so the corpus needs no network:
@@ -33,7 +33,7 @@ from huggingface_hub.constants import HF_HOME
 
 from .corpus import CorpusBuilder, ParallelCorpus
 
-# The first eight cover seven scripts; a recipe that wants few languages takes them from the front.
+# The first eight cover six scripts; a recipe that wants few languages takes them from the front.
 LANGUAGES: tuple[str, ...] = (
     "en", "de", "es", "ru", "ar", "hi", "ja", "zh",
     "fr", "ko", "el", "he", "tr", "pt", "it", "uk", "th", "nl",

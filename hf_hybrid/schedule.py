@@ -269,14 +269,16 @@ class HybridSchedule:
         )
 
     def plan(self) -> list[dict[str, Any]]:
-        """One row a cell, most steps first: `kind`, `cell`, `items`, `steps`, `pairs` (queries contrasted in all)."""
+        """One row a cell, most steps first: `kind`, `cell`, `items`, `steps`, `pairs` (queries contrasted in all).
+
+        `pairs` is an upper bound in cells that have a group larger than the number of batches of a pass.
+        """
         steps = np.bincount(self._plan, minlength=len(self.cells))
         rows = []
         for cell, num_steps in zip(self.cells, steps.tolist(), strict=True):
             if num_steps:
-                passes, rest = divmod(num_steps, self._batches_a_pass(cell))
-                pairs = passes * cell.num_items + rest * cell.num_items // self._batches_a_pass(cell)
-                rows.append({"kind": cell.kind, "cell": cell.name, "items": cell.num_items, "steps": num_steps, "pairs": pairs})
+                row = {"kind": cell.kind, "cell": cell.name, "items": cell.num_items}
+                rows.append({**row, "steps": num_steps, "pairs": self._pairs(cell, num_steps)})
         return sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["steps"]))
 
     def summary(self, max_cells: int = 5) -> str:
@@ -349,6 +351,13 @@ class HybridSchedule:
 
     def _batches_a_pass(self, cell: Cell) -> int:
         return -(-cell.num_items // self.global_batch_size)
+
+    def _pairs(self, cell: Cell, num_steps: int) -> int:
+        """Queries of that many batches; the larger batches of a pass come first."""
+        num_batches = self._batches_a_pass(cell)
+        passes, rest = divmod(num_steps, num_batches)
+        size, larger = divmod(cell.num_items, num_batches)
+        return passes * cell.num_items + rest * size + min(rest, larger)
 
     def _members(self, cell: Cell) -> np.ndarray:
         """Item numbers of a cell, ascending."""

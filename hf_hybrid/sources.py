@@ -2,59 +2,56 @@
 
 | source | what it looks like | function |
 |---|---|---|
-| JSONL | `<lang>.jsonl`, lines `{"id", "query", "passage"}` and optionally `title`, `group`, `negatives` | `from_jsonl` |
+| JSONL | `<lang>.jsonl`, lines `{"id", "query", "passage"}`, perhaps `title`, `group`, `negatives` | `from_jsonl` |
 | pairs | `<lang>-<lang>.jsonl` or `.tsv`, queries in the first language, passages in the second | `from_pairs` |
 | BEIR | folders with `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` | `from_beir` |
 | XQuAD-R | `<lang>.json`, SQuAD's form with `sentences` and `sentence_breaks` | `from_xquad_r` |
 | datasets | a `Dataset` with a `language` column, or one `Dataset` a language; columns as JSONL | `from_dataset` |
 | Hub | a name in `PRESETS` | `from_preset` |
 
-Each is read, checked and written once as a corpus folder in the cache, one language at a time; after that, and in every
-other process, the folder is only mapped. All of these functions take
+Each is read, checked and written once as a corpus folder in the cache, one language at a time; after that, and in
+every other process, the folder is only mapped. All of these functions take
 
     languages (`Sequence[str]`, *optional*): which to take, and their order; all of them, sorted, by default.
-    on_bad_row (`str`, *optional*, defaults to `"refuse"`): `"refuse"` raises `ValueError` at the first bad row, with its
-        file and line; `"skip"` leaves bad rows out and counts each kind in `corpus.report`.
+    on_bad_row (`str`, *optional*, defaults to `"refuse"`): `"refuse"` raises `ValueError` at the first bad row, with
+        its file and line; `"skip"` leaves bad rows out and counts each kind in `corpus.report`.
     cache_dir (`str` or `os.PathLike`, *optional*): where built corpora are kept; `$HF_HYBRID_CACHE` by default, else
         `hf_hybrid` in the cache of Hugging Face.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from .corpus import CorpusBuilder, ParallelCorpus
-from .corpus_files import FORMAT, MANIFEST, Negatives
-from .languages import check_language, language_files, refuse_twins, split_pair, unique_languages
-from .presets import PRESETS, read_preset
-from .readers import (
-    ITEM,
-    NUMBER,
-    BadRows,
-    Judged,
-    Rows,
-    checked_table,
-    dataset_rows,
-    judged,
-    read_json,
-    read_jsonl,
-    read_tsv,
+from .corpus_files import FORMAT, MANIFEST
+from .formats import (
+    StrPath,
+    beir_folders,
+    beir_paths,
+    build_items,
+    build_judged,
+    build_mixed,
+    build_pairs,
+    language_map,
+    pair_files,
+    read_beir,
 )
+from .languages import check_language, choose_languages, language_files, split_pair, unique_languages
+from .presets import PRESETS, read_preset
+from .readers import BadRows, Rows, dataset_rows, read_jsonl
+from .tables import add_xquad_r
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-StrPath = str | os.PathLike[str]
 Build = Callable[[CorpusBuilder, BadRows], None]
 
 
@@ -71,8 +68,8 @@ def load_corpus(
 
     Args:
         path_or_preset (`str` or `os.PathLike`): a folder, or a name in `PRESETS`.
-        corpus_format (`str`, *optional*, defaults to `"auto"`): `"jsonl"`, `"pairs"`, `"beir"`, `"xquad_r"`, `"hub"` or
-            `"built"`; `"auto"` looks at the names in the folder.
+        corpus_format (`str`, *optional*, defaults to `"auto"`): `"jsonl"`, `"pairs"`, `"beir"`, `"xquad_r"`, `"hub"`
+            or `"built"`; `"auto"` looks at the names in the folder.
         languages, on_bad_row, cache_dir: see the module.
         split (`str`, *optional*): of BEIR folders and presets.
         options: further arguments of the function for that format.
@@ -99,10 +96,8 @@ def load_corpus(
         raise ValueError(f"corpus_format={corpus_format!r}: give one of auto, built, {', '.join(_LOADERS)}.")
     if split is not None:
         options["split"] = split
-    source = str(path_or_preset) if corpus_format == "hub" else folder
-    return _LOADERS[corpus_format](
-        source, languages=languages, on_bad_row=on_bad_row, cache_dir=cache_dir, **options
-    )
+    load = _LOADERS[corpus_format]
+    return load(str(path_or_preset), languages=languages, on_bad_row=on_bad_row, cache_dir=cache_dir, **options)
 
 
 def from_jsonl(
@@ -113,12 +108,220 @@ def from_jsonl(
 ) -> ParallelCorpus:
     """A folder of `<lang>.jsonl`; lines with the same `id` in several files are one item.
 
-    The same passage text in one language is stored once. `negatives` are item ids, or texts where no file has such an id.
+    A passage text that repeats within a language is stored once. `negatives` are item ids, or texts where no file has
+    such an id.
     """
-    files = _chosen(language_files(Path(folder), ".jsonl"), languages, str(folder))
+    files = choose_languages(language_files(Path(folder), ".jsonl"), languages, folder)
+    sources = {language: partial(read_jsonl, path) for language, path in files.items()}
+    build = partial(build_items, sources=sources)
+    return _built(build, _local("jsonl", folder), [list(files), *_stamps(files.values())], on_bad_row, cache_dir)
+
+
+def from_dataset(
+    dataset: Dataset | DatasetDict | Mapping[str, Dataset],
+    languages: Sequence[str] | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+) -> ParallelCorpus:
+    """A `datasets.Dataset` with a `language` column, or a mapping (a `DatasetDict`) from language to `Dataset`.
+
+    The columns are those of JSONL. The same content gives the same fingerprint as from files.
+
+    Example:
+
+        >>> import tempfile
+        >>> from datasets import Dataset
+        >>> columns = {"language": ["en", "de"], "id": [1, 1], "query": ["Who?", "Wer?"], "passage": ["A.", "B."]}
+        >>> from_dataset(Dataset.from_dict(columns), cache_dir=tempfile.mkdtemp()).num_pairs("de", "en")
+        1
+    """
+    if isinstance(dataset, Mapping):
+        parts: dict[str, tuple[Dataset, str | None]] = {language: (part, None) for language, part in dataset.items()}
+    elif "language" in dataset.column_names:
+        parts = {str(language): (dataset, language) for language in dataset.unique("language")}
+    else:
+        raise ValueError(
+            f"The data set has the columns {', '.join(dataset.column_names)}; add a column `language`, or give a "
+            "mapping from language to data set."
+        )
+    unique_languages({f"data set {code!r}": check_language(code, f"data set {code!r}") for code in parts})
+    parts = choose_languages(parts, languages, "the data set")
+
+    def rows(language: str, bad: BadRows) -> Rows:
+        return dataset_rows(parts[language][0], f"data set {language!r}", parts[language][1])
+
+    build = partial(build_items, sources={language: partial(rows, language) for language in parts})
+    # the key by which `datasets` itself tells its caches apart
+    key = [[language, part._fingerprint] for language, (part, _) in parts.items()]
+    return _built(build, {"format": "dataset"}, key, on_bad_row, cache_dir)
+
+
+def from_pairs(
+    folder: StrPath,
+    languages: Sequence[str] | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+) -> ParallelCorpus:
+    """A folder of pair files: `en-de.jsonl` or `en-de.tsv` holds English queries and their German passages.
+
+    Columns are those of JSONL; a `.tsv` names them in its header. The same id in several files is one item: with
+    `en-de` and `fr-it`, an item in both has queries in two languages and passages in two.
+    """
+    files = pair_files(Path(folder), languages)
+    order = languages if languages is not None else sorted({language for pair in files for language in pair})
+
+    build = partial(build_pairs, files=files, languages=order)
+    return _built(build, _local("pairs", folder), [list(order), *_stamps(files.values())], on_bad_row, cache_dir)
+
+
+def from_beir(
+    folders: StrPath | Mapping[str, StrPath],
+    document_languages: StrPath | Mapping[str, str] | None = None,
+    query_languages: StrPath | Mapping[str, str] | None = None,
+    languages: Sequence[str] | None = None,
+    split: str | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+) -> ParallelCorpus:
+    """BEIR folders; each positive judgment is an item with the id `<query id>/<document id>`.
+
+    Judgments with score 0 are hard negatives. All positives of a query are one group: never negatives of another.
+
+    Args:
+        folders (`str`, `os.PathLike` or `dict`): a folder with a BEIR folder for each language in it, a mapping from
+            language to BEIR folder, or one BEIR folder in many languages.
+        document_languages (`str`, `os.PathLike` or `dict`, *optional*): for one folder in many languages, document id
+            to language: a mapping, a `.json` file or a `.tsv` file with the header `id`, `language`. By default the
+            field `language` of each line, or the one language in `languages`.
+        query_languages (`str`, `os.PathLike` or `dict`, *optional*): likewise for the queries.
+        split (`str`, *optional*): which `qrels/<split>.tsv`; needed where there are several.
+        languages, on_bad_row, cache_dir: see the module.
+    """
+    found = beir_folders(folders)
+    if isinstance(found, Path):
+        paths = beir_paths(found, split)
+        maps = (language_map(document_languages), language_map(query_languages))
+        build: Build = partial(build_mixed, paths=paths, maps=maps, languages=languages)
+        key: list[Any] = [maps, languages, *_stamps(paths)]
+    else:
+        chosen = {
+            language: beir_paths(path, split) for language, path in choose_languages(found, languages, folders).items()
+        }
+        build = partial(build_judged, read=lambda language, bad: read_beir(chosen[language], bad), languages=[*chosen])
+        key = [list(chosen), *_stamps(path for paths in chosen.values() for path in paths)]
+    where = (
+        folders if not isinstance(folders, Mapping) else os.path.commonpath([*map(os.path.abspath, folders.values())])
+    )
+    return _built(build, _local("beir", where), key, on_bad_row, cache_dir)
+
+
+def from_xquad_r(
+    folder: StrPath,
+    languages: Sequence[str] | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+) -> ParallelCorpus:
+    """LAReQA's `<lang>.json`: questions are items, all sentences are passages, gold is the one with `answer_start`."""
+    files = choose_languages(language_files(Path(folder), ".json"), languages, folder)
 
     def build(builder: CorpusBuilder, bad: BadRows) -> None:
-        tables = {name: _lazy(checked_table, read_jsonl, path, ITEM, bad) for name, path in files.items()}
-        _add_item_tables(builder, tables, lambda: _ids(read_jsonl(path, BadRows("skip")) for path in files.values()))
+        for language, path in files.items():
+            add_xquad_r(builder, language, path, bad)
 
-    return _built(build, "jsonl", folder, files.values(), [list(files)], on_bad_row, cache_dir)
+    return _built(build, _local("xquad_r", folder), [list(files), *_stamps(files.values())], on_bad_row, cache_dir)
+
+
+def from_preset(
+    name: str,
+    languages: Sequence[str] | None = None,
+    split: str | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+    repo: str | None = None,
+) -> ParallelCorpus:
+    """A retrieval set on the Hub by its name in `PRESETS`.
+
+    Args:
+        name (`str`): key of `PRESETS`.
+        split (`str`, *optional*): another split than the preset's own.
+        repo (`str`, *optional*): another repository, or a local folder, with the same files.
+        languages, on_bad_row, cache_dir: see the module.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}{_nearest(name)}; give one of {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    repo, split = repo or preset.repo, split or preset.split
+    chosen = list(choose_languages(preset.languages, languages, f"preset {name!r}"))
+    source = {"format": "hub", "preset": name, "id": repo, "revision": preset.revision, "licence": preset.licence}
+    build = partial(build_judged, read=lambda code, bad: read_preset(preset, repo, code, split, bad), languages=chosen)
+    key = [chosen, split, *_stamps(Path(repo).rglob("*") if Path(repo).is_dir() else ())]
+    return _built(build, {**source, "url": preset.url}, key, on_bad_row, cache_dir)
+
+
+_LOADERS: dict[str, Callable[..., ParallelCorpus]] = {
+    "jsonl": from_jsonl,
+    "pairs": from_pairs,
+    "beir": from_beir,
+    "xquad_r": from_xquad_r,
+    "hub": from_preset,
+}
+
+
+# Where the source is, and where the built corpus goes
+
+
+def _built(
+    build: Build, source: dict[str, Any], key: list[Any], on_bad_row: str, cache_dir: StrPath | None
+) -> ParallelCorpus:
+    """The corpus of the cache under this key, built first where it is not there."""
+    bad = BadRows(on_bad_row)
+    digest = hashlib.sha256(json.dumps([FORMAT, source, key, on_bad_row], sort_keys=True).encode()).hexdigest()
+    name = source.get("preset") or Path(source.get("path", "dataset")).name
+    folder = _cache_folder(cache_dir) / f"{name}-{digest[:16]}"
+    if not (folder / MANIFEST).exists():
+        with CorpusBuilder(folder, source) as builder:
+            build(builder, bad)
+            builder.report.update(bad.counts)
+            builder.write()
+    return ParallelCorpus.load(folder)
+
+
+def _cache_folder(cache_dir: StrPath | None) -> Path:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(cache_dir or os.environ.get("HF_HYBRID_CACHE") or Path(home, "hf_hybrid")).expanduser()
+
+
+def _local(corpus_format: str, folder: StrPath) -> dict[str, Any]:
+    return {"format": corpus_format, "path": os.path.abspath(folder)}
+
+
+def _stamps(paths: Iterable[Path]) -> list[list[Any]]:
+    """Names, sizes and times of files: when they change, so does the key."""
+    return sorted([str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths)
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _format_of(folder: Path) -> str:
+    """The format of a folder, by the names in it."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is neither a folder nor a preset{_nearest(str(folder))}; presets are {', '.join(PRESETS)}."
+        )
+    tables = [path for path in folder.iterdir() if path.suffix in (".jsonl", ".tsv")]
+    if (folder / MANIFEST).exists():
+        return "built"
+    if any(folder.glob("corpus.jsonl")) or any(folder.glob("*/corpus.jsonl")):
+        return "beir"
+    if tables and all(split_pair(path.stem) for path in tables):
+        return "pairs"
+    for suffix, corpus_format in ((".jsonl", "jsonl"), (".json", "xquad_r")):
+        if any(folder.glob(f"*{suffix}")):
+            return corpus_format
+    raise ValueError(
+        f"{folder} holds no corpus; allowed are <lang>.jsonl, <lang>-<lang>.jsonl or .tsv, BEIR's corpus.jsonl or "
+        f"folders with it, XQuAD-R's <lang>.json, or a built corpus with {MANIFEST}."
+    )

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,13 +67,12 @@ class RecordingTrainer(Trainer):
 
 
 def train(folder: Path, resume: str | None = None, padding_tokens: int = 0, **settings: Any) -> ResourceLogCallback:
-    defaults = {"max_steps": 7, "logging_steps": 2, "save_strategy": "no"}
+    defaults = {"max_steps": 7, "logging_steps": 2, "save_strategy": "no", "use_cpu": True}
     args = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=2,
         report_to=[],
         disable_tqdm=True,
-        use_cpu=True,
         **{**defaults, **{key: value for key, value in settings.items() if key not in ("energy", "step_s")}},
     )
     rows = [{"x": torch.ones(2)} for _ in range(40)]
@@ -342,6 +342,56 @@ def test_rapl_reads_packages_only_and_survives_the_counter_starting_again(tmp_pa
     assert list(meter.read_wh().values()) == [pytest.approx(2.0)]
     make_rapl(tmp_path, 4 * watt_hour)
     assert list(meter.read_wh().values()) == [pytest.approx(5.0)]
+
+
+class StubNvml:
+    """A GPU that has used 36 kJ at first and half a watt hour more at each reading."""
+
+    class NVMLError(Exception):
+        pass
+
+    millijoules = 36_000_000
+
+    def nvmlInit(self) -> None:
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: str) -> int:
+        assert device == "GPU-abc"
+        self.millijoules += 1_800_000
+        return self.millijoules
+
+
+def test_nvml_counts_from_the_opening_and_names_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = StubNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+    meter = machine.open_meter("auto", cuda=True)
+    assert meter is not None
+    assert (meter.source, meter.read_wh(), meter.read_wh()) == ("nvml", {"GPU-abc": 0.5}, {"GPU-abc": 1.0})
+
+    def fail(device: str) -> int:
+        raise nvml.NVMLError("lost")
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetTotalEnergyConsumption", fail)
+    with pytest.raises(OSError, match="NVML: lost"):
+        meter.read_wh()
+    assert machine.open_meter("auto", cuda=True) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_time_memory_and_energy_are_measured(tmp_path: Path) -> None:
+    totals = train(tmp_path, use_cpu=False, energy="auto", step_s=0.05).summary()
+    lines, _ = RunFolder(tmp_path).read_resource_lines()
+    assert 7 * 0.05 < totals["train_time_s"] < 20
+    assert sum(line["time_s"] for line in lines) == pytest.approx(totals["train_time_s"])
+    assert totals["energy_source"] == "nvml"
+    assert (totals["energy_wh"] or 0) > 0
+    assert [0 < peak < 1 for peak in totals["peak_device_memory_gib"] or []] == [True]
 
 
 def test_codecarbon_estimates_without_files_signals_or_network(

@@ -1,0 +1,243 @@
+"""The files of a model folder: its weights, and the sentence-transformers layout beside them.
+
+In that layout `modules.json` names the modules that a text passes through, each with a folder and a configuration.
+Read are the layouts of sentence-transformers 2 to 6 that consist of Transformer, Pooling, at most one Dense and at most
+one Normalize; written are the names that all these releases read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+_POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+_ACTIVATIONS = {"torch.nn.modules.activation.Tanh": nn.Tanh, "torch.nn.modules.linear.Identity": nn.Identity}
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # in the order of `SentenceTransformer.encode_document`
+_WEIGHTS = "model.safetensors"
+
+
+class Layout(NamedTuple):
+    """What a sentence-transformers layout says of a model.
+
+    Args:
+        settings (`dict[str, Any]`): `pooling` ("mean" or "cls"), `normalize`, `query_prompt`, `passage_prompt`, and
+            `max_length` where it is given beside the tokenizer's.
+        projection (`nn.Sequential`, *optional*): The linear layer and activation put on the pooled state.
+    """
+
+    settings: dict[str, Any]
+    projection: nn.Sequential | None
+
+
+def find_file(name: str, revision: str | None, path: str) -> Path | None:
+    """A file of a folder or Hub repository; `None` where there is no such file.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        path (`str`): Within it.
+
+    Raises:
+        LocalEntryNotFoundError: When the Hub cannot be asked; in offline mode, what is not in the cache is not there.
+    """
+    if Path(name).is_dir():
+        return Path(name, path) if Path(name, path).exists() else None
+    try:
+        return Path(hf_hub_download(name, path, revision=revision))
+    except LocalEntryNotFoundError:
+        if not is_offline_mode():
+            raise  # a failed connection must not cost the model its prompts and pooling
+        return None
+    except EntryNotFoundError:
+        return None
+
+
+def read_layout(name: str, revision: str | None = None) -> Layout | None:
+    """The sentence-transformers layout of a folder or Hub repository; `None` where there is none.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: When the layout has modules or settings that would be lost.
+
+    Example:
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_layout(folder, pooling="cls", hidden_size=8, normalize=True, max_length=32)
+        ...     read_layout(folder).settings["pooling"]
+        'cls'
+    """
+    modules = _read_json(name, revision, "modules.json")
+    if modules is None:
+        return None
+    paths = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    kinds = [kind for kind in ("Transformer", "Pooling", "Dense", "Normalize") if kind in paths]
+    if [module["type"].rsplit(".", 1)[-1] for module in modules] != kinds or kinds[:2] != ["Transformer", "Pooling"]:
+        found = ", ".join(module["type"] for module in modules)
+        raise ValueError(f"{name}/modules.json: known are Transformer, Pooling, [Dense], [Normalize]; got {found}.")
+    if paths["Transformer"]:
+        raise ValueError(
+            f"{name}: its weights lie in {paths['Transformer']}/; load and save it with sentence-transformers."
+        )
+    settings = {
+        "pooling": _read_pooling(name, revision, paths["Pooling"]),
+        "normalize": "Normalize" in paths,
+        **_read_prompts(name, revision),
+        **_read_max_length(name, revision),
+    }
+    return Layout(settings, _read_dense(name, revision, paths["Dense"]) if "Dense" in paths else None)
+
+
+def write_layout(
+    folder: str | Path,
+    *,
+    pooling: str,
+    hidden_size: int,
+    normalize: bool,
+    max_length: int,
+    query_prompt: str = "",
+    passage_prompt: str = "",
+    projection: nn.Sequential | None = None,
+    projection_weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write the layout beside a model and its tokenizer.
+
+    Args:
+        folder (`str` or `Path`): Of the model.
+        pooling (`str`): "mean" or "cls".
+        hidden_size (`int`): Of the pooled state.
+        normalize (`bool`): Embeddings are scaled to length 1, and compared by cosine; else by dot product.
+        max_length (`int`): In tokens.
+        query_prompt (`str`, *optional*, defaults to `""`): Put before every query.
+        passage_prompt (`str`, *optional*, defaults to `""`): Put before every passage.
+        projection (`nn.Sequential`, *optional*): A linear layer and an activation.
+        projection_weights (`dict[str, torch.Tensor]`, *optional*): `weight` and `bias` of the linear layer, by default
+            its own.
+    """
+    folder = Path(folder)
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    flags = {key: mode == pooling for mode, key in _POOLING_KEYS.items()}
+    _write_json(
+        folder / "1_Pooling/config.json", {"word_embedding_dimension": hidden_size, **flags, "include_prompt": True}
+    )
+    if projection is not None:
+        paths["Dense"] = "2_Dense"
+        weights = projection[0].state_dict() if projection_weights is None else projection_weights
+        _write_dense(folder / "2_Dense", projection, weights)
+    if normalize:
+        paths["Normalize"] = f"{len(paths)}_Normalize"
+        (folder / paths["Normalize"]).mkdir(exist_ok=True)
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path) in enumerate(paths.items())
+    ]
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    about = {
+        "prompts": {"query": query_prompt, "document": passage_prompt},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine" if normalize else "dot",
+    }
+    _write_json(folder / "config_sentence_transformers.json", about)
+
+
+def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of `model.safetensors`, or of the shards that its index names.
+
+    Args:
+        folder (`str` or `Path`): Of the model.
+
+    Raises:
+        ValueError: When it has no safetensors.
+    """
+    index = Path(folder) / f"{_WEIGHTS}.index.json"
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_WEIGHTS]
+    return {name: weight for part in names for name, weight in _load_tensors(str(folder), None, part).items()}
+
+
+def read_dense_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """`weight` and `bias` of the projection that `write_layout` wrote."""
+    tensors = _load_tensors(str(folder), None, f"2_Dense/{_WEIGHTS}")
+    return {key.removeprefix("linear."): tensor for key, tensor in tensors.items()}
+
+
+def _load_tensors(name: str, revision: str | None, path: str) -> dict[str, torch.Tensor]:
+    file = find_file(name, revision, path)
+    if file is None:
+        raise ValueError(
+            f"{name} has no {path}; only safetensors are read. Convert other files with the library that wrote them, "
+            "by `save_pretrained`."
+        )
+    return load_file(file)
+
+
+def _read_json(name: str, revision: str | None, path: str) -> Any:
+    file = find_file(name, revision, path)
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_pooling(name: str, revision: str | None, path: str) -> str:
+    config = _read_json(name, revision, f"{path}/config.json") or {}
+    named = config.get("pooling_mode")  # from release 5.4 on; before, one flag for each mode
+    found = [named] if named else [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    modes = [mode for mode, key in _POOLING_KEYS.items() if found in ([mode], [key])]
+    if not modes:
+        raise ValueError(
+            f"{name}/{path}: its pooling is {', '.join(map(str, found)) or 'missing'}; cls and mean are known."
+        )
+    if config.get("include_prompt") is False:
+        raise ValueError(
+            f"{name}/{path}: it leaves the prompt out of the pooling (include_prompt); that is not known here."
+        )
+    return modes[0]
+
+
+def _read_prompts(name: str, revision: str | None) -> dict[str, str]:
+    about = _read_json(name, revision, "config_sentence_transformers.json") or {}
+    prompts = about.get("prompts") or {}
+    passage = next((prompts[key] for key in _PASSAGE_PROMPTS if prompts.get(key)), "")
+    return {"query_prompt": prompts.get("query") or "", "passage_prompt": passage}
+
+
+def _read_max_length(name: str, revision: str | None) -> dict[str, int]:
+    config = _read_json(name, revision, "sentence_bert_config.json") or {}
+    if config.get("do_lower_case"):
+        raise ValueError(
+            f"{name}/sentence_bert_config.json: do_lower_case; give the tokenizer a lower-case normalizer."
+        )
+    length = config.get("max_seq_length")
+    return {"max_length": length} if length else {}
+
+
+def _read_dense(name: str, revision: str | None, path: str) -> nn.Sequential:
+    config = _read_json(name, revision, f"{path}/config.json") or {}
+    activation = config.get("activation_function")
+    if activation not in _ACTIVATIONS or config.get("use_residual"):
+        raise ValueError(f"{name}/{path}: a Dense module with tanh or no activation is known; got {activation}.")
+    tensors = _load_tensors(name, revision, f"{path}/{_WEIGHTS}")
+    linear = nn.Linear(config["in_features"], config["out_features"], bias="linear.bias" in tensors)
+    linear.load_state_dict({key.removeprefix("linear."): tensor for key, tensor in tensors.items()})
+    return nn.Sequential(linear, _ACTIVATIONS[activation]())
+
+
+def _write_dense(folder: Path, projection: nn.Sequential, weights: dict[str, torch.Tensor]) -> None:
+    linear, activation = projection
+    name = next(name for name, kind in _ACTIVATIONS.items() if isinstance(activation, kind))
+    config = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
+    _write_json(folder / "config.json", {**config, "activation_function": name})
+    save_file({f"linear.{key}": tensor.contiguous() for key, tensor in weights.items()}, folder / _WEIGHTS)

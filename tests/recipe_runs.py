@@ -1,0 +1,66 @@
+"""Runs of `recipes/train.py` as a user starts them, on a small corpus and model in files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.toys import toy_corpus, toy_encoder
+
+REPOSITORY = Path(__file__).parent.parent
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+
+
+def write_jsonl_corpus(folder: Path, **options: object) -> Path:
+    """A folder of `<lang>.jsonl`."""
+    corpus = toy_corpus(**options)
+    folder.mkdir(parents=True)
+    ids = corpus.item_ids.take(range(len(corpus)))
+    for column, language in enumerate(corpus.languages):
+        with open(folder / f"{language}.jsonl", "w", encoding="utf-8") as file:
+            for number, (query, passage) in enumerate(corpus.rows[:, column].tolist()):
+                if query >= 0:
+                    texts = {"query": corpus.text(0, language, query), "passage": corpus.text(1, language, passage)}
+                    negatives = [ids[(number + 7) % len(ids)], ids[(number + 11) % len(ids)]]
+                    file.write(json.dumps({"id": ids[number], **texts, "negatives": negatives}) + "\n")
+    return folder
+
+
+def write_model(folder: Path, **options: object) -> Path:
+    """A model without dropout, so that runs on any number of processes can be compared."""
+    encoder = toy_encoder(toy_corpus(), **options)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        setattr(encoder.config, name, 0.0)
+    encoder.save_pretrained(folder)
+    return folder
+
+
+def run_recipe(
+    *options: object, launch: list[str] | None = None, processes: int = 1, check: bool = True, timeout: float = 300
+) -> subprocess.CompletedProcess:
+    """`accelerate launch recipes/train.py OPTIONS`, or another launcher."""
+    command = [*(launch or [*LAUNCH, "--cpu", "--num_processes", "1"]), str(REPOSITORY / "recipes" / "train.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"}
+    found = subprocess.run(
+        [*command, *map(str, options)], capture_output=True, text=True, env=environment, timeout=timeout, cwd=REPOSITORY
+    )
+    if check and found.returncode:
+        raise AssertionError(f"{command} ended with {found.returncode}:\n{found.stdout[-3000:]}\n{found.stderr[-6000:]}")
+    return found
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each logged step of a run folder."""
+    return [json.loads(line)["loss"] for line in (folder / "resources.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that a run left."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model" / "model.safetensors")

@@ -1,0 +1,188 @@
+"""The shape of the code base: who may import whom, what an import costs, what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hf_hybrid"
+RANKING = "metrics.beir_cross_lingual.ranking"
+
+# Who may import whom, inside the package. A module that is not here has no place yet: decide on it here first.
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    # data on disk
+    "languages": set(),
+    "corpus_files": set(),
+    "corpus": {"corpus_files"},
+    "readers": set(),
+    "tables": {"corpus_files", "readers"},
+    "formats": {"corpus_files", "languages", "readers", "tables"},
+    "presets": {"readers"},
+    "sources": {"corpus", "corpus_files", "formats", "languages", "presets", "readers", "tables"},
+    "sample": {"corpus"},
+    # from items to gradients
+    "schedule": {"corpus"},
+    "collator": {"schedule"},
+    "attention": set(),
+    "encoder": {"attention", "collator"},
+    "distributed": set(),
+    "losses": {"distributed"},
+    "gradcache": set(),
+    "arguments": {"schedule"},
+    "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "gradcache", "losses", "records"}
+    | {"resources", "schedule"},
+    "mlm": {"arguments", "corpus"},
+    # what is measured, and the files that later tools read
+    "metrics.__init__": set(),
+    "metrics.beir_cross_lingual.__init__": set(),
+    RANKING: set(),
+    "metrics.beir_cross_lingual.beir_cross_lingual": {RANKING},
+    "metrics.beir_cross_lingual.app": set(),
+    "metrics.beir_cross_lingual.tests": {"metrics.beir_cross_lingual.beir_cross_lingual", RANKING},
+    "evaluation": {"distributed", "encoder", "records", RANKING},
+    "records": set(),
+    "machine": set(),
+    "resources": {"machine", "records"},
+    "scaling": {"records"},
+    "report": {"records", "scaling"},
+    "hub": {"records", "report"},
+}
+
+
+def modules() -> dict[str, Path]:
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def imports_of(tree: ast.AST, typing_only: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import at any depth, and whether only a type checker reads it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, typing_only
+        yield from imports_of(node, typing_only or is_for_type_checkers(node))
+
+
+def resolve(module: str, node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Modules of the package that an import statement names, relative to the package."""
+    if isinstance(node, ast.Import):
+        named = [alias.name.split(".") for alias in node.names]
+        return {".".join(parts[1:]) or "__init__" for parts in named if parts[0] == "hf_hybrid"}
+    base = ["hf_hybrid", *module.split(".")][: -node.level] if node.level else []
+    source = base + (node.module.split(".") if node.module else [])
+    if source[:1] != ["hf_hybrid"]:
+        return set()
+    names = {".".join([*source[1:], alias.name]) for alias in node.names}
+    return {name if name in modules() else ".".join(source[1:]) or "__init__" for name in names}
+
+
+def reachable(module: str) -> set[str]:
+    """All that the arrows lead to from a module."""
+    found: set[str] = set()
+    todo = {module}
+    while todo:
+        new = set().union(*(MAY_IMPORT[name] for name in todo)) - found
+        found |= new
+        todo = new
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_imports_only_what_the_table_allows(module: str) -> None:
+    assert module in MAY_IMPORT, f"{module} is not in the table: say there what it may import"
+    refused = []
+    for node, typing_only in imports_of(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        for name in resolve(module, node) - MAY_IMPORT[module] - {"__init__"}:
+            # What only a type checker reads may come from anywhere that does not lead back here.
+            if not typing_only or module in reachable(name):
+                refused.append(f"line {node.lineno}: {name}")
+    assert not refused, f"{module} imports {refused}; allowed: {sorted(MAY_IMPORT[module])}"
+
+
+def test_the_check_sees_every_form_of_import() -> None:
+    source = """
+import hf_hybrid.trainer
+from hf_hybrid import hub
+from .records import RunFolder
+from . import corpus
+if TYPE_CHECKING:
+    from .schedule import HybridSchedule
+def lazily():
+    from .encoder import HybridEncoder
+import numpy
+from .. import elsewhere
+"""
+    found = [(resolve("losses", node), typing_only) for node, typing_only in imports_of(ast.parse(source))]
+    names = {name for resolved, _ in found for name in resolved}
+    wanted = {"trainer", "records", "corpus", "schedule", "encoder"} & set(modules())
+    assert wanted <= names
+    assert names.isdisjoint({"numpy", "elsewhere"})
+    assert [resolved for resolved, typing_only in found if typing_only] == [{"schedule"}]
+
+
+def test_the_arrows_have_no_cycle() -> None:
+    assert [module for module in MAY_IMPORT if module in reachable(module)] == []
+    assert {name for names in MAY_IMPORT.values() for name in names} <= set(MAY_IMPORT)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh Python has loaded after `statement`."""
+    code = f"{statement}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(output.stdout.split())
+
+
+HEAVY = {"torch", "transformers", "datasets", "evaluate", "beir", "deepspeed", "sentence_transformers", "codecarbon"}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded_by("import hf_hybrid") & (HEAVY | {"numpy", "pyarrow"}) == set()
+
+
+@pytest.mark.parametrize("module", ["corpus", "schedule", "records", "sample", "sources"])
+def test_the_data_side_and_the_records_need_no_torch(module: str) -> None:
+    assert loaded_by(f"import hf_hybrid.{module}") & HEAVY == set()
+
+
+@pytest.mark.parametrize("module", ["encoder", "collator", "losses"])
+def test_the_model_side_needs_only_torch_and_transformers(module: str) -> None:
+    loaded = loaded_by(f"import hf_hybrid.{module}")
+    assert "torch" in loaded
+    assert loaded & (HEAVY - {"torch", "transformers"}) == set()
+
+
+def test_no_recipe_shadows_a_library() -> None:
+    # A script that is launched by its path has its folder first in sys.path.
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.py")}
+    assert recipes
+    assert recipes & {"evaluate", "datasets", "transformers", "accelerate", "torch", "beir", "deepspeed"} == set()
+
+
+def text_files() -> Iterator[tuple[str, str]]:
+    """The files that git tracks, or would: those that hold text, with their text."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.is_file() and b"\0" not in (content := path.read_bytes()):
+            yield name, content.decode("utf-8", errors="replace")
+
+
+def test_no_file_holds_a_path_of_one_machine() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    # Put together from parts, or this file would be found.
+    needles = ["/" + folder + "/" for folder in ("work", "root", "home")] + ["/tmp" + "/"]
+    files = dict(text_files())
+    assert "tests/test_architecture.py" in files
+    found = [f"{name}: {needle}" for name, text in files.items() for needle in needles if needle in text]
+    assert found == []

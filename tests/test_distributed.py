@@ -1,0 +1,125 @@
+"""Two and four processes equal one: the shipped Accelerate configurations, over gloo, on the recipe that users run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from hf_hybrid import distributed
+from tests.recipe_runs import LAUNCH, REPOSITORY, losses, run_recipe, weights, write_jsonl_corpus, write_model
+
+pytestmark = pytest.mark.distributed
+STEPS = 6
+TWO_PROCESSES = ["ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Options of a run with all kinds of batches, hard negatives and uneven slices, without dropout.
+
+    SGD without momentum or clipping: each weight's change over the run is the sum of its gradients.
+    """
+    folder = tmp_path_factory.mktemp("inputs")
+    options: dict[str, object] = {
+        "model_name_or_path": write_model(folder / "model"),
+        "train_corpus": write_jsonl_corpus(folder / "corpus", num_items=40, missing=0.3),
+        "held_out": 8,
+        "cache_dir": folder / "cache",
+        "mix": "mono=1,cross=1,pool=1",
+        "global_batch_size": 15,
+        "num_negatives": 1,
+        "symmetric": True,
+        "max_steps": STEPS,
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0,
+        "temperature": 0.1,
+        "logging_steps": 1,
+        "evaluate_before": False,
+        "energy": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+@pytest.fixture(scope="module")
+def one_process(inputs: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    run_recipe(*inputs, "--output_dir", folder)
+    assert len(set(losses(folder))) == STEPS
+    return folder
+
+
+def launch(name: str, *options: str) -> list[str]:
+    return [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
+
+
+def assert_same_run(folder: Path, reference: Path) -> None:
+    torch.testing.assert_close(losses(folder), losses(reference), rtol=1e-5, atol=1e-6)
+    start, found, expected = weights_before(reference), weights(folder), weights(reference)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        moved = (weight - start[name]).norm()
+        assert (found[name] - weight).norm() <= 1e-4 * moved + 1e-7, name
+    total = sum(float((weight - start[name]).norm()) for name, weight in expected.items())
+    assert total > 0.1, "the weights must have moved for their equality to mean anything"
+
+
+def weights_before(reference: Path) -> dict[str, torch.Tensor]:
+    import json
+
+    from safetensors.torch import load_file
+
+    config = json.loads((reference / "run.json").read_text())["config"]
+    return load_file(Path(config["model_name_or_path"]) / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", TWO_PROCESSES)
+def test_two_processes_equal_one(name: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+    run_recipe(*inputs, "--output_dir", tmp_path, launch=launch(name))
+    assert_same_run(tmp_path, one_process)
+
+
+def test_four_processes_equal_one(inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+    run_recipe(*inputs, "--output_dir", tmp_path, launch=launch("ddp", "--num_processes", "4"))
+    assert_same_run(tmp_path, one_process)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padded_attention_equals_packed(attention: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+    run_recipe(*inputs, "--output_dir", tmp_path, "--attention", attention, launch=launch("cpu"))
+    assert_same_run(tmp_path, one_process)
+
+
+def test_padded_attention_makes_equal_calls_under_sharding(inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+    run_recipe(*inputs, "--output_dir", tmp_path, "--attention", "sdpa", launch=launch("fsdp2"))
+    assert_same_run(tmp_path, one_process)
+
+
+def _gathered(rank: int, file: str) -> None:
+    """Each rank gives rows of its own; the loss of rank r is r + 1 times the sum of all gathered rows, squared."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=3)
+    counts = (2, 0, 3)
+    rows = torch.full((counts[rank], 2), rank + 1.0, requires_grad=True)
+    gathered = distributed.gather_rows(rows, counts)
+    assert gathered.tolist() == [[1.0, 1.0]] * 2 + [[3.0, 3.0]] * 3
+    ((rank + 1) * gathered.square().sum()).backward()
+    assert rows.grad is not None
+    assert torch.equal(rows.grad, torch.full_like(rows, 2 * (rank + 1) * (1 + 2 + 3)))
+    assert distributed.sum_over_ranks(torch.tensor([rank])).item() == 3
+    torch.distributed.destroy_process_group()
+
+
+def test_gather_adds_the_gradients_of_all_ranks(tmp_path: Path) -> None:
+    mp.spawn(_gathered, args=(str(tmp_path / "meet"),), nprocs=3)
+
+
+def test_one_process_gathers_nothing() -> None:
+    rows = torch.ones(2, 3)
+    assert distributed.gather_rows(rows, (2,)) is rows
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
