@@ -31,7 +31,7 @@ format: $(VENV)/.dev ## mend what lint and format can mend
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # The extras of each stamp file: .venv/.train has what a run needs, .venv/.dev all that is tested and checked with.
 $(VENV)/.train: EXTRAS := energy

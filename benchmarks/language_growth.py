@@ -1,10 +1,10 @@
-"""Set-up time and memory of corpus and schedule as languages are added, beside the same training in sentence-transformers.
+"""Set-up time and memory of corpus and schedule as languages are added, beside sentence-transformers.
 
-    python benchmarks/language_growth.py --json FILE [--languages 2,4,8,16,33,64,100] [--items 10000] [--peer_seconds 120]
+    python benchmarks/language_growth.py --json FILE
 
-For each number of languages L, in a process of its own: (ours) load the built corpus, plan a hybrid run and take batches;
-(peer) what the same training takes in sentence-transformers: one dataset for each ordered pair of languages, a trainer
-over the `DatasetDict` and its proportional sampler. The peer stops at the first L that takes longer than --peer_seconds.
+For each number of languages L, in a process of its own: (ours) load the built corpus, plan a hybrid run and take
+batches; (peer) what the same training takes in sentence-transformers: one dataset for each ordered pair of languages,
+a trainer over the `DatasetDict`, its sampler. The peer stops after the first L that takes longer than --peer_seconds.
 Text is made up; memory is resident memory above that of the imports alone.
 """
 
@@ -69,7 +69,11 @@ def table_row(row: dict) -> str:
     )
     if peer is None:
         return text + "  peer: not run (the size before took too long)"
-    return text + f"  peer: set-up {peer['setup_time_s']:6.2f} s, {peer['host_memory_mib']:7.1f} MiB, {peer['datasets']} datasets"
+    return (
+        text
+        + f"  peer: set-up {peer['setup_time_s']:6.2f} s, {peer['host_memory_mib']:7.1f} MiB, "
+        + f"{peer['datasets']} datasets"
+    )
 
 
 def measure(child: str, args: argparse.Namespace, count: int, items: int) -> dict:
@@ -134,7 +138,11 @@ def run_ours(args: argparse.Namespace) -> dict:
 def run_peer(args: argparse.Namespace) -> dict:
     import torch
     from datasets import Dataset, DatasetDict
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.models import StaticEmbedding
     from tokenizers import Tokenizer
@@ -143,7 +151,9 @@ def run_peer(args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     codes = language_codes(int(args.languages))
     by_language = {code: texts(code, args.items) for code in codes}
-    model = SentenceTransformer(modules=[StaticEmbedding(Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]")), embedding_dim=4)])
+    model = SentenceTransformer(
+        modules=[StaticEmbedding(Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]")), embedding_dim=4)]
+    )
     before, start = resident_mib(), time.perf_counter()
     pairs = DatasetDict({
         f"{query}-{passage}": Dataset.from_dict({"anchor": by_language[query][0], "positive": by_language[passage][1]})
@@ -153,7 +163,9 @@ def run_peer(args: argparse.Namespace) -> dict:
     arguments = SentenceTransformerTrainingArguments(
         args.json / "out", max_steps=STEPS, per_device_train_batch_size=BATCH, report_to="none", use_cpu=True
     )
-    trainer = SentenceTransformerTrainer(model, arguments, train_dataset=pairs, loss=MultipleNegativesRankingLoss(model))
+    trainer = SentenceTransformerTrainer(
+        model, arguments, train_dataset=pairs, loss=MultipleNegativesRankingLoss(model)
+    )
     iter(trainer.get_train_dataloader())
     setup_s = time.perf_counter() - start
     return {"setup_time_s": setup_s, "host_memory_mib": resident_mib() - before, "datasets": len(pairs)}

@@ -59,8 +59,12 @@ class DataArguments:
     eval_corpus_format: str = _option("auto", "The same for eval_corpus.")
     languages: str | None = _option(None, "Comma-separated codes of the languages to train on; all by default.")
     eval_languages: str | None = _option(None, "Likewise for evaluation; all of eval_corpus by default.")
-    held_out: float = _option(0.1, "Share of the items (or their number, from 1 on) held out where there is no eval_corpus.")
-    on_bad_row: str = _option("refuse", "refuse: stop at the first bad row of a corpus; skip: leave it out and count it.")
+    held_out: float = _option(
+        0.1, "Share of the items (or their number, from 1 on) held out where there is no eval_corpus."
+    )
+    on_bad_row: str = _option(
+        "refuse", "refuse: stop at the first bad row of a corpus; skip: leave it out and count it."
+    )
     cache_dir: str = _option(CACHE_DIR, "Where built corpora and token ids are kept.")
 
 
@@ -90,7 +94,9 @@ class HybridTrainingArguments(TrainingArguments):
     logging_steps: float = _option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
     logging_nan_inf_filter: bool = _option(False, "Leave NaN and infinite losses out of the logged mean.")
     save_strategy: str = _option("no", "no, steps or best: when checkpoint-N is written.")
-    per_device_train_batch_size: int | None = _option(None, "Follows from global_batch_size; refused otherwise.")
+    per_device_train_batch_size: int | None = _option(  # type: ignore[assignment]
+        None, "Follows from global_batch_size; refused otherwise."
+    )
     global_batch_size: int = _option(256, "Most queries that one batch contrasts, over all devices.")
     mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool.")
     smoothing: float = _option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
@@ -129,7 +135,10 @@ class HybridTrainingArguments(TrainingArguments):
             "num_negatives": (self.num_negatives < 0, "it must not be negative"),
             "auto_find_batch_size": (self.auto_find_batch_size, "another batch size is another loss"),
             "ignore_data_skip": (self.ignore_data_skip, "a resumed run would see its first batches again"),
-            "label_smoothing_factor": (self.label_smoothing_factor != 0, "the contrastive loss has no labels to smooth"),
+            "label_smoothing_factor": (
+                self.label_smoothing_factor != 0,
+                "the contrastive loss has no labels to smooth",
+            ),
             "dataloader_drop_last": (self.dataloader_drop_last, "short batches belong to the plan"),
             "use_liger_kernel": (self.use_liger_kernel, "its kernels are for language models"),
             "save_strategy": (self.save_strategy == "epoch", "a plan has no epochs; use steps or best"),
@@ -163,7 +172,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse_arguments(
-    dataclasses: Sequence[type],
+    dataclasses: Sequence[Any],
     argv: Sequence[str] | None = None,
     default_config: str | os.PathLike[str] | None = None,
     flags: dict[str, str] | None = None,
@@ -186,7 +195,7 @@ def parse_arguments(
         ('cls', None)
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(dataclasses, allow_abbrev=False)
+    parser = _Parser(list(dataclasses), allow_abbrev=False)
     parser.add_argument("--config", default=default_config, help="YAML file of defaults for all other options.")
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)

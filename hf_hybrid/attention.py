@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PACKED_ATTENTION = "hf_hybrid_packed"
+ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
 _BUCKET_GROWTH = 1.25  # a bucket holds lengths up to this multiple of its shortest: at most 25% padding
 _VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters  # not in torch 2.10
 # What some models add to the scores, or to the sum under the softmax; leaving it out would be another model.
@@ -34,8 +35,8 @@ _UNKNOWN_TERMS = ("position_bias", "softcap", "s_aux")
 def can_pack(backbone: PreTrainedModel) -> bool:
     """Whether a model computes the same on packed sequences as on padded ones.
 
-    It must take positions, leave attention to a registered function, and attend in both directions; MPNet and its like
-    add a bias that depends on the distance of two tokens in the row.
+    It must take positions, leave attention to a registered function, and attend in both directions. MPNet and its like
+    add a bias that depends on the distance of two tokens in the row; MobileBERT mixes neighbours of the row.
     """
     directions = [module.is_causal for module in backbone.modules() if hasattr(module, "is_causal")]
     return (
@@ -44,7 +45,34 @@ def can_pack(backbone: PreTrainedModel) -> bool:
         and bool(directions)
         and not any(directions)
         and not any("relative_attention_bias" in name for name, _ in backbone.named_modules())
+        and not getattr(backbone.config, "trigram_input", False)
     )
+
+
+def choose_attention(backbone: PreTrainedModel, attention: str) -> str:
+    """What `attention` means for a model.
+
+    Args:
+        backbone (`PreTrainedModel`): The model.
+        attention (`str`): One of `ATTENTIONS`; `"auto"` is `"varlen"` where the model can, else its best.
+
+    Raises:
+        ValueError: When it is another word, or `"varlen"` and the model cannot run packed.
+    """
+    if attention not in ATTENTIONS:
+        raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}; got {attention!r}.")
+    if attention == "varlen" and not can_pack(backbone):
+        raise ValueError(f"attention='varlen': {type(backbone).__name__} cannot run packed. Use attention='auto'.")
+    if attention == "auto":
+        return "varlen" if can_pack(backbone) else "sdpa" if backbone._supports_sdpa else "eager"
+    return attention
+
+
+def position_offset(backbone: PreTrainedModel) -> int:
+    """The position of a first token: RoBERTa and its kin count from `padding_idx + 1`."""
+    embeddings: Any = getattr(backbone, "embeddings", None)
+    counts_from_padding = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
+    return embeddings.padding_idx + 1 if counts_from_padding else 0
 
 
 def flash_runs(device: torch.device, dtype: torch.dtype) -> bool:
@@ -156,7 +184,7 @@ def packed_attention(
     unknown = [name for name in _UNKNOWN_TERMS if others.get(name) is not None]
     if unknown:
         raise ValueError(
-            f"{type(module).__name__} gives {unknown[0]}, which 'varlen' does not know. Use attention='sdpa'."
+            f"{type(module).__name__} gives {unknown[0]}, which 'varlen' does not know. Use attention='eager'."
         )
     # Rotary positions leave queries and keys in float32 under autocast, which casts for sdpa but not for flash.
     q_THE, k_THE, v_THE = (heads[0].transpose(0, 1).to(value.dtype) for heads in (query, key, value))
@@ -191,7 +219,8 @@ def _flash(
                 "Use a later torch, or attention='sdpa'."
             )
         options["window_size"] = (sliding_window - 1, sliding_window - 1)
-    return varlen_attn(q_THE, k_THE, v_THE, cu_seqlens, cu_seqlens, max_length, max_length, **options)
+    output_THE: Any = varlen_attn(q_THE, k_THE, v_THE, cu_seqlens, cu_seqlens, max_length, max_length, **options)
+    return output_THE
 
 
 def _bucketed(
@@ -217,7 +246,7 @@ def _bucketed(
 
 
 def _mask(valid_NL: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
-    """Boolean mask of shape `(N or 1, 1, L or 1, L)`; `None` where everything is attended to, for the fastest kernel."""
+    """Boolean mask of shape `(N or 1, 1, L or 1, L)`; `None` where all is attended to, for speed."""
     length = valid_NL.shape[1]
     padded = not valid_NL[:, -1].all()
     if sliding_window is None or length <= sliding_window:

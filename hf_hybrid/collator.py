@@ -312,7 +312,9 @@ class HybridCollator:
             rank=self.rank,
         )
         sequences = self._sequences(batch, own, passages[self.rank])
-        if not sequences:  # fewer items than ranks: one sequence that no target points to, so that all ranks step alike
+        if (
+            not sequences
+        ):  # fewer items than ranks: one sequence that no target points to, so that all ranks step alike
             sequences = self._sequences(batch, shares[0][:1], _Passages(*np.zeros((3, 0), dtype=np.int64)))
         return HybridInputs(tokens=pack(sequences), targets=targets, facts=self._facts(batch, passages))
 

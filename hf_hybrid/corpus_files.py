@@ -190,7 +190,9 @@ class CorpusWriter:
         ]
         items = np.fromiter((self._items.setdefault(i, len(self._items)) for i in item_ids), np.int64, len(item_ids))
         for kind, column, ids in zip(KINDS, columns, (query_ids, passage_ids), strict=True):
-            self._digests.append(_write_texts(self._unfinished / f"{language}.{kind}.arrow", column, ids))
+            table = pa.table({"text": column} if ids is None else {"text": column, "id": _chunked(ids)})
+            _write_table(self._unfinished / f"{language}.{kind}.arrow", table)
+            self._digests.append(content_digest(column))
         grades = np.ones(len(items), np.int32) if relevance is None else np.asarray(relevance, dtype=np.int32)
         part = {"items": items, "queries": rows[0], "passages": rows[1], "relevance": grades}
         if negatives is not None:
@@ -199,11 +201,8 @@ class CorpusWriter:
         self._link_items(items, _codes(rows[1], columns[1]))
         if groups is not None:
             self._link_labels(items, groups)
-        self._counts[language] = {
-            "items": int(((rows[0] >= 0) | (rows[1] >= 0)).sum()),
-            "queries": len(columns[0]),
-            "passages": len(columns[1]),
-        }
+        num_items = int((np.maximum(*rows) >= 0).sum())
+        self._counts[language] = {"items": num_items, "queries": len(columns[0]), "passages": len(columns[1])}
 
     def write(self) -> Path:
         """Join the languages and publish the folder.
@@ -346,23 +345,12 @@ def _batches(column: pa.ChunkedArray) -> Iterator[pa.StringArray]:
         yield pa.concat_arrays(part.chunks).cast(pa.string())
 
 
-def _write_texts(path: Path, texts: pa.ChunkedArray, ids: Texts | None) -> str:
-    """Write one text file; returns the digest of its texts."""
-    columns = {"text": texts} if ids is None else {"text": texts, "id": _chunked(ids)}
-    _write_table(path, pa.table(columns))
-    return content_digest(texts)
-
-
 def _write_table(path: Path, table: pa.Table) -> None:
     strings = {pa.large_string(): pa.string(), pa.string_view(): pa.string()}
     schema = pa.schema([(field.name, strings.get(field.type, field.type)) for field in table.schema])
     with pa.ipc.new_file(str(path), schema) as file:
         for start in range(0, len(table), BATCH_ROWS):
-            part = table.slice(start, BATCH_ROWS)
-            arrays = [
-                pa.concat_arrays(column.chunks).cast(field.type) for column, field in zip(part, schema, strict=True)
-            ]
-            file.write_batch(pa.record_batch(arrays, schema=schema))
+            file.write_table(table.slice(start, BATCH_ROWS).combine_chunks().cast(schema))
 
 
 def content_digest(*parts: str | np.ndarray | pa.ChunkedArray) -> str:

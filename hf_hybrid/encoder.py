@@ -1,14 +1,13 @@
 """The shared dual encoder: a transformers backbone, pooling, an optional projection, L2 normalisation.
 
-One `forward` encodes queries and passages alike, packed into one row of tokens; on disk it is a folder that `AutoModel`,
-`AutoTokenizer` and `SentenceTransformer` load, with the same embeddings.
+One `forward` encodes queries and passages alike, packed into one row of tokens; on disk it is a folder that
+`AutoModel`, `AutoTokenizer` and `SentenceTransformer` load, with the same embeddings.
 
 Shape letters: T tokens, N sequences, L length of a padded sequence, D size of an embedding.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,13 +16,20 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .attention import PACKED_ATTENTION, can_pack, flash_runs, length_buckets
+from .attention import PACKED_ATTENTION, choose_attention, flash_runs, length_buckets, position_offset
 from .collator import pack, tokenize
-from .model_folder import read_dense_weights, read_layout, read_weights, write_layout
+from .model_folder import (
+    ATTENTION_DROPOUT_NAMES,
+    check_encoder,
+    load_model,
+    read_dense_weights,
+    read_weights,
+    save_tokenizer,
+    write_layout,
+)
 
-ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
 POOLINGS = ("mean", "cls", "pooler")
 SIDES = ("query", "passage")
 
@@ -37,11 +43,11 @@ class HybridEncoder(nn.Module):
         pooling (`str`, *optional*, defaults to `"mean"`): `"mean"` of the token states, `"cls"` the first one, or
             `"pooler"`: the first one through the checkpoint's own dense layer and tanh, as LaBSE does.
         projection (`nn.Sequential`, *optional*): A linear layer and tanh or identity, put on the pooled state.
-        normalize (`bool`, *optional*, defaults to `True`): Scale embeddings to length 1, so that dot product is cosine.
+        normalize (`bool`, *optional*, defaults to `True`): Scale embeddings to length 1: dot product is cosine.
         query_prompt (`str`, *optional*, defaults to `""`): Put before every query, such as `"query: "`.
         passage_prompt (`str`, *optional*, defaults to `""`): Likewise for passages.
-        max_length (`int`, *optional*, defaults to 256): Most tokens of a text that `encode` reads, and no more than the
-            backbone has positions for.
+        max_length (`int`, *optional*, defaults to 256): Most tokens of a text that `encode` reads, at most those
+            that the backbone has positions for.
         attention (`str`, *optional*, defaults to `"auto"`): `"varlen"` runs packed, without padding; `"sdpa"`,
             `"flash_attention_2"` and `"eager"` run transformers' own kernels on padded batches of like length.
             `"auto"` is `"varlen"` for the models that take packed input, else the best that the model has.
@@ -71,21 +77,20 @@ class HybridEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_word("pooling", pooling, POOLINGS)
-        _check_encoder(backbone.config)
+        check_encoder(backbone.config)
         if not tokenizer.is_fast:
-            raise ValueError(
-                f"{type(tokenizer).__name__} is a slow tokenizer; give a fast one, from a tokenizer.json."
-            )
+            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; give a fast one (tokenizer.json).")
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.projection = projection
+        self.projection: Any = projection
         self.pooling, self.normalize = pooling, normalize
         self.prompts = {"query": query_prompt, "passage": passage_prompt}
-        self.max_length = min(max_length, _longest_input(backbone, tokenizer))
+        positions = getattr(backbone.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        self.position_offset = position_offset(backbone)
+        self.max_length = min(max_length, positions - self.position_offset)
         self.num_length_buckets: int | None = None
         self.padding_tokens = 0  # that the last forward pass computed on
         self._take_pooler()
-        self.position_offset = _position_offset(backbone)
-        self.attention = _choose_attention(backbone, attention)
+        self.attention = choose_attention(backbone, attention)
         backbone.set_attn_implementation(PACKED_ATTENTION if self.attention == "varlen" else self.attention)
 
     @classmethod
@@ -114,30 +119,10 @@ class HybridEncoder(nn.Module):
             ValueError: When the model is no encoder, or its layout or settings are not those that are known.
             OSError: When there is no such model, or it has no safetensors.
         """
-        name = os.fspath(name_or_path)
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        _check_encoder(config)
-        if attention_dropout is not None:
-            for key in _attention_dropout_names(config):
-                setattr(config, key, attention_dropout)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-        found, projection = _read_settings(name, revision, config, tokenizer)
-        wanted = found | {key: value for key, value in settings.items() if value is not None}
-        if wanted.get("pooling") != found.get("pooling"):
-            projection = None  # trained on another pooled state
-        options = {}
-        if _has_pooler(config):  # one that is not needed is not made: transformers would report its random weights
-            options["add_pooling_layer"] = wanted.get("pooling") == "pooler" and projection is None
-        backbone = AutoModel.from_pretrained(
-            name,
-            revision=revision,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **options,
-        )
-        return cls(backbone, tokenizer, projection=projection, attention=attention, **wanted)
+        wanted = {key: value for key, value in settings.items() if value is not None}
+        model = load_model(os.fspath(name_or_path), revision, dtype, attention_dropout, wanted.get("pooling"))
+        wanted = {"projection": model.projection, "attention": attention, **model.settings, **wanted}
+        return cls(model.backbone, model.tokenizer, **wanted)
 
     @classmethod
     def from_scratch(
@@ -160,8 +145,6 @@ class HybridEncoder(nn.Module):
             vocab_size (`int`, *optional*, defaults to 8192): Most entries of the tokenizer.
             **settings: Those of the class. The weights follow torch's global seed.
         """
-        from transformers import BertConfig, BertModel
-
         tokenizer = _train_tokenizer(texts, vocab_size)
         config = BertConfig(
             vocab_size=len(tokenizer),
@@ -181,8 +164,14 @@ class HybridEncoder(nn.Module):
         return self.backbone.config
 
     @property
-    def _no_split_modules(self) -> Any:
-        return self.backbone._no_split_modules
+    def _no_split_modules(self) -> list[str]:
+        """What FSDP shards as a whole: the layers. Accelerate shards the word embeddings by themselves, so a module that
+        holds them must not be sharded before."""
+        words = self.get_input_embeddings()
+        names = set(self.backbone._no_split_modules or ())
+        return [name for name in names if not any(
+            type(module).__name__ == name and words in module.modules() for module in self.backbone.modules()
+        )]
 
     @property
     def device(self) -> torch.device:
@@ -256,10 +245,9 @@ class HybridEncoder(nn.Module):
         """
         _check_word("side", side, SIDES)
         embeddings = np.zeros((len(texts), self.embedding_size), dtype=np.float32)
-        if not len(texts):
-            return embeddings
         rank, world_size = share
-        ids, _ = tokenize(self.tokenizer, [self.prompts[side] + text for text in texts], self.max_length)
+        prompted = [self.prompts[side] + text for text in texts]
+        ids = tokenize(self.tokenizer, prompted, self.max_length)[0] if prompted else []
         with tqdm(total=len(ids), desc=f"Encoding {side}s", disable=not show_progress, leave=False) as bar:
             for numbers in token_batches([len(sequence) for sequence in ids], batch_tokens * world_size):
                 own = numbers[rank::world_size]  # they are sorted by length: every rank gets as many long ones
@@ -286,16 +274,16 @@ class HybridEncoder(nn.Module):
 
         Args:
             folder (`str` or `Path`): Made if it is not there.
-            state_dict (`dict[str, torch.Tensor]`, *optional*): Weights of this module gathered from shards; its own by
-                default.
+            state_dict (`dict[str, torch.Tensor]`, *optional*): Weights gathered from shards; by default its own.
         """
         state = self.state_dict() if state_dict is None else state_dict
         weights = _under("backbone.", state)
         projection = _under("projection.0.", state)
         if self.pooling == "pooler":  # AutoModel's pooler_output then is the embedding before it is normalised
             weights |= {f"pooler.dense.{name}": weight.clone() for name, weight in projection.items()}
-        self.backbone.save_pretrained(folder, state_dict=weights)
-        self._save_tokenizer(folder)
+        # Under the names of this module: under DeepSpeed ZeRO-3 the names of old checkpoints would come back.
+        self.backbone.save_pretrained(folder, state_dict=weights, save_original_format=False)
+        save_tokenizer(self.tokenizer, folder, self.max_length)
         write_layout(
             folder,
             pooling="mean" if self.pooling == "mean" else "cls",
@@ -330,7 +318,7 @@ class HybridEncoder(nn.Module):
     ) -> torch.Tensor:
         autocast = torch.is_autocast_enabled(input_ids.device.type)
         dtype = torch.get_autocast_dtype(input_ids.device.type) if autocast else self.backbone.dtype
-        dropout = self.training and any(getattr(self.config, key) for key in _attention_dropout_names(self.config))
+        dropout = self.training and any(getattr(self.config, name, 0.0) for name in ATTENTION_DROPOUT_NAMES)
         flash = flash_runs(input_ids.device, dtype) and not dropout
         output = self.backbone(
             input_ids=input_ids[None],
@@ -342,9 +330,8 @@ class HybridEncoder(nn.Module):
         return output.last_hidden_state[0]
 
     def _run_padded(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        found = (
-            length_buckets(cu_seqlens, float("inf")) if self.num_length_buckets == 1 else length_buckets(cu_seqlens)
-        )
+        whole = {"growth": float("inf")} if self.num_length_buckets == 1 else {}
+        found = length_buckets(cu_seqlens, **whole)
         self.padding_tokens = sum(bucket.valid_NL.numel() for bucket in found.buckets) - len(input_ids)
         padding_id = self.tokenizer.pad_token_id or 0  # any will do: it is masked
         states = []
@@ -352,7 +339,7 @@ class HybridEncoder(nn.Module):
             padded_NL = input_ids[bucket.token_NL].masked_fill(~bucket.valid_NL, padding_id)
             output = self.backbone(input_ids=padded_NL, attention_mask=bucket.valid_NL.long())
             states.append(output.last_hidden_state.flatten(0, 1))
-        return torch.cat(states)[found.position_T]
+        return torch.cat(states).index_select(0, found.position_T)
 
     def _pool(self, states_TD: torch.Tensor, sequence_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         if self.pooling == "mean":
@@ -366,25 +353,14 @@ class HybridEncoder(nn.Module):
 
     def _take_pooler(self) -> None:
         """Make the checkpoint's pooler the projection where it is asked for, and drop it: it would get no gradient."""
-        pooler = getattr(self.backbone, "pooler", None)
+        backbone: Any = self.backbone
+        pooler: Any = getattr(backbone, "pooler", None)
         if self.pooling == "pooler" and self.projection is None:
             if not isinstance(getattr(pooler, "dense", None), nn.Linear):
-                raise ValueError(
-                    f"pooling='pooler' needs a checkpoint with a pooler; {type(self.backbone).__name__} has none."
-                )
+                raise ValueError(f"pooling='pooler': {type(backbone).__name__} has no pooler. Use 'cls' or 'mean'.")
             self.projection = nn.Sequential(pooler.dense, nn.Tanh())
         if pooler is not None:
-            self.backbone.pooler = None
-
-    def _save_tokenizer(self, folder: str | os.PathLike[str]) -> None:
-        """With `max_length`, and without the truncation of its last call."""
-        given = self.tokenizer.model_max_length
-        self.tokenizer.backend_tokenizer.no_truncation()
-        self.tokenizer.model_max_length = self.max_length
-        try:
-            self.tokenizer.save_pretrained(folder)
-        finally:
-            self.tokenizer.model_max_length = given
+            backbone.pooler = None
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
@@ -411,64 +387,12 @@ def _check_word(name: str, given: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {given!r}.")
 
 
-def _check_encoder(config: Any) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"{config.model_type} is an encoder-decoder; give an encoder such as XLM-R or mBERT.")
-
-
-def _has_pooler(config: Any) -> bool:
-    model_class = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
-    return inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class).parameters
-
-
-def _read_settings(
-    name: str, revision: str | None, config: Any, tokenizer: PreTrainedTokenizerBase
-) -> tuple[dict[str, Any], nn.Sequential | None]:
-    """Settings and projection that a sentence-transformers layout gives; nothing where there is none."""
-    layout = read_layout(name, revision)
-    if layout is None:
-        return {}, None
-    settings = {"max_length": tokenizer.model_max_length} | layout.settings
-    projection = layout.projection
-    if projection is not None and settings["pooling"] == "cls" and _has_pooler(config):
-        linear, activation = projection
-        if linear.in_features == linear.out_features and linear.bias is not None and isinstance(activation, nn.Tanh):
-            settings["pooling"] = "pooler"  # of the same shape as the backbone's own, so that it can be saved as that
-    return settings, projection
-
-
-def _choose_attention(backbone: PreTrainedModel, attention: str) -> str:
-    _check_word("attention", attention, ATTENTIONS)
-    if attention == "auto":
-        return "varlen" if can_pack(backbone) else "sdpa" if backbone._supports_sdpa else "eager"
-    if attention == "varlen" and not can_pack(backbone):
-        raise ValueError(f"attention='varlen': {type(backbone).__name__} cannot run packed. Use attention='auto'.")
-    return attention
-
-
-def _position_offset(backbone: PreTrainedModel) -> int:
-    """The position of a first token: RoBERTa and its kin count from `padding_idx + 1`."""
-    embeddings = getattr(backbone, "embeddings", None)
-    counts_from_padding = hasattr(embeddings, "create_position_ids_from_inputs_embeds")
-    return embeddings.padding_idx + 1 if counts_from_padding else 0
-
-
-def _longest_input(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    positions = getattr(backbone.config, "max_position_embeddings", None)
-    return positions - _position_offset(backbone) if positions else tokenizer.model_max_length
-
-
-def _attention_dropout_names(config: Any) -> list[str]:
-    return [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
-
-
 def _under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
 
 
 def _train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

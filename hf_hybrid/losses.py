@@ -4,12 +4,13 @@ For query q with positive passage p, and N(q) the passages of other groups than 
 
     loss(q, p) = -log( exp(s(q, p) / t) / (exp(s(q, p) / t) + sum over n in N(q) of exp(s(q, n) / t)) )
 
-(InfoNCE: van den Oord et al. 2018, arXiv 1807.03748).  The other translations of p, and passages of items that share it,
-are neither positives nor negatives of the pair, so a pool batch with several positives a query needs no other formula.
+(InfoNCE: van den Oord et al. 2018, arXiv 1807.03748).  The other translations of p, and passages of items that share
+it, are neither positives nor negatives of the pair, so a pool batch with several positives a query needs no other
+formula.
 
 This is the one place that scales: the mean is over the positives of all ranks, and the factor W undoes the mean over
-W ranks that DDP, FSDP and DeepSpeed take of the gradients.  Queries stay local and passages are gathered *with* gradient,
-so each pair is counted once.
+W ranks that DDP, FSDP and DeepSpeed take of the gradients.  Queries stay local and passages are gathered *with*
+gradient, so each pair is counted once.
 
 Shape letters: as in `collator.py`; D is the size of an embedding.
 """
@@ -51,7 +52,9 @@ def contrastive_loss(
     first = sum(targets["query_counts"][:rank])
     groups_B = targets["query_groups_Q"][first : first + len(queries_BD)]
     scores_BG = queries_BD @ passages_GD.T / temperature
-    loss_P = _info_nce(scores_BG, groups_B, targets["passage_groups_G"], targets["positive_query_P"], targets["positive_passage_P"])
+    loss_P = _info_nce(
+        scores_BG, groups_B, targets["passage_groups_G"], targets["positive_query_P"], targets["positive_passage_P"]
+    )
     if symmetric:
         queries_QD = gather_rows(queries_BD, targets["query_counts"])
         start = sum(targets["passage_counts"][:rank])
@@ -63,7 +66,11 @@ def contrastive_loss(
 
 
 def _info_nce(
-    scores_XY: torch.Tensor, groups_X: torch.Tensor, groups_Y: torch.Tensor, row_P: torch.Tensor, column_P: torch.Tensor
+    scores_XY: torch.Tensor,
+    groups_X: torch.Tensor,
+    groups_Y: torch.Tensor,
+    row_P: torch.Tensor,
+    column_P: torch.Tensor,
 ) -> torch.Tensor:
     """Loss of each pair (row, column) against the columns of other groups than its row's."""
     same_XY = groups_X[:, None] == groups_Y[None, :]

@@ -1,13 +1,15 @@
-"""The files of a model folder: its weights, and the sentence-transformers layout beside them.
+"""The files of a model folder: weights, tokenizer, and the sentence-transformers layout beside them.
 
 In that layout `modules.json` names the modules that a text passes through, each with a folder and a configuration.
-Read are the layouts of sentence-transformers 2 to 6 that consist of Transformer, Pooling, at most one Dense and at most
-one Normalize; written are the names that all these releases read.
+Read are the layouts of sentence-transformers 2 to 6 that consist of Transformer, Pooling, at most one Dense and at
+most one Normalize; written are the names that all these releases read.  Only safetensors are read, and no code.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +18,29 @@ from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+ATTENTION_DROPOUT_NAMES = ("attention_probs_dropout_prob", "attention_dropout")  # in the models' configurations
 _POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 _ACTIVATIONS = {"torch.nn.modules.activation.Tanh": nn.Tanh, "torch.nn.modules.linear.Identity": nn.Identity}
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")  # in the order of `SentenceTransformer.encode_document`
 _WEIGHTS = "model.safetensors"
+
+
+class LoadedModel(NamedTuple):
+    """What a folder or Hub repository holds.
+
+    Args:
+        backbone (`PreTrainedModel`): Without a task head.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        projection (`nn.Sequential`, *optional*): A linear layer and activation, as in `Layout`.
+        settings (`dict[str, Any]`): As in `Layout`; `pooling` may also be "pooler". Empty where there is no layout.
+    """
+
+    backbone: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    projection: nn.Sequential | None
+    settings: dict[str, Any]
 
 
 class Layout(NamedTuple):
@@ -34,6 +54,66 @@ class Layout(NamedTuple):
 
     settings: dict[str, Any]
     projection: nn.Sequential | None
+
+
+def load_model(
+    name: str,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention_dropout: float | None = None,
+    pooling: str | None = None,
+) -> LoadedModel:
+    """Load an encoder with its tokenizer and, where there is a sentence-transformers layout, what that says.
+
+    Args:
+        name (`str`): Folder or Hub id.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the backbone's weights.
+        attention_dropout (`float`, *optional*): Dropout of attention probabilities; by default the checkpoint's.
+        pooling (`str`, *optional*): Instead of the layout's, whose projection is then left out.
+
+    Raises:
+        ValueError: When the model is no encoder, or its layout is not one of those that are known.
+        OSError: When there is no such model, or it has no safetensors.
+    """
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    check_encoder(config)
+    for key in ATTENTION_DROPOUT_NAMES:  # before the modules are made, which copy it
+        if attention_dropout is not None and hasattr(config, key):
+            setattr(config, key, attention_dropout)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    layout = read_layout(name, revision)
+    settings, projection = layout or ({}, None)
+    if layout is not None:
+        settings = {"max_length": tokenizer.model_max_length} | settings
+        if _is_pooler(projection, settings["pooling"], config):
+            settings["pooling"] = "pooler"
+    if pooling not in (None, settings.get("pooling")):
+        settings, projection = settings | {"pooling": pooling}, None  # it was trained on another pooled state
+    options = {}
+    if _has_pooler(config):  # one that is not needed is not made: transformers would report its random weights
+        options["add_pooling_layer"] = settings.get("pooling") == "pooler" and projection is None
+    backbone = AutoModel.from_pretrained(
+        name, revision=revision, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+    )
+    return LoadedModel(backbone, tokenizer, projection, settings)
+
+
+def check_encoder(config: Any) -> None:
+    """Refuse the configuration of a model that is not an encoder alone."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{config.model_type} is an encoder-decoder; give an encoder such as XLM-R or mBERT.")
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str], max_length: int) -> None:
+    """Save a fast tokenizer that cuts at `max_length`, without the settings of its last call."""
+    given = tokenizer.model_max_length
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.model_max_length = max_length
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = given
 
 
 def find_file(name: str, revision: str | None, path: str) -> Path | None:
@@ -99,7 +179,7 @@ def read_layout(name: str, revision: str | None = None) -> Layout | None:
 
 
 def write_layout(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     pooling: str,
     hidden_size: int,
@@ -151,7 +231,7 @@ def write_layout(
     _write_json(folder / "config_sentence_transformers.json", about)
 
 
-def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+def read_weights(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """All tensors of `model.safetensors`, or of the shards that its index names.
 
     Args:
@@ -165,10 +245,25 @@ def read_weights(folder: str | Path) -> dict[str, torch.Tensor]:
     return {name: weight for part in names for name, weight in _load_tensors(str(folder), None, part).items()}
 
 
-def read_dense_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+def read_dense_weights(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """`weight` and `bias` of the projection that `write_layout` wrote."""
     tensors = _load_tensors(str(folder), None, f"2_Dense/{_WEIGHTS}")
     return {key.removeprefix("linear."): tensor for key, tensor in tensors.items()}
+
+
+def _has_pooler(config: Any) -> bool:
+    """Whether the model has a dense layer with tanh over the first token's state, as BERT has."""
+    model_class: Any = MODEL_MAPPING.get(type(config), None)
+    return inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class).parameters
+
+
+def _is_pooler(projection: nn.Sequential | None, pooling: str, config: Any) -> bool:
+    """Whether a projection could be the backbone's own pooler, and so be saved as that."""
+    if projection is None or pooling != "cls" or not _has_pooler(config):
+        return False
+    linear, activation = projection
+    square = linear.in_features == linear.out_features and linear.bias is not None
+    return square and isinstance(activation, nn.Tanh)
 
 
 def _load_tensors(name: str, revision: str | None, path: str) -> dict[str, torch.Tensor]:

@@ -204,8 +204,6 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         """Say what a batch holds; once for each batch, before the step that uses it ends."""
         self._records.append(record)
 
-    # The trainer's events
-
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # A checkpoint of a run without this callback has no entry for it, and the trainer fills only entries it finds.
         entries: Any = state.stateful_callbacks
@@ -262,8 +260,6 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         saved = {"totals": asdict(self.totals), "line_start": self._line_start}
         arguments = {"folder": str(self.folder.path), "energy": self.energy, "peak_flops": self.peak_flops}
         return {"args": arguments, "attributes": {"saved": saved}}
-
-    # Windows and lines
 
     def _settle(self, state: TrainerState, control: TrainerControl) -> None:
         if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:

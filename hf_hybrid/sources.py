@@ -95,6 +95,10 @@ def load_corpus(
     if corpus_format not in _LOADERS:
         raise ValueError(f"corpus_format={corpus_format!r}: give one of auto, built, {', '.join(_LOADERS)}.")
     if split is not None:
+        if corpus_format not in ("beir", "hub"):
+            raise ValueError(
+                f"split={split!r}: only BEIR folders and presets have splits, not {corpus_format}; drop it."
+            )
         options["split"] = split
     load = _LOADERS[corpus_format]
     return load(str(path_or_preset), languages=languages, on_bad_row=on_bad_row, cache_dir=cache_dir, **options)

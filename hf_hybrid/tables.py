@@ -244,6 +244,8 @@ def _questions(path: Path, sentences: list[str], bad: BadRows) -> Iterator[tuple
         first = len(sentences)
         breaks = _list(paragraph, "sentence_breaks", where)
         sentences.extend(_list(paragraph, "sentences", where))
+        if not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences[first:]):
+            raise ValueError(f"{where}: a sentence is empty or not a string; allowed are strings with text.")
         if len(breaks) != len(sentences) - first:
             raise ValueError(
                 f"{where}: {len(sentences) - first} sentences but {len(breaks)} sentence_breaks; give as many of both."

@@ -1,7 +1,7 @@
 """A `transformers.Trainer` whose batches follow a plan.
 
-The data loader yields the steps of the plan, each as this rank's share of the global batch, so Accelerate has nothing to
-shard and a resumed run skips numbers, not data.  A step is one forward pass through the wrapped model (queries and
+The data loader yields the steps of the plan, each as this rank's share of the global batch, so Accelerate has nothing
+to shard and a resumed run skips numbers, not data.  A step is one forward pass through the wrapped model (queries and
 passages packed together), then the loss over the embeddings of all ranks.
 """
 
@@ -28,7 +28,7 @@ from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval, flatten_scores
 from .losses import contrastive_loss
 from .records import Scores
-from .resources import ResourceLogCallback, StepRecord, encoder_flops
+from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 from .schedule import HybridSchedule
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class HybridTrainer(Trainer):
 
     model: HybridEncoder
     args: HybridTrainingArguments
+    train_dataset: Any  # a ParallelCorpus
 
     def __init__(
         self,
@@ -143,7 +144,9 @@ class HybridTrainer(Trainer):
             self._data_wait_s.append(time.perf_counter() - start)
         return inputs, None
 
-    def compute_loss(
+    # Batches, data sets and counts are of our own kinds, hence the remarks to the type checker.
+
+    def compute_loss(  # type: ignore[override]
         self,
         model: nn.Module,
         inputs: HybridInputs,
@@ -177,9 +180,9 @@ class HybridTrainer(Trainer):
             )
         )
 
-    def floating_point_ops(self, inputs: HybridInputs) -> float:
+    def floating_point_ops(self, inputs: HybridInputs) -> float:  # type: ignore[override]
         """This rank's part of the operations of a batch, by the formula of the resource log."""
-        shape, facts = self.resource_log._shape, inputs["facts"]
+        shape, facts = encoder_shape(self.accelerator.unwrap_model(self.model)), inputs["facts"]
         if shape is None:
             return 0.0
         return encoder_flops(*shape, facts.tokens, facts.sum_squared_lengths) / distributed.world_size()
@@ -188,7 +191,7 @@ class HybridTrainer(Trainer):
         if self.args.include_num_input_tokens_seen != "no":
             self.state.num_input_tokens_seen += inputs["facts"].tokens
 
-    def evaluate(
+    def evaluate(  # type: ignore[override]
         self,
         eval_dataset: ParallelCorpus | dict[str, ParallelCorpus] | None = None,
         ignore_keys: list[str] | None = None,
@@ -204,7 +207,7 @@ class HybridTrainer(Trainer):
         Returns:
             `dict[str, float]`: Measures by `prefix_setting/measure`.
         """
-        corpora = self.eval_dataset if eval_dataset is None else eval_dataset
+        corpora: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if corpora is None:
             raise ValueError("evaluate: no eval_dataset was given, to the trainer or to this call.")
         start, metrics = time.perf_counter(), {}
@@ -231,6 +234,15 @@ class HybridTrainer(Trainer):
                 max_queries=self.args.max_eval_queries,
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
+
+    def distributed_strategy(self) -> dict[str, Any]:
+        """How the processes share the work, as accelerate set it up: `type`, and the `stage` of FSDP or ZeRO."""
+        state, stage = self.accelerator.state, None
+        if self.is_deepspeed_enabled:
+            stage = state.deepspeed_plugin.zero_stage
+        elif self.is_fsdp_enabled:
+            stage = state.fsdp_plugin.fsdp_version
+        return {"type": state.distributed_type.value, "stage": stage}
 
     # A checkpoint is a model folder, as `HybridEncoder.save_pretrained` writes it, with the trainer's state beside it.
 

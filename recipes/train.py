@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import set_seed
@@ -89,9 +90,7 @@ def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorp
         train, held_out = train.split(held_out=share if share < 1 else int(share))
         wanted = split_codes(data_args.eval_languages)
         return train, held_out.select_languages(wanted) if wanted else held_out
-    return train, open_corpus(
-        data_args.eval_corpus, data_args.eval_corpus_format, data_args.eval_languages, data_args
-    )
+    return train, open_corpus(data_args.eval_corpus, data_args.eval_corpus_format, data_args.eval_languages, data_args)
 
 
 def open_corpus(name: str, corpus_format: str, languages: str | None, data_args: DataArguments) -> ParallelCorpus:
@@ -139,7 +138,7 @@ def texts_of_items(corpus: ParallelCorpus, language: str) -> Iterator[str]:
 
 def run_record(trainer: HybridTrainer, arguments: list, corpus: ParallelCorpus) -> dict:
     """`run.json` less its status."""
-    config = {}
+    config: dict[str, Any] = {}
     for group in arguments:
         config.update(group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group))
     counts = corpus.pair_counts()
@@ -155,7 +154,7 @@ def run_record(trainer: HybridTrainer, arguments: list, corpus: ParallelCorpus) 
         "plan": {"cells": trainer.schedule.plan()},
         "seed": trainer.schedule.seed,
         "world_size": trainer.args.world_size,
-        "environment": environment(),
+        "environment": environment() | {"distributed": trainer.distributed_strategy()},
     }
 
 

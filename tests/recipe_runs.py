@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
-def write_jsonl_corpus(folder: Path, **options: object) -> Path:
+def write_jsonl_corpus(folder: Path, **options: Any) -> Path:
     """A folder of `<lang>.jsonl`."""
     corpus = toy_corpus(**options)
     folder.mkdir(parents=True)
@@ -31,7 +32,7 @@ def write_jsonl_corpus(folder: Path, **options: object) -> Path:
     return folder
 
 
-def write_model(folder: Path, **options: object) -> Path:
+def write_model(folder: Path, **options: Any) -> Path:
     """A model without dropout, so that runs on any number of processes can be compared."""
     encoder = toy_encoder(toy_corpus(), **options)
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -41,16 +42,23 @@ def write_model(folder: Path, **options: object) -> Path:
 
 
 def run_recipe(
-    *options: object, launch: list[str] | None = None, processes: int = 1, check: bool = True, timeout: float = 300
+    *options: Any, launch: list[str] | None = None, processes: int = 1, check: bool = True, timeout: float = 300
 ) -> subprocess.CompletedProcess:
     """`accelerate launch recipes/train.py OPTIONS`, or another launcher."""
     command = [*(launch or [*LAUNCH, "--cpu", "--num_processes", "1"]), str(REPOSITORY / "recipes" / "train.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"}
     found = subprocess.run(
-        [*command, *map(str, options)], capture_output=True, text=True, env=environment, timeout=timeout, cwd=REPOSITORY
+        [*command, *map(str, options)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=timeout,
+        cwd=REPOSITORY,
     )
     if check and found.returncode:
-        raise AssertionError(f"{command} ended with {found.returncode}:\n{found.stdout[-3000:]}\n{found.stderr[-6000:]}")
+        raise AssertionError(
+            f"{command} ended with {found.returncode}:\n{found.stdout[-3000:]}\n{found.stderr[-6000:]}"
+        )
     return found
 
 

@@ -19,7 +19,9 @@ def yaml(tmp_path: Path, text: str) -> str:
 
 
 def test_command_line_overrides_yaml(tmp_path: Path) -> None:
-    config = yaml(tmp_path, "learning_rate: 2e-5\nmax_steps: 7\nbf16: false\nmix: pool=1\nuse_cpu: true\nlanguages: en,de\n")
+    config = yaml(
+        tmp_path, "learning_rate: 2e-5\nmax_steps: 7\nbf16: false\nmix: pool=1\nuse_cpu: true\nlanguages: en,de\n"
+    )
     _, data, args, rest = parse_arguments(ALL, ["--config", config, "--max_steps", "9", "--languages=fr"])
     assert (args.learning_rate, args.max_steps, args.mix, args.bf16) == (2e-5, 9, "pool=1", False)
     assert data.languages == "fr"
@@ -78,9 +80,11 @@ def test_a_config_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_shipped_recipe_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shipped_recipe_parses(path: Path) -> None:
     model, _, args, _ = parse_arguments(ALL, ["--config", str(path), "--use_cpu", "true", "--bf16", "false"])
-    assert args.output_dir == f"runs/{path.parent.name}-{path.stem.replace('_', '-')}".replace("mmarco-xlmr", "mmarco-xlmr")
+    assert args.output_dir == f"runs/{path.parent.name}-{path.stem.replace('_', '-')}".replace(
+        "mmarco-xlmr", "mmarco-xlmr"
+    )
     assert args.max_steps > 0
     assert (model.model_name_or_path is None) == (path.parent.name == "sample")
 
@@ -89,7 +93,17 @@ def test_recipes_are_there() -> None:
     assert len(RECIPES) >= 9
 
 
-def test_the_share_of_a_process_follows_from_the_global_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert HybridTrainingArguments(tmp_path, use_cpu=True, global_batch_size=30).per_device_train_batch_size == 30
-    assert HybridTrainingArguments(tmp_path, use_cpu=True, metric_for_best_model="bias/rank_distance").greater_is_better is False
-    assert HybridTrainingArguments(tmp_path, use_cpu=True, metric_for_best_model="multilingual/MAP").greater_is_better is True
+def test_the_share_of_a_process_follows_from_the_global_batch(tmp_path: Path) -> None:
+    assert HybridTrainingArguments(str(tmp_path), use_cpu=True, global_batch_size=30).per_device_train_batch_size == 30
+    assert (
+        HybridTrainingArguments(
+            str(tmp_path), use_cpu=True, metric_for_best_model="bias/rank_distance"
+        ).greater_is_better
+        is False
+    )
+    assert (
+        HybridTrainingArguments(
+            str(tmp_path), use_cpu=True, metric_for_best_model="multilingual/MAP"
+        ).greater_is_better
+        is True
+    )

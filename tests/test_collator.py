@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from hf_hybrid.collator import HybridCollator, HybridInputs, StepDataset, TokenCache, pack
 from hf_hybrid.corpus import ParallelCorpus
@@ -35,7 +38,7 @@ def schedule(corpus: ParallelCorpus) -> HybridSchedule:
 def sequences(tokens: dict) -> list[list[int]]:
     bounds = tokens["cu_seqlens"].tolist()
     ids = tokens["input_ids"].tolist()
-    return [ids[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [ids[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def test_pack_keeps_every_token() -> None:
@@ -68,16 +71,14 @@ def test_cache_is_built_once_and_keyed_by_what_it_depends_on(corpus: ParallelCor
     cache.build()
     assert {path: path.stat().st_mtime_ns for path in cache.folder.iterdir()} == files
     encoder, parent = toy_encoder(corpus), cache.folder.parent
-    folders = {
-        TokenCache(view, encoder.tokenizer, cache_dir=parent, **options).folder
-        for view, options in [
-            (corpus, {}),
-            (corpus, {"query_prompt": "q"}),
-            (corpus, {"max_passage_length": 30}),
-            (corpus.select_languages(["en", "de"]), {}),
-            (corpus.split(0.2)[0], {}),
-        ]
-    }
+    views: list[tuple[ParallelCorpus, dict[str, Any]]] = [
+        (corpus, {}),
+        (corpus, {"query_prompt": "q"}),
+        (corpus, {"max_passage_length": 30}),
+        (corpus.select_languages(["en", "de"]), {}),
+        (corpus.split(0.2)[0], {}),
+    ]
+    folders = {TokenCache(view, encoder.tokenizer, cache_dir=parent, **options).folder for view, options in views}
     assert len(folders) == 5
     encoder.tokenizer(["a call that changes the truncation of the tokenizer"], truncation=True, max_length=4)
     assert TokenCache(corpus, encoder.tokenizer, cache_dir=parent).folder in folders
@@ -104,13 +105,18 @@ def stream_hash(schedule: HybridSchedule, cache: TokenCache, world_size: int, st
 
 
 def reassemble(ranks: list[HybridInputs]) -> list:
-    queries, pairs, negatives, groups = [], [], [], []
+    queries: list[list[int]] = []
+    pairs: list[tuple[int, list[int]]] = []
+    negatives: list[list[int]] = []
+    groups: list[int] = []
     for inputs in ranks:
         targets, texts = inputs["targets"], sequences(inputs["tokens"])
         rank = targets["rank"]
         own = targets["query_counts"][rank]
         first = sum(targets["passage_counts"][:rank])
-        for query, passage in zip(targets["positive_query_P"].tolist(), targets["positive_passage_P"].tolist(), strict=True):
+        for query, passage in zip(
+            targets["positive_query_P"].tolist(), targets["positive_passage_P"].tolist(), strict=True
+        ):
             pairs.append((len(queries) + query, texts[own + passage - first]))
         negatives += texts[own + len(targets["positive_query_P"]) : own + targets["passage_counts"][rank]]
         queries += texts[:own]
@@ -137,7 +143,9 @@ def test_workers_give_the_same_batches(schedule: HybridSchedule, cache: TokenCac
         assert found == [dataset[step]["tokens"]["input_ids"].tolist() for step in range(10)]
 
 
-def test_every_positive_is_its_querys_own_passage(corpus: ParallelCorpus, schedule: HybridSchedule, cache: TokenCache) -> None:
+def test_every_positive_is_its_querys_own_passage(
+    corpus: ParallelCorpus, schedule: HybridSchedule, cache: TokenCache
+) -> None:
     for step in range(20):
         batch, inputs = schedule.batch(step), HybridCollator(schedule, cache, num_negatives=1)(step)
         targets = inputs["targets"]
@@ -157,7 +165,10 @@ def test_facts_are_of_the_global_batch(schedule: HybridSchedule, cache: TokenCac
         assert facts == ranks[2]["facts"]
         assert facts.tokens == sum(lengths)
         assert facts.sum_squared_lengths == sum(length**2 for length in lengths)
-        assert set(facts.tokens_per_language) == {schedule.batch(step).query_language, *schedule.batch(step).passage_languages}
+        assert set(facts.tokens_per_language) == {
+            schedule.batch(step).query_language,
+            *schedule.batch(step).passage_languages,
+        }
 
 
 def test_a_rank_without_items_still_has_a_sequence(schedule: HybridSchedule, cache: TokenCache) -> None:
@@ -177,7 +188,7 @@ def test_hard_negatives_are_asked_for_in_vain() -> None:
 
 
 def test_slow_tokenizers_are_refused(corpus: ParallelCorpus) -> None:
-    class Slow:
+    class Slow(PreTrainedTokenizerBase):
         is_fast = False
 
     with pytest.raises(ValueError, match="slow tokenizer"):

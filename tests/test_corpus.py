@@ -258,6 +258,15 @@ def test_save_of_a_view_keeps_its_content(tmp_path: Path) -> None:
     assert [saved.text(PASSAGE, "en", r) for r in new.rows] == [view.text(PASSAGE, "en", r) for r in old.rows]
 
 
+def test_save_of_a_view_without_text_in_a_language(corpus: ParallelCorpus, tmp_path: Path) -> None:
+    only_d = [part for part in corpus.select_languages(["pt-BR", "en"]).split(1, seed=0) if part.num_items]
+    for i, part in enumerate(only_d):
+        saved = part.save(tmp_path / f"saved{i}")
+        assert (saved.pair_counts() == part.pair_counts()).all()
+        assert (saved.save(tmp_path / f"again{i}").pair_counts() == part.pair_counts()).all()
+    assert any(0 in np.diag(part.pair_counts()) for part in only_d), "no language was empty: nothing was tested"
+
+
 def test_save_of_a_whole_corpus_is_the_same_corpus(corpus: ParallelCorpus, tmp_path: Path) -> None:
     assert corpus.save(tmp_path / "copy").fingerprint == corpus.fingerprint
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 from hf_hybrid import distributed
 from tests.recipe_runs import LAUNCH, REPOSITORY, losses, run_recipe, weights, write_jsonl_corpus, write_model
 
 pytestmark = pytest.mark.distributed
 STEPS = 6
-TWO_PROCESSES = ["ddp", "fsdp2", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+# The shipped configuration, and what accelerate must say that it ran: on CPU it may leave a part out without a word.
+TWO_PROCESSES = {
+    "ddp": ("MULTI_CPU", None, 2),
+    "fsdp2": ("FSDP", 2, 2),
+    "deepspeed_zero1": ("DEEPSPEED", 1, 2),
+    "deepspeed_zero2": ("DEEPSPEED", 2, 2),
+    "deepspeed_zero3": ("DEEPSPEED", 3, 2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +65,14 @@ def one_process(inputs: list[object], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def launch(name: str, *options: str) -> list[str]:
-    return [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
+    command = [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
+    return [*command, str(REPOSITORY / "tests" / "fsdp_on_cpu.py")] if name == "fsdp2" else command
+
+
+def kind_of_run(folder: Path) -> tuple[str, int | None, int]:
+    found = json.loads((folder / "run.json").read_text())
+    distributed = found["environment"]["distributed"]
+    return distributed["type"], distributed["stage"], found["world_size"]
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
@@ -71,10 +87,6 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 
 
 def weights_before(reference: Path) -> dict[str, torch.Tensor]:
-    import json
-
-    from safetensors.torch import load_file
-
     config = json.loads((reference / "run.json").read_text())["config"]
     return load_file(Path(config["model_name_or_path"]) / "model.safetensors")
 
@@ -82,6 +94,7 @@ def weights_before(reference: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", TWO_PROCESSES)
 def test_two_processes_equal_one(name: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
     run_recipe(*inputs, "--output_dir", tmp_path, launch=launch(name))
+    assert kind_of_run(tmp_path) == TWO_PROCESSES[name]
     assert_same_run(tmp_path, one_process)
 
 
@@ -91,12 +104,16 @@ def test_four_processes_equal_one(inputs: list[object], one_process: Path, tmp_p
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_padded_attention_equals_packed(attention: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+def test_padded_attention_equals_packed(
+    attention: str, inputs: list[object], one_process: Path, tmp_path: Path
+) -> None:
     run_recipe(*inputs, "--output_dir", tmp_path, "--attention", attention, launch=launch("cpu"))
     assert_same_run(tmp_path, one_process)
 
 
-def test_padded_attention_makes_equal_calls_under_sharding(inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+def test_padded_attention_makes_equal_calls_under_sharding(
+    inputs: list[object], one_process: Path, tmp_path: Path
+) -> None:
     run_recipe(*inputs, "--output_dir", tmp_path, "--attention", "sdpa", launch=launch("fsdp2"))
     assert_same_run(tmp_path, one_process)
 

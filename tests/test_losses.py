@@ -14,7 +14,9 @@ from hf_hybrid.schedule import HybridSchedule
 from tests.toys import toy_cache, toy_corpus
 
 
-def targets(query_groups: Sequence[int], passage_groups: Sequence[int], positives: Sequence[tuple[int, int]]) -> Targets:
+def targets(
+    query_groups: Sequence[int], passage_groups: Sequence[int], positives: Sequence[tuple[int, int]]
+) -> Targets:
     return Targets(
         query_groups_Q=torch.tensor(query_groups),
         passage_groups_G=torch.tensor(passage_groups),
@@ -32,7 +34,9 @@ def embeddings(count: int, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=1).requires_grad_()
 
 
-def written_out(queries: torch.Tensor, passages: torch.Tensor, known: Targets, temperature: float, symmetric: bool) -> float:
+def written_out(
+    queries: torch.Tensor, passages: torch.Tensor, known: Targets, temperature: float, symmetric: bool
+) -> float:
     def one(anchor: torch.Tensor, group: int, positive: int, others: torch.Tensor, groups: list[int]) -> float:
         scores = [float(anchor @ other) / temperature for other in others]
         negatives = [score for score, other in zip(scores, groups, strict=True) if other != group]
@@ -42,8 +46,8 @@ def written_out(queries: torch.Tensor, passages: torch.Tensor, known: Targets, t
     total = 0.0
     pairs = list(zip(known["positive_query_P"].tolist(), known["positive_passage_P"].tolist(), strict=True))
     for query, passage in pairs:
-        forward = one(queries[query], query_groups[query], passage, passages, passage_groups)
-        backward = one(passages[passage], passage_groups[passage], query, queries, query_groups)
+        forward = one(queries.detach()[query], query_groups[query], passage, passages, passage_groups)
+        backward = one(passages.detach()[passage], passage_groups[passage], query, queries, query_groups)
         total += (forward + backward) / 2 if symmetric else forward
     return total / len(pairs)
 
@@ -84,6 +88,8 @@ def test_a_batch_without_negatives_has_no_gradient(symmetric: bool) -> None:
     loss = contrastive_loss(queries, passages, targets([5], [5, 5], [(0, 0), (0, 1)]), symmetric=symmetric)
     loss.backward()
     assert float(loss) == 0.0
+    assert queries.grad is not None
+    assert passages.grad is not None
     assert torch.count_nonzero(queries.grad) == torch.count_nonzero(passages.grad) == 0
 
 
@@ -98,9 +104,10 @@ def test_no_passage_of_a_querys_group_is_its_negative_in_any_batch() -> None:
         passages = embeddings(len(known["passage_groups_G"]), seed=step).detach()[:, : queries.shape[1]]
         passages = torch.nn.functional.pad(passages, (0, queries.shape[1] - passages.shape[1])).requires_grad_()
         contrastive_loss(queries, passages, known, temperature=1.0).backward()
+        assert passages.grad is not None
         same = known["query_groups_Q"][None, :] == known["passage_groups_G"][:, None]
         own_group_negatives += int(same.sum()) - known["num_positives"]
-        # With one-hot queries the gradient of passage c in coordinate q is how much q is pushed from (>0) or to (<0) it.
+        # With one-hot queries, coordinate q of a passage's gradient says how q is pushed from it (>0) or to it (<0).
         assert (passages.grad[same] <= 0).all()
         assert (passages.grad[~same] > 0).all()
     assert own_group_negatives > 0, "some hard negatives must be of the query's own group for this to mean anything"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def grouped() -> ParallelCorpus:
     return toy_corpus(num_items=90, group_size=3, missing=0.3)
 
 
-def make(corpus: ParallelCorpus, mix: str = "mono=1,cross=1,pool=1", **options: object) -> HybridSchedule:
+def make(corpus: ParallelCorpus, mix: str = "mono=1,cross=1,pool=1", **options: Any) -> HybridSchedule:
     return HybridSchedule(corpus, mix, **{"global_batch_size": 8, "num_steps": 300, "seed": 1, **options})
 
 
@@ -38,7 +39,9 @@ def test_largest_remainder_is_exact_and_fair() -> None:
         assert np.all(np.abs(quotas - weights / weights.sum() * total) < 1)
 
 
-@pytest.mark.parametrize(("text", "shares"), [("mono=1", (1, 0, 0)), (" cross=3 , mono=1", (0.25, 0.75, 0)), ("pool=0.2", (0, 0, 1))])
+@pytest.mark.parametrize(
+    ("text", "shares"), [("mono=1", (1, 0, 0)), (" cross=3 , mono=1", (0.25, 0.75, 0)), ("pool=0.2", (0, 0, 1))]
+)
 def test_mix_is_scaled(text: str, shares: tuple[float, ...]) -> None:
     mix = MixConfig.parse(text)
     assert (mix.mono, mix.cross, mix.pool) == shares
@@ -66,7 +69,9 @@ def test_bad_mix_is_refused(text: str, message: str) -> None:
 def test_shares_of_kinds_and_cells_are_exact(corpus: ParallelCorpus) -> None:
     schedule = make(corpus, "mono=0.5,cross=0.3,pool=0.2", num_steps=997, smoothing=0.7)
     kinds = Counter(schedule.batch(step).kind for step in range(997))
-    assert [kinds[kind] for kind in ("mono", "cross", "pool")] == largest_remainder(np.array([0.5, 0.3, 0.2]), 997).tolist()
+    assert [kinds[kind] for kind in ("mono", "cross", "pool")] == largest_remainder(
+        np.array([0.5, 0.3, 0.2]), 997
+    ).tolist()
     cells = Counter(batch.cell for batch in map(schedule.batch, range(997)) if batch.kind == "cross")
     expected = [cell.num_items**0.7 for cell in cells]
     exact = np.array(expected) / sum(expected) * kinds["cross"]
@@ -80,7 +85,9 @@ def test_smoothing_zero_is_uniform() -> None:
     assert sizes["en->en"] == 200
     assert sizes["de->de"] < 70
     for smoothing, share in [(0.0, 0.5), (1.0, 200 / sum(sizes.values()))]:
-        steps = {row["cell"]: row["steps"] for row in make(corpus, "mono=1", smoothing=smoothing, num_steps=100).plan()}
+        steps = {
+            row["cell"]: row["steps"] for row in make(corpus, "mono=1", smoothing=smoothing, num_steps=100).plan()
+        }
         assert abs(steps["en->en"] - 100 * share) < 1
 
 
@@ -96,7 +103,9 @@ def test_a_batch_depends_on_its_step_alone(corpus: ParallelCorpus) -> None:
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"global_batch_size": 9}, {"mix": "mono=1"}])
 def test_another_setting_is_another_plan(corpus: ParallelCorpus, change: dict) -> None:
-    assert [make(corpus).batch(i).digest() for i in range(20)] != [make(corpus, **change).batch(i).digest() for i in range(20)]
+    assert [make(corpus).batch(i).digest() for i in range(20)] != [
+        make(corpus, **change).batch(i).digest() for i in range(20)
+    ]
 
 
 def test_the_stream_is_the_same_on_every_machine() -> None:
@@ -109,7 +118,9 @@ def test_the_stream_is_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("kind", ["mono", "cross", "pool"])
 @pytest.mark.parametrize("fixture", ["corpus", "grouped"])
-def test_a_pass_gives_every_item_once_and_parts_groups(kind: str, fixture: str, request: pytest.FixtureRequest) -> None:
+def test_a_pass_gives_every_item_once_and_parts_groups(
+    kind: str, fixture: str, request: pytest.FixtureRequest
+) -> None:
     corpus = request.getfixturevalue(fixture)
     schedule = make(corpus, f"{kind}=1", num_steps=400)
     visits: dict[str, list[np.ndarray]] = {}
@@ -157,7 +168,9 @@ def test_a_group_larger_than_a_pass_takes_turns() -> None:
     schedule = make(corpus, "mono=1", global_batch_size=20, num_steps=20)
     seen = [schedule.batch(step).items for step in range(20)]
     assert all(len(items) == 4 for items in seen), "four groups, so at most four items a batch"
-    assert sorted(np.concatenate(seen[:10]).tolist()) == list(range(40)), "five passes of two batches give every member"
+    assert sorted(np.concatenate(seen[:10]).tolist()) == list(range(40)), (
+        "five passes of two batches give every member"
+    )
 
 
 def test_a_small_cell_gives_a_short_batch() -> None:
@@ -168,7 +181,19 @@ def test_a_small_cell_gives_a_short_batch() -> None:
 def test_cell_patterns_filter_every_kind(corpus: ParallelCorpus) -> None:
     schedule = make(corpus, "cross=1,pool=1", cells="en->*,*->en", exclude="en->en,zh->*")
     names = {cell.name for cell in schedule.cells}
-    assert names == {"en->de", "en->ar", "en->hi", "en->zh", "de->en", "ar->en", "hi->en", "en->*", "de->*", "ar->*", "hi->*"}
+    assert names == {
+        "en->de",
+        "en->ar",
+        "en->hi",
+        "en->zh",
+        "de->en",
+        "ar->en",
+        "hi->en",
+        "en->*",
+        "de->*",
+        "ar->*",
+        "hi->*",
+    }
     for batch in map(schedule.batch, range(300)):
         if batch.kind == "pool":
             wanted = {"ar", "de", "hi", "zh"} if batch.query_language == "en" else {"en"}
@@ -200,7 +225,7 @@ def test_steps_outside_the_plan_are_refused(corpus: ParallelCorpus) -> None:
 
 def test_the_plan_says_what_runs(corpus: ParallelCorpus) -> None:
     schedule = make(corpus)
-    pairs = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
     for batch in map(schedule.batch, range(300)):
         pairs[batch.kind, batch.cell.name] += len(batch.items)
     assert {(row["kind"], row["cell"]): row["pairs"] for row in schedule.plan()} == dict(pairs)

@@ -39,6 +39,7 @@ Row = Mapping[str, Any]
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("HF_HYBRID_CACHE", str(folder))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
     return folder
 
 
@@ -172,6 +173,8 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         from_jsonl(tmp_path, on_bad_row="ignore")
     with pytest.raises(ValueError, match=r"languages=\['en', 'fr'\]: .* has en"):
         from_jsonl(tmp_path, languages=["en", "fr"])
+    with pytest.raises(ValueError, match="only BEIR folders and presets have splits, not jsonl"):
+        load_corpus(tmp_path, split="train")
     with pytest.raises(ValueError, match="give one of auto, built, jsonl, pairs, beir, xquad_r, hub"):
         load_corpus(tmp_path, corpus_format="csv")
     with pytest.raises(ValueError, match=r"neither a folder nor a preset \(did you mean 'xquad'\?\)"):
@@ -423,6 +426,7 @@ XQUAD_FAULTS: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "same id": ({"question": {"id": "a"}}, "duplicate_id", "question 2: id 'a' occurs twice"),
     "no text": ({"question": {"question": ""}}, "empty_field", "question 2: field 'question' is empty"),
     "breaks": ({"sentence_breaks": [[0, 14]]}, None, r"data\[0\]\.paragraphs\[1\]: 2 sentences but 1 sentence_breaks"),
+    "sentence": ({"sentences": ["First.", ""]}, None, "a sentence is empty or not a string"),
     "form": ({"sentences": None}, None, r"no list 'sentences'; allowed is LAReQA's form"),
 }
 

@@ -31,7 +31,13 @@ def train(
     callbacks: list[TrainerCallback] | None = None,
     **options: Any,
 ) -> HybridTrainer:
-    settings = {"max_steps": 8, "global_batch_size": 12, "logging_steps": 1, "learning_rate": 1e-3, "temperature": 0.1}
+    settings: dict[str, Any] = {
+        "max_steps": 8,
+        "global_batch_size": 12,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "temperature": 0.1,
+    }
     settings |= {"mix": "mono=1,cross=1,pool=1", "energy": "none", "use_cpu": True, "disable_tqdm": True}
     trainer = HybridTrainer(
         model or toy_encoder(corpus, dropout=0.1),
@@ -62,9 +68,9 @@ def test_every_step_sees_the_batch_of_the_plan(corpus: ParallelCorpus, tmp_path:
     seen = []
 
     class Watch(HybridTrainer):
-        def compute_loss(self, model: Any, inputs: Any, **kwargs: Any) -> Any:
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             seen.append((inputs["facts"].cell, inputs["targets"]["query_groups_Q"].tolist()))
-            return super().compute_loss(model, inputs, **kwargs)
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     args = HybridTrainingArguments(
         str(tmp_path), max_steps=5, gradient_accumulation_steps=3, global_batch_size=12, use_cpu=True, energy="none"
@@ -92,10 +98,15 @@ def test_the_best_model_is_the_one_loaded_at_the_end(corpus: ParallelCorpus, tmp
         tmp_path / "run", train_part, eval_corpus=held_out, eval_strategy="steps", eval_steps=2, save_strategy="steps",
         save_steps=2, metric_for_best_model="multilingual/nDCG@10", load_best_model_at_end=True, max_steps=6,
     )  # fmt: skip
-    evaluated = {e["step"]: e["eval_multilingual/nDCG@10"] for e in trainer.state.log_history if "eval_multilingual/nDCG@10" in e}
+    evaluated = {
+        e["step"]: e["eval_multilingual/nDCG@10"]
+        for e in trainer.state.log_history
+        if "eval_multilingual/nDCG@10" in e
+    }
     assert sorted(evaluated) == [2, 4, 6]
     assert trainer.state.best_metric == max(evaluated.values())
     assert trainer.evaluate()["eval_multilingual/nDCG@10"] == pytest.approx(max(evaluated.values()), abs=1e-9)
+    assert trainer.state.best_model_checkpoint is not None
     saved = HybridEncoder.from_pretrained(trainer.state.best_model_checkpoint)
     assert all(map(torch.equal, saved.state_dict().values(), trainer.model.state_dict().values()))
 
@@ -128,8 +139,11 @@ def test_bf16_stays_close(corpus: ParallelCorpus, tmp_path: Path) -> None:
 
 def test_hard_negatives_and_symmetry_change_the_loss(tmp_path: Path) -> None:
     corpus = toy_corpus(num_items=80, negatives=3)
-    found = [losses(train(tmp_path / str(i), corpus, model=toy_encoder(corpus), max_steps=2, **options)) for i, options in
-             enumerate([{}, {"num_negatives": 2}, {"symmetric": True}])]  # fmt: skip
+    changes: list[dict[str, Any]] = [{}, {"num_negatives": 2}, {"symmetric": True}]
+    found = [
+        losses(train(tmp_path / str(number), corpus, model=toy_encoder(corpus), max_steps=2, **options))
+        for number, options in enumerate(changes)
+    ]
     assert found[1][0] > found[0][0]
     assert found[2][0] != found[0][0]
 

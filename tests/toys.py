@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ from hf_hybrid.encoder import HybridEncoder
 from hf_hybrid.schedule import HybridSchedule
 
 LANGUAGES = ("ar", "de", "en", "hi", "zh")
-_WORDS = ("river stone winter paper engine garden signal harbour mirror copper meadow lantern orchard canvas "
-          "thunder pepper saddle compass velvet granite").split()  # fmt: skip
+_WORDS = "river stone winter paper engine garden signal harbour mirror copper meadow lantern orchard canvas".split()  # noqa: SIM905
 
 
 def toy_corpus(
@@ -28,15 +28,15 @@ def toy_corpus(
     negatives: int = 0,
     seed: int = 0,
 ) -> ParallelCorpus:
-    """Items that each language lacks a share of; `group_size` neighbours share a group; `negatives` passages of other items each."""
+    """Items that each language lacks a share of, `group_size` neighbours a group, `negatives` other passages each."""
     rng = np.random.default_rng(seed)
     ids = [f"item-{number:04}" for number in range(num_items)]
     shares = np.broadcast_to(missing, len(languages))
     with CorpusBuilder(Path(tempfile.mkdtemp()) / "corpus") as builder:
         for language, share in zip(languages, shares, strict=True):
             kept = np.flatnonzero(rng.random(num_items) >= share)
-            queries, passages = ([_text(language, i, rng, length) for i in kept] for length in (3, 12))
-            options = {"groups": [str(i // group_size) for i in kept]} if group_size > 1 else {}
+            queries, passages = ([_text(language, int(i), rng, length) for i in kept] for length in (3, 12))
+            options: dict[str, Any] = {"groups": [str(i // group_size) for i in kept]} if group_size > 1 else {}
             if negatives:
                 rows = np.concatenate([_others(rng, len(kept), row, negatives) for row in range(len(kept))])
                 offsets = np.arange(len(kept) + 1, dtype=np.int64) * negatives
@@ -54,7 +54,7 @@ def _text(language: str, number: int, rng: np.random.Generator, length: int) -> 
     return f"{language}{number} " + " ".join(words)
 
 
-def toy_encoder(corpus: ParallelCorpus, hidden_size: int = 32, dropout: float = 0.0, **settings: object) -> HybridEncoder:
+def toy_encoder(corpus: ParallelCorpus, hidden_size: int = 32, dropout: float = 0.0, **settings: Any) -> HybridEncoder:
     """A one-layer encoder with a tokenizer of the corpus, the same at every call."""
     torch.manual_seed(0)
     texts = [text for language in corpus.languages for text in corpus.passages(language).to_pylist()]
@@ -67,7 +67,7 @@ def toy_encoder(corpus: ParallelCorpus, hidden_size: int = 32, dropout: float = 
     return encoder
 
 
-def toy_cache(corpus: ParallelCorpus, encoder: HybridEncoder | None = None, **options: object) -> TokenCache:
+def toy_cache(corpus: ParallelCorpus, encoder: HybridEncoder | None = None, **options: Any) -> TokenCache:
     """The token cache of a corpus, built in a folder of its own."""
     tokenizer = (encoder or toy_encoder(corpus)).tokenizer
     cache = TokenCache(corpus, tokenizer, cache_dir=tempfile.mkdtemp(), **options)
@@ -75,6 +75,8 @@ def toy_cache(corpus: ParallelCorpus, encoder: HybridEncoder | None = None, **op
     return cache
 
 
-def toy_collators(schedule: HybridSchedule, cache: TokenCache, world_size: int, **options: int) -> list[HybridCollator]:
+def toy_collators(
+    schedule: HybridSchedule, cache: TokenCache, world_size: int, **options: int
+) -> list[HybridCollator]:
     """The collator of each rank."""
     return [HybridCollator(schedule, cache, rank=rank, world_size=world_size, **options) for rank in range(world_size)]

@@ -1,11 +1,13 @@
 """Retrieval measures from the ranks of the relevant documents alone (numpy only).
 
-A measure of this module never sees a whole ranking: each relevant document's rank is one more than the number of documents
-that are placed before it, which a count over the scores gives without sorting the corpus for each query.
+A measure of this module never sees a whole ranking: each relevant document's rank is one more than the number of
+documents that are placed before it, which a count over the scores gives without sorting the corpus for each query.
 
-Ties count against the relevant document: of documents with its score, those that are not relevant stand before it.
+Ties count against the system: of documents with the same score those that are not relevant stand first, then the
+relevant ones from the lowest grade to the highest. So no measure depends on the order of the corpus, and a system that
+gives every document the same score has all that is relevant at the end.
 
-Shape letters: Q queries, N documents, R relevant documents of all queries together.
+Shape letters: Q queries, R relevant documents of all queries together.
 """
 
 from __future__ import annotations
@@ -15,38 +17,42 @@ import numpy as np
 MEASURES = ("MAP", "nDCG@10", "MRR@10", "Recall@100")
 
 
-def relevant_ranks(before_R: np.ndarray, query_R: np.ndarray, score_R: np.ndarray) -> np.ndarray:
-    """1-based ranks of relevant documents, from how many documents (themselves included) score at least as high.
+def relevant_ranks(at_least_R: np.ndarray, query_R: np.ndarray, score_R: np.ndarray, gain_R: np.ndarray) -> np.ndarray:
+    """1-based ranks of relevant documents, from how many documents score at least as high.
 
-    Relevant documents of one query that tie share the places between them: the last of them has the rank of the whole
-    tied block, each other one place less.
+    The last of the relevant documents of one query that tie has the last place of the whole tied block, the one before
+    it one place less, and so on.
 
     Args:
-        before_R (`np.ndarray` of shape `(R,)`): Documents of the query's ranking that score at least as high.
-        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document.
-        score_R (`np.ndarray` of shape `(R,)`): Score of each relevant document.
+        at_least_R (`np.ndarray` of shape `(R,)`): Documents of the query's ranking that score at least as high, the
+            relevant document itself included.
+        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
+        score_R (`np.ndarray` of shape `(R,)`): Score of each relevant document, finite.
+        gain_R (`np.ndarray` of shape `(R,)`): Its relevance.
+
+    Returns:
+        `np.ndarray` of shape `(R,)`, int64.
 
     Example:
 
-        >>> relevant_ranks(np.array([3, 3, 1]), np.array([0, 0, 1]), np.array([0.5, 0.5, 0.9])).tolist()
-        [3, 2, 1]
+        >>> # query 0 has four documents with the score 0.5, two of them relevant; query 1 ranks its own first
+        >>> at_least, query = np.array([4, 4, 1]), np.array([0, 0, 1])
+        >>> score, gain = np.array([0.5, 0.5, 0.9]), np.array([2, 1, 1])
+        >>> relevant_ranks(at_least, query, score, gain).tolist()
+        [4, 3, 1]
     """
-    _, block = np.unique(np.stack([query_R.astype(np.float64), score_R.astype(np.float64)]), axis=1, return_inverse=True)
-    block = block.reshape(-1)
-    order = np.argsort(block, kind="stable")
-    starts = np.searchsorted(block[order], block[order], side="left")
-    place_in_block = np.empty(len(block), dtype=np.int64)
-    place_in_block[order] = np.arange(len(block)) - starts
-    return before_R - place_in_block
+    _, level_R = np.unique(score_R, return_inverse=True)
+    tied_R = query_R * len(score_R) + level_R
+    return at_least_R - _place_in_block(tied_R, -gain_R)
 
 
-def measures(
-    query_R: np.ndarray, rank_R: np.ndarray, gain_R: np.ndarray, num_queries: int
-) -> dict[str, np.ndarray]:
+def measures(query_R: np.ndarray, rank_R: np.ndarray, gain_R: np.ndarray, num_queries: int) -> dict[str, np.ndarray]:
     """MAP, nDCG@10, MRR@10 and Recall@100 of each query, each in [0, 1], higher is better.
 
+    The policy is that of `trec_eval` but for ties: every denominator has all relevant documents that are known.
+
     Args:
-        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document.
+        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
         rank_R (`np.ndarray` of shape `(R,)`): Its 1-based rank in the full ranking.
         gain_R (`np.ndarray` of shape `(R,)`): Its relevance, above 0, used by nDCG as it is (linear gain).
         num_queries (`int`): Q; every query must have a relevant document.
@@ -64,18 +70,14 @@ def measures(
     def sums(values_R: np.ndarray) -> np.ndarray:
         return np.bincount(query_R, weights=values_R, minlength=num_queries)
 
-    order = np.lexsort((rank_R, query_R))
-    number_R = np.empty(len(rank_R))
-    number_R[order] = _numbers_from_one(query_R[order])
-    relevant_Q = sums(np.ones(len(rank_R)))
-    ideal_order = np.lexsort((-gain_R, query_R))
-    ideal_number_R = np.empty(len(rank_R))
-    ideal_number_R[ideal_order] = _numbers_from_one(query_R[ideal_order])
+    relevant_Q = np.bincount(query_R, minlength=num_queries)
+    number_R = 1 + _place_in_block(query_R, rank_R)
+    ideal_rank_R = 1 + _place_in_block(query_R, -gain_R)
     first_Q = np.full(num_queries, np.inf)
     np.minimum.at(first_Q, query_R, rank_R)
     return {
         "MAP": sums(number_R / rank_R) / relevant_Q,
-        "nDCG@10": sums(_discounted(gain_R, rank_R)) / sums(_discounted(gain_R, ideal_number_R)),
+        "nDCG@10": sums(_discounted(gain_R, rank_R)) / sums(_discounted(gain_R, ideal_rank_R)),
         "MRR@10": np.where(first_Q <= 10, 1 / first_Q, 0.0),
         "Recall@100": sums(rank_R <= 100) / relevant_Q,
     }
@@ -84,12 +86,15 @@ def measures(
 def rank_distance(query_R: np.ndarray, rank_R: np.ndarray, num_queries: int) -> np.ndarray:
     """Highest minus lowest rank of each query's parallel relevant documents in the pooled ranking; lower is better.
 
+    It says how far languages lie apart, not how good the ranking is: a system that gives every document the same score
+    has parallel documents next to each other, at the end. Read it beside the multilingual MAP.
+
     Source: Elmahdy, Lin and Ahmad 2024 (arXiv 2408.10536), after Huang et al. 2023 (arXiv 2305.09025).
 
     Args:
-        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document.
+        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
         rank_R (`np.ndarray` of shape `(R,)`): Its rank in the pool of all languages, not cut off.
-        num_queries (`int`): Q.
+        num_queries (`int`): Q; every query must have a relevant document.
 
     Returns:
         `np.ndarray` of shape `(Q,)`: 0 for a query with one relevant document.
@@ -109,5 +114,10 @@ def _discounted(gain_R: np.ndarray, rank_R: np.ndarray) -> np.ndarray:
     return np.where(rank_R <= 10, gain_R / np.log2(rank_R + 1), 0.0)
 
 
-def _numbers_from_one(sorted_values: np.ndarray) -> np.ndarray:
-    return np.arange(len(sorted_values)) - np.searchsorted(sorted_values, sorted_values, side="left") + 1
+def _place_in_block(block_R: np.ndarray, key_R: np.ndarray) -> np.ndarray:
+    """How many entries of the same block come before each one when a block is sorted by key, ties in their order."""
+    order = np.lexsort((key_R, block_R))
+    sorted_block = block_R[order]
+    place_R = np.empty(len(order), dtype=np.int64)
+    place_R[order] = np.arange(len(order)) - np.searchsorted(sorted_block, sorted_block, side="left")
+    return place_R
