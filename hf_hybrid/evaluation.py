@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .encoder import HybridEncoder
     from .records import Scores
 
-# Scores held at once (16 MiB, and as much again while they are compared), or those of one query where the pool is larger.
+# Scores held at once, or those of one query where the pool is larger: 16 MiB, and as much again for comparisons.
 _BLOCK_SCORES = 2**22
 _SHARE_DEPTH = 10
 
@@ -186,8 +186,8 @@ def _encode(
     embeddings = distributed.sum_over_ranks(torch.as_tensor(own, dtype=torch.float32, device=encoder.device))
     if not embeddings.isfinite().all():
         raise ValueError(
-            f"Embeddings of {name} texts in {language!r} are not finite (NaN or infinite), so nothing can be ranked. Has "
-            "training diverged (lower the learning rate), or do values overflow in float16 (use bf16)?"
+            f"Embeddings of {name} texts in {language!r} are not finite (NaN or infinite), so nothing can be ranked. "
+            "Has training diverged (lower the learning rate), or do values overflow in float16 (use bf16)?"
         )
     return embeddings
 

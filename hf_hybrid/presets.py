@@ -114,7 +114,8 @@ def _read_mmarco(preset: Preset, repo: str, code: str, split: str, bad: BadRows)
         judgments = read_tsv(path, bad, ["query-id", "iteration", "corpus-id", "score"], header=False)
         return judged(documents, queries, judgments, bad)
     path = _file(repo, "data/triples.train.ids.small.tsv", preset.revision)
-    triples = _triples(path)
+    triples, dropped = _triples(path)
+    bad.counts[f"negatives_beyond_{NUM_NEGATIVES}"] = dropped  # the same file for all languages
     return judged(
         _only(documents, triples["corpus-id"]), _only(queries, triples["query-id"]), _as_rows(path, triples), bad
     )
@@ -157,8 +158,11 @@ def _one_by_one(judgments: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 @lru_cache(maxsize=1)  # one file for all languages
-def _triples(path: Path) -> pa.Table:
-    """Judgments from triples of query, positive and negative: 1 for positives, 0 for the first negatives of each."""
+def _triples(path: Path) -> tuple[pa.Table, int]:
+    """Judgments from triples of query, positive and negative: 1 for positives, 0 for the first negatives of each.
+
+    Beside them, how many negatives were left out.
+    """
     from pyarrow import csv
 
     columns = ["query", "positive", "negative"]
@@ -173,7 +177,8 @@ def _triples(path: Path) -> pa.Table:
     negatives = np.setdiff1d(query[kept] << 32 | negative[kept], positives)
     judged_pairs = np.concatenate([positives, negatives])
     ids = {"query-id": judged_pairs >> 32, "corpus-id": judged_pairs & 0xFFFFFFFF}
-    return pa.table({**ids, "score": np.repeat([1, 0], [len(positives), len(negatives)])})
+    judgments = pa.table({**ids, "score": np.repeat([1, 0], [len(positives), len(negatives)])})
+    return judgments, len(order) - len(kept)
 
 
 def _as_rows(path: Path, table: pa.Table) -> Rows:

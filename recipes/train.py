@@ -67,19 +67,17 @@ def main() -> None:
     # Before, training, after
     folder = RunFolder(args.output_dir)
     run = run_record(trainer, [model_args, data_args, args], train_corpus)
-    if trainer.is_world_process_zero():
-        folder.write_run({**run, "status": "running"})
-    before = trainer.score(eval_corpus) if args.evaluate_before else None
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    after = trainer.score(eval_corpus)
-    trainer.save_model(str(folder.path / "model"))
+    with recorded_status(folder, run, writes=trainer.is_world_process_zero()):
+        before = trainer.score(eval_corpus) if args.evaluate_before else None
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        after = trainer.score(eval_corpus)
+        trainer.save_model(str(folder.path / "model"))
+        if trainer.is_world_process_zero():
+            folder.write_eval({"before": before, "after": after})
 
     # What the run leaves
-    if trainer.is_world_process_zero():
-        folder.write_eval({"before": before, "after": after})
-        folder.write_run({**run, "status": "finished"})
-        say("\n" + scores_table(before, after))
-        say(closing_words(folder, trainer))
+    say("\n" + scores_table(before, after))
+    say(closing_words(folder, trainer))
 
 
 def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorpus]:
@@ -176,6 +174,26 @@ Next: recipes/README.md trains on your own corpus and from a checkpoint; --help 
 
 def split_codes(text: str | None) -> list[str] | None:
     return [code.strip() for code in text.split(",")] if text else None
+
+
+@contextmanager
+def recorded_status(folder: RunFolder, run: dict, writes: bool) -> Iterator[None]:
+    """`run.json` says how the run ended, also when it did not end well."""
+
+    def write(status: str) -> None:
+        if writes:
+            folder.write_run({**run, "status": status})
+
+    write("running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        write("interrupted")
+        raise
+    except BaseException:
+        write("failed")
+        raise
+    write("finished")
 
 
 @contextmanager

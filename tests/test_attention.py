@@ -94,6 +94,14 @@ class TestPackedAttention:
         for one, other in zip(output_and_gradients(found, tensors), expected, strict=True):
             assert_near(one, other, 1e-12)
 
+    def test_no_row_of_a_mask_is_empty(self) -> None:
+        bucket = length_buckets(bounds(), float("inf")).buckets[0]
+        mask = attention._mask(bucket.valid_NL, sliding_window=3)
+        assert mask is not None
+        assert mask.shape == (len(LENGTHS), 1, max(LENGTHS), max(LENGTHS))
+        assert mask.any(-1).all()
+        assert not mask[0, 0, 0, 2:].any()  # the first query of a sequence of two sees those two, not the padding
+
     def test_without_bounds_the_result_is_another(self) -> None:
         tensors, cu = heads(), bounds()
         expected = reference(tensors, cu)

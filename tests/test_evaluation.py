@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import zlib
 from collections import defaultdict
@@ -55,7 +56,8 @@ def scattered(side: str, text: str) -> np.ndarray:
 
 def perfect(side: str, text: str) -> np.ndarray:
     """One direction for each item of a toy corpus, whose texts begin with language and number."""
-    return np.eye(20)[int(text.split()[0].lstrip("adehinrz")) if text else 0]
+    number = re.match("[a-z]+([0-9]+)", text)
+    return np.eye(20)[int(number[1]) if number else 0]
 
 
 def constant(side: str, text: str) -> np.ndarray:
@@ -230,10 +232,8 @@ def test_the_tangled_corpus_is_tangled() -> None:
     assert any(len([p for p in found if p[0] == 0]) > 1 for found in gains)  # several relevant in one language
     assert any(len(found) == 1 for found in gains)  # relevant in one language only
     assert {grade for found in gains for grade in found.values()} == {1, 2, 3}
-    query_rows = np.unique(corpus.rows[:, 0, corpus.QUERY])
     assert len(corpus.candidates("de")) > len(np.unique(corpus.rows[:, 0, corpus.PASSAGE]))
     assert len(judged(corpus, 0)) < 24
-    assert len(query_rows) > 1
 
 
 def test_a_passage_that_two_items_give_a_query_counts_once_with_the_higher_grade() -> None:
@@ -326,7 +326,7 @@ def test_a_perfect_encoder_has_perfect_scores() -> None:
     for setting in (found["monolingual"], found["cross_lingual"], found["multilingual"], *found["pairs"].values()):
         assert setting == {"MAP": 1, "nDCG@10": 1, "MRR@10": 1, "Recall@100": 1}
     assert found["bias"]["rank_distance"] == 2  # three translations at the first three places
-    # the ten places go to one of three translations, then to seven of the 57 others, a third of which are of its language
+    # three places go to the translations, seven to some of the 57 others, a third of which are of its language
     assert found["bias"]["same_language_share@10"] == pytest.approx(1 / 3)
 
 

@@ -260,7 +260,8 @@ class TestLoadModel:
         with pytest.raises(ValueError, match="t5 is an encoder-decoder; give an encoder"):
             load_model(str(tmp_path))
 
-    @pytest.mark.parametrize("model_type", ["bert", "made-up"])
+    # What transformers has itself, what it has no tokenizer of, what it does not have.
+    @pytest.mark.parametrize("model_type", ["bert", "eurobert", "made-up"])
     def test_code_of_the_repository_is_never_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
     ) -> None:
@@ -270,7 +271,7 @@ class TestLoadModel:
         edit(tmp_path / "config.json", model_type=model_type, auto_map=references)
         edit(tmp_path / "tokenizer_config.json", auto_map=references, tokenizer_class="Model")
         monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asked whether to run it"))
-        if model_type == "bert":  # which transformers has itself
+        if model_type == "bert":
             assert type(load_model(str(tmp_path)).backbone).__module__.startswith("transformers.")
         else:
             with pytest.raises(ValueError, match="custom code"):

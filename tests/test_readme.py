@@ -1,0 +1,130 @@
+"""Every command and every example of the READMEs is run, on small input."""
+
+from __future__ import annotations
+
+import configparser
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.recipe_runs import REPOSITORY, write_jsonl_corpus, write_model
+
+READMES = ["README.md", "recipes/README.md", "accelerate_configs/README.md", "CONTRIBUTING.md"]
+SMALLER = "--max_steps 2 --max_eval_queries 3 --evaluate_before false --energy none --use_cpu true --bf16 false"
+SMALLER += (
+    " --global_batch_size 8 --save_strategy no --eval_strategy no --load_best_model_at_end false --report_to none"
+)
+PLACES = {
+    "intfloat/multilingual-e5-small": "model",
+    "MODEL": "model",
+    "CORPUS": "corpus",
+    "XQUAD_R": "corpus",
+    "runs/sample-hybrid/checkpoint-400": "runs/sample-hybrid/checkpoint-2",
+}
+
+
+def commands(readme: str) -> list[str]:
+    text = (REPOSITORY / readme).read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [" ".join(line.split()) for line in lines if line]
+
+
+ALL = [(readme, command) for readme in READMES for command in commands(readme)]
+
+
+def of_kind(*words: str) -> list[str]:
+    return [command for _, command in ALL if any(word in command.split() for word in words)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory as a user has it after `make train`, but for the size of things."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("recipes", "accelerate_configs"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    write_model(folder / "model")
+    write_jsonl_corpus(folder / "corpus")
+    run(
+        folder,
+        f"accelerate launch --cpu recipes/train.py {SMALLER.replace('--save_strategy no', '')} --save_strategy steps",
+    )
+    return folder
+
+
+def run(folder: Path, command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    found = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert found.returncode == 0, f"{command}\n{found.stdout[-2000:]}\n{found.stderr[-5000:]}"
+    return found.stdout
+
+
+def test_every_command_is_of_a_kind_that_is_tested() -> None:
+    known = {*of_kind("make", "pip", "accelerate", "torchrun"), *of_kind(".venv/bin/pre-commit", "venv")}
+    assert len(ALL) > 12
+    assert [command for _, command in ALL if command not in known] == []
+
+
+@pytest.mark.parametrize("command", of_kind("make"))
+def test_make_targets_are_there(command: str) -> None:
+    planned = run(REPOSITORY, command.replace("make ", "make -n ", 1))
+    assert "pip install" in planned or "pytest" in planned or "ruff" in planned or "accelerate" in planned
+
+
+def test_make_train_is_the_recipe_without_arguments() -> None:
+    assert "accelerate launch recipes/train.py\n" in run(REPOSITORY, "make -n train")
+
+
+@pytest.mark.parametrize("command", of_kind("pip"))
+def test_extras_are_declared(command: str) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    extras = re.findall(r"\[([\w,]+)\]", command)
+    assert all(extra in setup["options.extras_require"] for group in extras for extra in group.split(","))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("command", of_kind("accelerate", "torchrun"))
+def test_launch_commands_run(command: str, folder: Path) -> None:
+    words = [PLACES.get(word, word) for word in shlex.split(command)]
+    options = SMALLER
+    if "recipes/mmarco/xlmr_hybrid.yaml" in words or "recipes/help/hybrid.yaml" in words:
+        options += " --model_name_or_path model --train_corpus corpus --eval_corpus corpus --languages en,de"
+        options += " --eval_languages en,de --dataloader_num_workers 1"
+    if "--dry_run" in words:
+        assert "step 0: " in run(folder, shlex.join(words))
+        return
+    if not any(word.endswith("deepspeed_zero2.yaml") for word in words):
+        options += " --output_dir runs/again"
+    assert "monolingual/MAP" in run(folder, f"{shlex.join(words)} {options}")
+
+
+@pytest.mark.slow
+def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    found = doctest.testfile(str(REPOSITORY / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 8
+    assert found.failed == 0
+
+
+def test_the_first_screens_of_the_readme() -> None:
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    assert next(i for i, line in enumerate(lines, 1) if "pip install" in line) <= 20
+    assert next(i for i, line in enumerate(lines, 1) if line.startswith("monolingual/MAP")) <= 40
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_links_lead_somewhere(readme: str) -> None:
+    path = REPOSITORY / readme
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
