@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from huggingface_hub.constants import HF_HOME
 from transformers import HfArgumentParser, TrainingArguments
@@ -109,6 +110,10 @@ class HybridTrainingArguments(TrainingArguments):
     evaluate_before: bool = _option(True, "Evaluate before training, for the table of before and after.")
     eval_batch_tokens: int = _option(16_384, "Most tokens of one forward pass in evaluation.")
     max_eval_queries: int | None = _option(None, "Evaluate the first so many queries of each language.")
+    cpu_threads: int | None = _option(
+        None,
+        "Threads of a process on CPU; by default OMP_NUM_THREADS if above 1, else this machine's cores shared out.",
+    )
     energy: str = _option("auto", "Energy meter: auto, nvml, rapl, codecarbon (an estimate) or none.")
     peak_flops: float | None = _option(None, "Peak operations a second of one device, for mfu; unknown by default.")
 
@@ -125,6 +130,8 @@ class HybridTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size = share
         super().__post_init__()
         self._refuse_what_cannot_be_honoured()
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.cpu_threads or _fair_threads())
         if self.metric_for_best_model and "rank_distance" in self.metric_for_best_model:
             self.greater_is_better = False
 
@@ -132,6 +139,10 @@ class HybridTrainingArguments(TrainingArguments):
         reasons = {
             "max_steps": (self.max_steps < 1, "a plan has a fixed number of steps and no epochs; set max_steps"),
             "temperature": (self.temperature <= 0, "it divides the scores and must be above 0"),
+            "cpu_threads": (
+                self.cpu_threads is not None and self.cpu_threads < 1,
+                "a process has at least one thread",
+            ),
             "num_negatives": (self.num_negatives < 0, "it must not be negative"),
             "auto_find_batch_size": (self.auto_find_batch_size, "another batch size is another loss"),
             "ignore_data_skip": (self.ignore_data_skip, "a resumed run would see its first batches again"),
@@ -152,6 +163,17 @@ class HybridTrainingArguments(TrainingArguments):
                 f"{self.n_gpu} GPUs are visible to one process. Start one process for each with `accelerate launch "
                 f"--num_processes {self.n_gpu} ...`, or show it one with CUDA_VISIBLE_DEVICES=0."
             )
+
+
+def _fair_threads() -> int:
+    """The cores that this process may use, shared with its siblings on the machine.
+
+    `accelerate launch` sets OMP_NUM_THREADS to 1 where it is not set, which leaves all cores but one idle.
+    """
+    if (chosen := int(os.environ.get("OMP_NUM_THREADS") or 1)) > 1:
+        return chosen
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 class _Parser(HfArgumentParser):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments, parse_arguments
 
@@ -99,3 +101,26 @@ def test_the_share_of_a_process_follows_from_the_global_batch(tmp_path: Path) ->
 def test_the_better_of_two_models_is_known(metric: str, greater: bool, tmp_path: Path) -> None:
     arguments = HybridTrainingArguments(str(tmp_path), use_cpu=True, metric_for_best_model=metric)
     assert arguments.greater_is_better is greater
+
+
+@pytest.mark.parametrize(("variable", "option", "threads"), [("3", None, 3), ("3", 2, 2), ("1", 1, 1)])
+def test_threads_are_those_asked_for(
+    variable: str, option: int | None, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    HybridTrainingArguments(str(tmp_path), use_cpu=True, cpu_threads=option)
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+
+
+def test_cores_are_shared_by_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = []
+    for processes in (1, cores):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        HybridTrainingArguments(str(tmp_path), use_cpu=True)
+        found.append(torch.get_num_threads())
+    assert found == [cores, 1]
+    torch.set_num_threads(before)
