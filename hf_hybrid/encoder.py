@@ -18,17 +18,9 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from . import model_folder
 from .attention import PACKED_ATTENTION, choose_attention, flash_runs, length_buckets, position_offset
 from .collator import pack, tokenize
-from .model_folder import (
-    ATTENTION_DROPOUT_NAMES,
-    check_encoder,
-    load_model,
-    read_dense_weights,
-    read_weights,
-    save_tokenizer,
-    write_layout,
-)
 
 POOLINGS = ("mean", "cls", "pooler")
 SIDES = ("query", "passage")
@@ -77,7 +69,7 @@ class HybridEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_word("pooling", pooling, POOLINGS)
-        check_encoder(backbone.config)
+        model_folder.check_encoder(backbone.config)
         if not tokenizer.is_fast:
             raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; give a fast one (tokenizer.json).")
         self.backbone, self.tokenizer = backbone, tokenizer
@@ -120,7 +112,9 @@ class HybridEncoder(nn.Module):
             OSError: When there is no such model, or it has no safetensors.
         """
         wanted = {key: value for key, value in settings.items() if value is not None}
-        model = load_model(os.fspath(name_or_path), revision, dtype, attention_dropout, wanted.get("pooling"))
+        model = model_folder.load_model(
+            os.fspath(name_or_path), revision, dtype, attention_dropout, wanted.get("pooling")
+        )
         wanted = {"projection": model.projection, "attention": attention, **model.settings, **wanted}
         return cls(model.backbone, model.tokenizer, **wanted)
 
@@ -165,13 +159,11 @@ class HybridEncoder(nn.Module):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """What FSDP shards as a whole: the layers. Accelerate shards the word embeddings by themselves, so a module that
-        holds them must not be sharded before."""
+        """What FSDP shards as a whole: the layers. Accelerate shards the word embeddings by themselves, so a module
+        that holds them must not be sharded before."""
         words = self.get_input_embeddings()
-        names = set(self.backbone._no_split_modules or ())
-        return [name for name in names if not any(
-            type(module).__name__ == name and words in module.modules() for module in self.backbone.modules()
-        )]
+        holders = {type(module).__name__ for module in self.backbone.modules() if words in module.modules()}
+        return sorted(set(self.backbone._no_split_modules or ()) - holders)
 
     @property
     def device(self) -> torch.device:
@@ -283,8 +275,8 @@ class HybridEncoder(nn.Module):
             weights |= {f"pooler.dense.{name}": weight.clone() for name, weight in projection.items()}
         # Under the names of this module: under DeepSpeed ZeRO-3 the names of old checkpoints would come back.
         self.backbone.save_pretrained(folder, state_dict=weights, save_original_format=False)
-        save_tokenizer(self.tokenizer, folder, self.max_length)
-        write_layout(
+        model_folder.save_tokenizer(self.tokenizer, folder, self.max_length)
+        model_folder.write_layout(
             folder,
             pooling="mean" if self.pooling == "mean" else "cls",
             hidden_size=self.config.hidden_size,
@@ -302,10 +294,12 @@ class HybridEncoder(nn.Module):
         Raises:
             ValueError: When the folder's weights are of another model.
         """
-        weights = read_weights(folder)
+        weights = model_folder.read_weights(folder)
         state = {f"backbone.{name}": weight for name, weight in weights.items() if not name.startswith("pooler.")}
         if self.projection is not None:
-            state |= {f"projection.0.{name}": weight for name, weight in read_dense_weights(folder).items()}
+            state |= {
+                f"projection.0.{name}": weight for name, weight in model_folder.read_dense_weights(folder).items()
+            }
         result = self.load_state_dict(state, strict=False)
         if result.missing_keys or result.unexpected_keys:
             raise ValueError(
@@ -318,7 +312,9 @@ class HybridEncoder(nn.Module):
     ) -> torch.Tensor:
         autocast = torch.is_autocast_enabled(input_ids.device.type)
         dtype = torch.get_autocast_dtype(input_ids.device.type) if autocast else self.backbone.dtype
-        dropout = self.training and any(getattr(self.config, name, 0.0) for name in ATTENTION_DROPOUT_NAMES)
+        dropout = self.training and any(
+            getattr(self.config, name, 0.0) for name in model_folder.ATTENTION_DROPOUT_NAMES
+        )
         flash = flash_runs(input_ids.device, dtype) and not dropout
         output = self.backbone(
             input_ids=input_ids[None],

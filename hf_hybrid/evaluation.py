@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
@@ -176,6 +175,8 @@ def _encode(
     encoder: HybridEncoder, corpus: ParallelCorpus, side: int, language: str, rows: np.ndarray, batch_tokens: int
 ) -> torch.Tensor:
     """Embeddings `(len(rows), D)` of the texts in increasing `rows`, each process having encoded its share."""
+    import pyarrow as pa  # here, so that the trainer imports where only a model and tokens are at hand
+
     texts = corpus.queries(language) if side == corpus.QUERY else corpus.passages(language)
     wanted = np.zeros(len(texts), dtype=bool)
     wanted[rows] = True

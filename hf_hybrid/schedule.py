@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 KINDS = ("mono", "cross", "pool")
 QUERY, PASSAGE = 0, 1
 _PLAN_STREAM, _PASS_STREAM, _POOL_STREAM = 0, 1, 2  # keep the random streams of one seed apart
+_BLOCK_ITEMS = 65_536  # a multiple of 8
 _CACHED_PASSES = 64  # dealt passes kept in memory; a visit to any other is dealt again
 
 
@@ -222,6 +223,8 @@ class HybridSchedule:
         self._language_index = {language: i for i, language in enumerate(corpus.languages)}
         self._allowed = _allowed_pairs(corpus.languages, cells, exclude)
         self._present = _presence(corpus)
+        self._group_numbers = np.unique(corpus.groups, return_inverse=True)[1]
+        self._num_groups = int(self._group_numbers.max(initial=-1)) + 1
         self.cells = self._find_cells()
         self._plan = self._make_plan()
         self._visits = _occurrence_numbers(self._plan)
@@ -374,21 +377,24 @@ class HybridSchedule:
         return np.flatnonzero(np.unpackbits(self._present[QUERY, query] & bits, count=len(self.corpus)))
 
     def _deal_pass(self, cell_number: int, pass_number: int) -> np.ndarray:
-        """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups."""
-        cell, rng = self.cells[cell_number], self._stream(_PASS_STREAM, cell_number, pass_number)
+        """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups.
+
+        Members of a group stand side by side, hence in different batches, k of them at the most: those whose turn it is.
+        Counting instead of sorting keeps this linear in the items of the cell.
+        """
+        cell, num_batches = self.cells[cell_number], self._batches_a_pass(self.cells[cell_number])
         items = self._members(cell)
-        _, group, sizes = np.unique(self.corpus.groups[items], return_inverse=True, return_counts=True)
-        if sizes.max() == 1:
-            return rng.permutation(items)
-        # Members of a group stand side by side in the order, hence in different batches of a pass: at most k of them.
-        num_batches = self._batches_a_pass(cell)
-        order = np.argsort(group, kind="stable")
-        rank_in_group = np.empty_like(order)
-        rank_in_group[order] = _occurrence_numbers(group[order])
-        turn = (rank_in_group - pass_number * num_batches) % sizes[group]
-        kept = turn < num_batches
-        items, group = items[kept], group[kept]
-        return items[np.lexsort((rng.random(len(items)), rng.permutation(len(sizes))[group]))]
+        group = self._group_numbers[items]
+        sizes = np.bincount(group, minlength=self._num_groups)
+        turn = (_occurrence_numbers(group) - pass_number * num_batches) % sizes[group]
+        kept, sizes = turn < num_batches, np.minimum(sizes, num_batches)
+        place = self._stream(_PASS_STREAM, cell_number, pass_number).permutation(self._num_groups)
+        sizes_by_place = np.empty_like(sizes)
+        sizes_by_place[place] = sizes
+        starts = (np.cumsum(sizes_by_place) - sizes_by_place)[place]
+        dealt = np.empty(int(sizes.sum()), dtype=items.dtype)
+        dealt[starts[group[kept]] + turn[kept]] = items[kept]
+        return dealt
 
     def _draw_positives(self, step: int, cell: Cell, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Up to `max_positives` passage languages for each item, drawn evenly from those it has."""
@@ -426,10 +432,11 @@ def _allowed_pairs(languages: Sequence[str], cells: str | None, exclude: str | N
 def _presence(corpus: ParallelCorpus) -> np.ndarray:
     """Bits of shape `(2, num_languages, ceil(num_items / 8))`: which items have a query, a passage in a language."""
     rows = corpus.rows
-    packed = [
-        [np.packbits(rows[:, language, side] >= 0) for language in range(rows.shape[1])] for side in (QUERY, PASSAGE)
-    ]
-    return np.array(packed)
+    bits = np.empty((2, rows.shape[1], -(-len(rows) // 8)), dtype=np.uint8)
+    for start in range(0, len(rows), _BLOCK_ITEMS):  # in one pass over the matrix, which may be larger than memory
+        packed = np.packbits(rows[start : start + _BLOCK_ITEMS] >= 0, axis=0)
+        bits[:, :, start // 8 : start // 8 + len(packed)] = packed.transpose(2, 1, 0)
+    return bits
 
 
 def _occurrence_numbers(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -410,12 +410,3 @@ class TestMaking:
     def test_what_cannot_be_is_refused(self, make: Callable[[], HybridEncoder], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             make()
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Iterator[None]:
-    """Tiny models are no faster on many threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(min(2, threads))
-    yield
-    torch.set_num_threads(threads)
