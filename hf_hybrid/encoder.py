@@ -23,7 +23,6 @@ from .attention import PACKED_ATTENTION, choose_attention, flash_runs, length_bu
 from .collator import pack, tokenize
 
 POOLINGS = ("mean", "cls", "pooler")
-SIDES = ("query", "passage")
 
 
 class HybridEncoder(nn.Module):
@@ -111,10 +110,13 @@ class HybridEncoder(nn.Module):
             ValueError: When the model is no encoder, or its layout or settings are not those that are known.
             OSError: When there is no such model, or it has no safetensors.
         """
-        wanted = {key: value for key, value in settings.items() if value is not None}
-        model = model_folder.load_model(
-            os.fspath(name_or_path), revision, dtype, attention_dropout, wanted.get("pooling")
-        )
+        name, wanted = os.fspath(name_or_path), {key: value for key, value in settings.items() if value is not None}
+        try:
+            model = model_folder.load_model(name, revision, dtype, attention_dropout, wanted.get("pooling"))
+        except OSError as error:
+            raise OSError(
+                f"{name!r} is no model folder here and no model on the Hub that can be had: {error}"
+            ) from error
         wanted = {"projection": model.projection, "attention": attention, **model.settings, **wanted}
         return cls(model.backbone, model.tokenizer, **wanted)
 
@@ -235,7 +237,7 @@ class HybridEncoder(nn.Module):
         Returns:
             `np.ndarray` of shape `(N, D)`, float32.
         """
-        _check_word("side", side, SIDES)
+        _check_word("side", side, tuple(self.prompts))
         embeddings = np.zeros((len(texts), self.embedding_size), dtype=np.float32)
         rank, world_size = share
         prompted = [self.prompts[side] + text for text in texts]
@@ -301,11 +303,9 @@ class HybridEncoder(nn.Module):
                 f"projection.0.{name}": weight for name, weight in model_folder.read_dense_weights(folder).items()
             }
         result = self.load_state_dict(state, strict=False)
-        if result.missing_keys or result.unexpected_keys:
-            raise ValueError(
-                f"{folder} holds the weights of another model: missing {result.missing_keys[:3]}, "
-                f"not known here {result.unexpected_keys[:3]}."
-            )
+        wrong = result.missing_keys + result.unexpected_keys
+        if wrong:
+            raise ValueError(f"{folder} holds the weights of another model: {wrong[:3]} are missing or unknown.")
 
     def _run_packed(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_length: int

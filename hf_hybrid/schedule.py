@@ -379,8 +379,8 @@ class HybridSchedule:
     def _deal_pass(self, cell_number: int, pass_number: int) -> np.ndarray:
         """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups.
 
-        Members of a group stand side by side, hence in different batches, k of them at the most: those whose turn it is.
-        Counting instead of sorting keeps this linear in the items of the cell.
+        Members of a group stand side by side, hence in different batches, k of them at the most: those whose turn it
+        is.  Counting instead of sorting keeps this linear in the items of the cell.
         """
         cell, num_batches = self.cells[cell_number], self._batches_a_pass(self.cells[cell_number])
         items = self._members(cell)

@@ -71,7 +71,8 @@ class HybridTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.max_lengths = (min(max_query_length, model.max_length), max_passage_length or model.max_length)
+        longest = model.max_length
+        self.max_lengths = (min(max_query_length, longest), min(max_passage_length or longest, longest))
         self.token_cache_dir = Path(cache_dir) / "tokens"
         self.token_counts: dict[str, int] = {}
         self._data_wait_s: list[float] = []

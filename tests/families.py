@@ -22,7 +22,6 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from hf_hybrid.encoder import HybridEncoder
 
-torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where other work runs
 MAX_LENGTH = 40  # positions of every family
 _WORDS = [f"word{number}" for number in range(90)]
 _SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "hidden_size": 32}

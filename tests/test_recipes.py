@@ -78,8 +78,10 @@ def test_a_failed_run_says_so(quick: list[object], tmp_path: Path) -> None:
         (["--output_dir", "setup.cfg"], "setup.cfg"),
     ],
 )
-def test_mistakes_are_explained_without_a_traceback(options: list[str], message: str, quick: list[object]) -> None:
-    words = [*quick, *options]
+def test_mistakes_are_explained_without_a_traceback(
+    options: list[str], message: str, quick: list[object], tmp_path: Path
+) -> None:
+    words = [*quick, "--output_dir", tmp_path / "run", *options]
     found = run_recipe(*words, check=False, launch=[sys.executable])
     assert found.returncode == 2, found.stderr[-2000:]
     assert message in found.stderr
