@@ -75,8 +75,9 @@ class HybridTrainingArguments(TrainingArguments):
 
     Defaults that differ from the parent: `output_dir="runs/hybrid"`, `max_steps=1000` (a plan has no epochs),
     `learning_rate=2e-5`, `warmup_steps=0.1` (a share of the steps), `logging_steps=10`, `logging_nan_inf_filter=False`
-    (it waits for the device at every step), `save_strategy="no"`, `per_device_train_batch_size` (follows from
-    `global_batch_size`).
+    (it waits for the device at every step), `save_strategy="no"`. The batch size of a device follows from
+    `global_batch_size`. `gradient_accumulation_steps=G` averages the gradients of G successive batches of the plan,
+    each of `global_batch_size`; the plan then has `max_steps * G` batches.
 
     Raises:
         ValueError: On a value or a combination that cannot be honoured; the message says what to use instead.
@@ -95,6 +96,12 @@ class HybridTrainingArguments(TrainingArguments):
     logging_steps: float = _option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
     logging_nan_inf_filter: bool = _option(False, "Leave NaN and infinite losses out of the logged mean.")
     save_strategy: str = _option("no", "no, steps or best: when checkpoint-N is written.")
+    num_train_epochs: float | None = _option(  # type: ignore[assignment]
+        None, "Refused: a plan has steps and no epochs; set max_steps."
+    )
+    per_device_eval_batch_size: int | None = _option(  # type: ignore[assignment]
+        None, "Refused: evaluation batches are measured in tokens; set eval_batch_tokens."
+    )
     per_device_train_batch_size: int | None = _option(  # type: ignore[assignment]
         None, "Follows from global_batch_size; refused otherwise."
     )
@@ -127,18 +134,30 @@ class HybridTrainingArguments(TrainingArguments):
                 f"per_device_train_batch_size={given}: one batch contrasts global_batch_size={self.global_batch_size} "
                 f"queries over {world_size} process(es), {share} on each. Set global_batch_size alone."
             )
-        self.per_device_train_batch_size = share
-        super().__post_init__()
         self._refuse_what_cannot_be_honoured()
+        self.per_device_train_batch_size = self.per_device_eval_batch_size = share
+        self.num_train_epochs = 1  # the plan is gone through once
+        if self.metric_for_best_model and "bias/" in self.metric_for_best_model and self.greater_is_better is None:
+            self.greater_is_better = False
+        super().__post_init__()
+        self._refuse_devices_left_idle()
         if self.device.type == "cpu":
             torch.set_num_threads(self.cpu_threads or _fair_threads())
-        if self.metric_for_best_model and "rank_distance" in self.metric_for_best_model:
-            self.greater_is_better = False
 
     def _refuse_what_cannot_be_honoured(self) -> None:
+        best = self.load_best_model_at_end or self.save_strategy == "best"
+        no_metric = best and self.metric_for_best_model in (None, "loss", "eval_loss")
         reasons = {
             "max_steps": (self.max_steps < 1, "a plan has a fixed number of steps and no epochs; set max_steps"),
-            "temperature": (self.temperature <= 0, "it divides the scores and must be above 0"),
+            "num_train_epochs": (self.num_train_epochs is not None, "a plan has steps and no epochs; set max_steps"),
+            "per_device_eval_batch_size": (self.per_device_eval_batch_size is not None, "set eval_batch_tokens"),
+            "seed": (self.seed < 0, "it must not be negative"),
+            "temperature": (not 0 < self.temperature < float("inf"), "it divides the scores: a number above 0"),
+            "max_eval_queries": (self.max_eval_queries is not None and self.max_eval_queries < 1, "at least 1"),
+            "eval_batch_tokens": (self.eval_batch_tokens < 1, "at least 1"),
+            "metric_for_best_model": (no_metric, "say what is best, for example multilingual/nDCG@10"),
+            "bf16_full_eval": (self.bf16_full_eval, "evaluation runs in the precision of training; set bf16"),
+            "fp16_full_eval": (self.fp16_full_eval, "evaluation runs in the precision of training; set fp16"),
             "cpu_threads": (
                 self.cpu_threads is not None and self.cpu_threads < 1,
                 "a process has at least one thread",
@@ -158,6 +177,14 @@ class HybridTrainingArguments(TrainingArguments):
         for name, (refused, reason) in reasons.items():
             if refused:
                 raise ValueError(f"{name}={getattr(self, name)!r} cannot be honoured: {reason}.")
+
+    def _refuse_devices_left_idle(self) -> None:
+        sharded = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"]
+        if self.use_cpu and sharded and torch.cuda.is_available():
+            raise ValueError(
+                f"use_cpu=True with {sharded[0]}: accelerate would leave {sharded[0]} out and train on the CPU. Add "
+                "`--use_cpu false` to train on the GPUs, or take accelerate_configs/cpu.yaml."
+            )
         if self.n_gpu > 1:
             raise ValueError(
                 f"{self.n_gpu} GPUs are visible to one process. Start one process for each with `accelerate launch "
@@ -186,6 +213,8 @@ class _Parser(HfArgumentParser):
     def refuse_unknown(self, names: Sequence[str], where: str, prefix: str) -> None:
         """Stop at the first of `names` that is no option."""
         known = {action.dest for action in self._actions}
+        if prefix:  # `--no_evaluate_before` and its like are options without a field of that name
+            known |= {text.lstrip("-").replace("-", "_") for action in self._actions for text in action.option_strings}
         for name in names:
             if name.replace("-", "_") not in known:
                 near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
@@ -227,7 +256,7 @@ def parse_arguments(
     if config.config:
         settings = _read_yaml(parser, Path(config.config))
         parser.refuse_unknown(list(settings), str(config.config), "")
-        parser.set_defaults(**{name: _as_typed(value) for name, value in settings.items()})
+        parser.set_defaults(**{name: _as_typed(parser, name, value) for name, value in settings.items()})
     try:
         return parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
@@ -244,6 +273,17 @@ def _read_yaml(parser: _Parser, path: Path) -> dict[str, Any]:
     return settings
 
 
-def _as_typed(value: Any) -> Any:
-    """Numbers and words as they would stand on a command line, so that argparse checks and converts them."""
+def _as_typed(parser: _Parser, name: str, value: Any) -> Any:
+    """A YAML value as it would stand on a command line, so that argparse checks and converts it."""
+    action = next(action for action in parser._actions if action.dest == name)
+    if action.nargs == 0:  # an on/off option
+        if not isinstance(value, bool):
+            parser.error(f"{name}: expected true or false, got {value!r}")
+        return value
+    if isinstance(value, bool) and action.type is str:
+        parser.error(f"{name}: YAML reads this word as {value}; put it in quotes")
+    if isinstance(value, list) and action.type is str and action.nargs is None:
+        return ",".join(map(str, value))
+    if isinstance(value, dict) and action.type is str:
+        parser.error(f"{name}: expected text such as 'mono=0.5,cross=0.5', got {value!r}")
     return str(value) if isinstance(value, bool | int | float) else value

@@ -112,6 +112,16 @@ class TokenCache:
                 f"{type(tokenizer).__name__} is a slow tokenizer; a fast one (a folder with tokenizer.json) is needed "
                 "to count truncated texts. Convert it with `AutoTokenizer.from_pretrained(...)` and `save_pretrained`."
             )
+        for side, prompt, length in [
+            ("query", query_prompt, max_query_length),
+            ("passage", passage_prompt, max_passage_length),
+        ]:
+            least = len(tokenizer(prompt)["input_ids"]) + 1
+            if length < least:
+                raise ValueError(
+                    f"max_{side}_length={length} leaves no room for text: prompt {prompt!r} and special tokens take "
+                    f"{least - 1}. Set it to {least} or more."
+                )
         self.corpus, self.tokenizer = corpus, tokenizer
         self.prompts = (query_prompt, passage_prompt)
         self.max_lengths = (max_query_length, max_passage_length)
@@ -312,9 +322,7 @@ class HybridCollator:
             rank=self.rank,
         )
         sequences = self._sequences(batch, own, passages[self.rank])
-        if (
-            not sequences
-        ):  # fewer items than ranks: one sequence that no target points to, so that all ranks step alike
+        if not sequences:  # fewer items than ranks: one sequence without a target, so that all ranks step alike
             sequences = self._sequences(batch, shares[0][:1], _Passages(*np.zeros((3, 0), dtype=np.int64)))
         return HybridInputs(tokens=pack(sequences), targets=targets, facts=self._facts(batch, passages))
 
@@ -367,21 +375,20 @@ class HybridCollator:
 
 
 class StepDataset(torch.utils.data.Dataset):
-    """The steps `start` to the end of the plan as a map-style dataset of `HybridInputs`.
+    """The steps of the plan as a map-style dataset of `HybridInputs`.
 
     Args:
         collator (`HybridCollator`): Makes the inputs of a step.
-        start (`int`, *optional*, defaults to 0): The first step; a resumed run begins where it stopped, at no cost.
     """
 
-    def __init__(self, collator: HybridCollator, start: int = 0) -> None:
-        self.collator, self.start = collator, start
+    def __init__(self, collator: HybridCollator) -> None:
+        self.collator = collator
 
     def __len__(self) -> int:
-        return len(self.collator.schedule) - self.start
+        return len(self.collator.schedule)
 
     def __getitem__(self, index: int) -> HybridInputs:
-        return self.collator(self.start + index)
+        return self.collator(index)
 
 
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -33,7 +33,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        grad_GD = grad_outputs[0].contiguous()
+        grad_GD = grad_outputs[0].clone(memory_format=torch.contiguous_format)  # summed in place
         dist.all_reduce(grad_GD)
         start = sum(ctx.counts[: rank()])
         return grad_GD[start : start + ctx.counts[rank()]], None

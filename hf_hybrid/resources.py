@@ -28,6 +28,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from . import distributed
 from .machine import ENERGY_CHOICES, Meter, Moment, open_meter, peak_host_memory
 from .records import ResourceLine, Resources, RunFolder, Share
 
@@ -211,7 +212,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self._begin_run(known["attributes"]["saved"] if state.global_step else {})
         if state.global_step != self.totals.num_steps:
             logger.warning("The checkpoint holds no resource log: totals begin at step %d.", state.global_step)
-        if _rank() == 0:
+        if distributed.rank() == 0:
             self.folder.keep_resource_lines(last_step=state.global_step)
         self._cuda = args.device.type == "cuda"
         self._shape = encoder_shape(kwargs.get("model"))
@@ -240,7 +241,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             self._write_line(logs["loss"])
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if _rank() == 0:
+        if distributed.rank() == 0:
             self.folder.write_resources(self.summary())
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -249,7 +250,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         if self.totals.num_steps > self._line_start["num_steps"]:
             self._make_line(state.global_step)
             self._write_line(None)
-        if _rank() == 0:
+        if distributed.rank() == 0:
             self.folder.write_resources(self.summary())
         if self._meter:
             self._meter.close()
@@ -331,7 +332,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self._line_start = _line_start(now)
 
     def _write_line(self, loss: float | None) -> None:
-        if self._line and _rank() == 0:
+        if self._line and distributed.rank() == 0:
             self.folder.append_resource_line({**self._line, "loss": loss})
         self._line = None
 
@@ -340,7 +341,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         totals, time_s, shape = self.totals, self.totals.train_time_s, self._shape
         flops = encoder_flops(*shape, totals.tokens, totals.sum_squared_lengths) if shape else None
         names = "num_matmul_parameters={}, num_layers={}, hidden_size={}"
-        peak_flops = self.peak_flops * _world_size() if self.peak_flops else None
+        peak_flops = self.peak_flops * distributed.world_size() if self.peak_flops else None
         return {
             "train_time_s": time_s,
             "setup_time_s": totals.setup_time_s,
@@ -372,16 +373,8 @@ def _highest(earlier: list[float], now: list[float]) -> list[float]:
     return [max(pair) for pair in zip_longest(earlier, now, fillvalue=0.0)]
 
 
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def _gather(own: dict[str, Any]) -> list[dict[str, Any]]:
-    ranks = [own] * _world_size()
+    ranks = [own] * distributed.world_size()
     if len(ranks) > 1:
         dist.all_gather_object(ranks, own)
     return ranks

@@ -4,8 +4,8 @@ A schedule is a pure function of (corpus, mix, global batch size, number of step
 
 1. *Cells.*  Every pair (query language, passage language) with at least two items is a ``mono`` or a ``cross`` cell,
    every query language a ``pool`` cell.
-2. *Plan.*  Each kind gets its share of the steps and each of its cells a share that follows ``n ** smoothing``
-   (largest remainder, so shares are exact, not drawn); the list of cells is then shuffled.
+2. *Plan.*  Each kind gets its share of the steps and each of its cells a share that follows ``n ** smoothing``,
+   rounded up or down (shares are exact, not drawn); the list of cells is then shuffled.
 3. *Batches.*  The v-th visit to a cell takes one of the ``ceil(n / global_batch_size)`` batches of a pass over its
    items; each pass is dealt anew.
 
@@ -52,6 +52,34 @@ def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
     quotas = np.floor(exact).astype(np.int64)
     missing = total - int(quotas.sum())
     quotas[np.argsort(quotas - exact, kind="stable")[:missing]] += 1
+    return quotas
+
+
+def spread_quotas(weights: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Split `total` into integers proportional to `weights`, each its exact share rounded up or down.
+
+    Which shares are rounded up is decided by systematic sampling over a shuffled order, not by size: where there are
+    fewer steps than cells, largest remainders would only ever visit the largest cells.
+
+    Args:
+        weights (`np.ndarray` of shape `(n,)`): Positive.
+        total (`int`): What the integers add up to.
+        rng (`np.random.Generator`): Decides the order and the offset.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, int64.
+
+    Example:
+
+        >>> spread_quotas(np.array([2.0, 1.0, 1.0]), 8, np.random.default_rng(0)).tolist()
+        [4, 2, 2]
+    """
+    exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    order = rng.permutation(len(exact))
+    edges = np.floor(np.cumsum(exact[order]) + rng.random() + 1e-9).astype(np.int64)  # a sum of thirds must reach 1
+    edges[-1] = total
+    quotas = np.empty(len(exact), dtype=np.int64)
+    quotas[order] = np.diff(edges, prepend=0)
     return quotas
 
 
@@ -217,6 +245,8 @@ class HybridSchedule:
         ]:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if not 0 <= smoothing <= 10:
+            raise ValueError(f"smoothing must lie between 0 (uniform) and 10, got {smoothing}; 1 is by size.")
         self.corpus, self.mix = corpus, MixConfig.parse(mix)
         self.global_batch_size, self.num_steps, self.seed = global_batch_size, num_steps, seed
         self.smoothing, self.max_positives = smoothing, max_positives
@@ -331,6 +361,8 @@ class HybridSchedule:
             Cell("mono" if q == p else "cross", languages[q], languages[p], int(counts[q, p]))
             for q, p in zip(*np.nonzero(self._allowed & (counts >= 2)), strict=True)
         ]
+        if self._num_groups < len(self.corpus):  # items of one group alone have nothing to be contrasted with
+            cells = [cell for cell in cells if np.ptp(self._group_numbers[self._members(cell)])]
         if self.mix.pool:
             for language in languages:
                 num_items = len(self._members(Cell("pool", language, "*", 0)))
@@ -348,13 +380,14 @@ class HybridSchedule:
         kinds = [kind for kind in KINDS if getattr(self.mix, kind)]
         steps_of_kind = largest_remainder(np.array([getattr(self.mix, kind) for kind in kinds]), self.num_steps)
         steps_of_cell = np.zeros(len(self.cells), dtype=np.int64)
+        rng = self._stream(_PLAN_STREAM)
         for kind, steps in zip(kinds, steps_of_kind, strict=True):
             numbers = [i for i, cell in enumerate(self.cells) if cell.kind == kind]
             sizes = np.array([self.cells[i].num_items for i in numbers], dtype=np.float64)
-            steps_of_cell[numbers] = largest_remainder(sizes**self.smoothing, int(steps))
+            steps_of_cell[numbers] = spread_quotas((sizes / sizes.max()) ** self.smoothing, int(steps), rng)
         dtype = np.min_scalar_type(len(self.cells))
         plan = np.repeat(np.arange(len(self.cells), dtype=dtype), steps_of_cell)
-        return np.random.default_rng([self.seed, _PLAN_STREAM]).permutation(plan)
+        return rng.permutation(plan)
 
     def _batches_a_pass(self, cell: Cell) -> int:
         return -(-cell.num_items // self.global_batch_size)
@@ -380,7 +413,7 @@ class HybridSchedule:
         """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups.
 
         Members of a group stand side by side, hence in different batches, k of them at the most: those whose turn it
-        is.  Counting instead of sorting keeps this linear in the items of the cell.
+        is.  Counting instead of sorting keeps this linear in the items of the corpus; a pass is dealt once and kept.
         """
         cell, num_batches = self.cells[cell_number], self._batches_a_pass(self.cells[cell_number])
         items = self._members(cell)

@@ -8,6 +8,7 @@ passages packed together), then the loss over the embeddings of all ranks.
 from __future__ import annotations
 
 import itertools
+import json
 import operator
 import os
 import time
@@ -33,6 +34,9 @@ from .schedule import HybridSchedule
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
+
+
+PLAN_NAME = "plan.json"  # in a checkpoint: what its batches follow from
 
 
 class HybridTrainer(Trainer):
@@ -76,6 +80,7 @@ class HybridTrainer(Trainer):
         self.token_cache_dir = Path(cache_dir) / "tokens"
         self.token_counts: dict[str, int] = {}
         self._data_wait_s: list[float] = []
+        _refuse_unused(kwargs)
         super().__init__(
             model=model,
             args=args,
@@ -94,6 +99,9 @@ class HybridTrainer(Trainer):
     def schedule(self) -> HybridSchedule:
         """The plan: `max_steps * gradient_accumulation_steps` batches."""
         args = self.args
+        corpus = self.train_dataset
+        if args.num_negatives and not any(corpus.negatives(language) for language in corpus.languages):
+            raise ValueError(f"num_negatives={args.num_negatives}, but the corpus has no hard negatives. Set it to 0.")
         return HybridSchedule(
             self.train_dataset,
             args.mix,
@@ -245,12 +253,45 @@ class HybridTrainer(Trainer):
             stage = state.fsdp_plugin.fsdp_version
         return {"type": state.distributed_type.value, "stage": stage}
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, or go on from a checkpoint of a run with the same plan.
+
+        Raises:
+            ValueError: When there is no such checkpoint, or its corpus, mix, seed or batch size is another.
+        """
+        if isinstance(resume_from_checkpoint, str):
+            self._refuse_another_plan(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _plan_identity(self) -> dict[str, Any]:
+        args, schedule = self.args, self.schedule
+        settings = {name: getattr(args, name) for name in ("global_batch_size", "smoothing", "cells", "exclude")}
+        settings |= {"max_positives": args.max_positives, "num_negatives": args.num_negatives}
+        identity = {"corpus": schedule.corpus.fingerprint, "mix": str(schedule.mix), "seed": schedule.seed}
+        return {**identity, "num_batches": len(schedule), **settings}
+
+    def _refuse_another_plan(self, checkpoint: Path) -> None:
+        if not (checkpoint / PLAN_NAME).exists():
+            raise ValueError(f"{checkpoint} is no checkpoint of a hybrid run: it has no {PLAN_NAME}.")
+        then, now = json.loads((checkpoint / PLAN_NAME).read_text(encoding="utf-8")), self._plan_identity()
+        changed = [
+            f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]
+        ]
+        if changed:
+            raise ValueError(f"{checkpoint} belongs to another plan: {'; '.join(changed)}. Begin a new run for it.")
+
     # A checkpoint is a model folder, as `HybridEncoder.save_pretrained` writes it, with the trainer's state beside it.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
             model = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(output_dir or self.args.output_dir, state_dict)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (checkpoint / PLAN_NAME).write_text(json.dumps(self._plan_identity(), indent=2) + "\n", encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -263,3 +304,17 @@ class HybridTrainer(Trainer):
             super()._load_best_model()
         else:
             self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
+
+
+def _refuse_unused(kwargs: dict[str, Any]) -> None:
+    """Arguments of `Trainer` that a plan and an evaluation of rankings leave nothing to do for."""
+    reasons = {
+        "data_collator": "batches come from the plan",
+        "compute_metrics": "evaluation measures rankings; add a callback with on_evaluate for more",
+        "preprocess_logits_for_metrics": "there are no logits",
+        "compute_loss_func": "override compute_loss",
+        "processing_class": "the encoder brings its tokenizer",
+    }
+    for name, reason in reasons.items():
+        if kwargs.get(name) is not None:
+            raise ValueError(f"HybridTrainer does not take {name}: {reason}.")

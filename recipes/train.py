@@ -33,14 +33,20 @@ FLAGS = {"dry_run": "Print the plan and the first batches as text, and train not
 
 def main() -> None:
     # Arguments
-    chosen = any(word.split("=")[0] in ("--train_corpus", "--model_name_or_path") for word in sys.argv)
+    named = {word.split("=")[0].lstrip("-").replace("-", "_") for word in sys.argv if word.startswith("--")}
+    chosen = named & {"train_corpus", "model_name_or_path"}
     with explained_errors():
         model_args, data_args, args, rest = parse_arguments(
             [ModelArguments, DataArguments, HybridTrainingArguments],
             default_config=None if chosen else DEFAULT_CONFIG,
             flags=FLAGS,
         )
-    set_seed(args.seed)
+        if "train_corpus" in named and model_args.model_name_or_path is None and rest.config is None:
+            raise ValueError(
+                "--train_corpus without a model: name one with --model_name_or_path, or take the settings for a small "
+                "encoder from scratch with --config recipes/sample/hybrid.yaml."
+            )
+        set_seed(args.seed)
 
     # Data, model, plan
     with explained_errors():
@@ -56,7 +62,10 @@ def main() -> None:
             started_at=STARTED_AT,
         )
         plan = trainer.schedule.summary()
+        if train_corpus.fingerprint == eval_corpus.fingerprint:
+            raise ValueError("--eval_corpus is the training corpus: leave it out to evaluate on items held out of it.")
     say = print if trainer.is_world_process_zero() else lambda *_: None
+    say(f"devices: {args.world_size} x {args.device}, {trainer.distributed_strategy()['type']}")
     say(describe(train_corpus, "training corpus"))
     say(describe(eval_corpus, "evaluation corpus"))
     say(plan)
@@ -70,8 +79,8 @@ def main() -> None:
     with recorded_status(folder, run, writes=trainer.is_world_process_zero()):
         before = trainer.score(eval_corpus) if args.evaluate_before else None
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        after = trainer.score(eval_corpus)
         trainer.save_model(str(folder.path / "model"))
+        after = trainer.score(eval_corpus)
         if trainer.is_world_process_zero():
             folder.write_eval({"before": before, "after": after})
 
@@ -163,9 +172,10 @@ def describe(corpus: ParallelCorpus, role: str) -> str:
 
 def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:
     cut, texts = (trainer.token_counts.get(name, 0) for name in ("truncated_texts", "texts"))
+    query_length, passage_length = trainer.max_lengths
     return f"""
-{cut} of {texts} texts were cut at {trainer.max_lengths[0]} (queries) or {trainer.max_lengths[1]} (passages) tokens.
-The model:        {folder.path}/model        SentenceTransformer("{folder.path}/model") or AutoModel
+{cut} of {texts} training texts were cut, at {query_length} tokens (queries) or {passage_length} (passages).
+The model:        {folder.path}/model        loads with AutoModel and SentenceTransformer
 The scores:       {folder.path}/eval.json    all pairs of languages
 The cost:         {folder.path}/resources.json, .jsonl
 What was run:     {folder.path}/run.json

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"distributed", "encoder", "records", RANKING},
     "records": set(),
     "machine": set(),
-    "resources": {"machine", "records"},
+    "resources": {"distributed", "machine", "records"},
     "scaling": {"records"},
     "report": {"records", "scaling"},
     "hub": {"records", "report"},

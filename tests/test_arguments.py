@@ -61,6 +61,14 @@ def test_flags_stand_beside_the_dataclasses() -> None:
         ("save_strategy: epoch", [], "a plan has no epochs"),
         ("per_device_train_batch_size: 8", [], "Set global_batch_size alone"),
         ("auto_find_batch_size: true", [], "another batch size is another loss"),
+        ("num_train_epochs: 3", [], "a plan has steps and no epochs"),
+        ("per_device_eval_batch_size: 3", [], "set eval_batch_tokens"),
+        ("load_best_model_at_end: true\nsave_strategy: steps\neval_strategy: steps", [], "say what is best"),
+        ("temperature: .nan", [], "a number above 0"),
+        ("max_eval_queries: 0", [], "at least 1"),
+        ("seed: -1", [], "must not be negative"),
+        ("languages: no", [], "put it in quotes"),
+        ("mix: {mono: 1}", [], "expected text such as 'mono=0.5,cross=0.5'"),
         ("ignore_data_skip: true", [], "would see its first batches again"),
         ("dataloader_drop_last: true", [], "short batches belong to the plan"),
         ("label_smoothing_factor: 0.1", [], "no labels to smooth"),
@@ -73,6 +81,12 @@ def test_what_is_wrong_is_named(
         parse_arguments(ALL, ["--config", yaml(tmp_path, text), "--use_cpu", "true", *argv])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_natural_yaml_and_negated_options_are_understood(tmp_path: Path) -> None:
+    config = yaml(tmp_path, "languages: [de, en]\nuse_cpu: true\ndry_run: false\n")
+    _, data, args, rest = parse_arguments(ALL, ["--config", config, "--no_evaluate_before"], flags={"dry_run": "help"})
+    assert (data.languages, args.evaluate_before, rest.dry_run) == ("de,en", False, False)
 
 
 def test_a_config_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,5 +191,15 @@ def test_slow_tokenizers_are_refused(corpus: ParallelCorpus) -> None:
     class Slow(PreTrainedTokenizerBase):
         is_fast = False
 
+        def __init__(self) -> None:
+            """Without the files that a real one reads."""
+
     with pytest.raises(ValueError, match="slow tokenizer"):
         TokenCache(corpus, Slow(), cache_dir="unused")
+
+
+def test_a_length_without_room_for_text_is_refused(corpus: ParallelCorpus) -> None:
+    encoder = toy_encoder(corpus)
+    for length in (-1, 0, 2):
+        with pytest.raises(ValueError, match=f"max_query_length={length} leaves no room"):
+            TokenCache(corpus, encoder.tokenizer, max_query_length=length, cache_dir="unused")

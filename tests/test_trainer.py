@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,29 @@ def test_the_saved_model_is_the_trained_one(corpus: ParallelCorpus, tmp_path: Pa
     loaded = HybridEncoder.from_pretrained(tmp_path / "model")
     texts = corpus.queries("en").to_pylist()[:5]
     assert (loaded.encode(texts, "query") == trainer.model.encode(texts, "query")).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mix": "mono=1"}, "mix was 'mono=0.333333,cross=0.333333,pool=0.333333' and is 'mono=1'"),
+        ({"seed": 7}, "seed was 42 and is 7"),
+        ({"global_batch_size": 10}, "global_batch_size was 12 and is 10"),
+        ({"max_steps": 9}, "num_batches was 8 and is 9"),
+    ],
+)
+def test_another_plan_is_not_gone_on_with(change: dict, message: str, corpus: ParallelCorpus, tmp_path: Path) -> None:
+    train(tmp_path / "run", corpus, save_strategy="steps", save_steps=4)
+    checkpoint = str(tmp_path / "run" / "checkpoint-4")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train(tmp_path / "again", corpus, resume=checkpoint, **change)
+    with pytest.raises(ValueError, match=r"corpus was '[0-9a-f]{64}' and is"):
+        train(tmp_path / "again", corpus.select_languages(["en", "de"]), resume=checkpoint)
+    with pytest.raises(ValueError, match=r"it has no plan\.json"):
+        train(tmp_path / "again", corpus, resume=str(tmp_path / "nothing"))
+
+
+def test_arguments_without_a_use_are_refused(corpus: ParallelCorpus, tmp_path: Path) -> None:
+    args = HybridTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="does not take compute_metrics"):
+        HybridTrainer(toy_encoder(corpus), args, train_dataset=corpus, compute_metrics=len)
