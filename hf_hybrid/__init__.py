@@ -21,7 +21,7 @@ _HOME = {
     "ParallelCorpus": "corpus",
     "load_corpus": "sources",
     "build_sample_corpus": "sample",
-    "MixConfig": "schedule",
+    "MixConfig": "mix",
     "HybridBatch": "schedule",
     "HybridSchedule": "schedule",
     "TokenCache": "collator",

@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub.constants import HF_HOME
 from transformers import HfArgumentParser, TrainingArguments
 
-from .schedule import MixConfig
+from .mix import MixConfig
 
 CACHE_DIR = os.environ.get("HF_HYBRID_CACHE", os.path.join(HF_HOME, "hf_hybrid"))
 

@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": {"corpus", "corpus_files", "formats", "languages", "presets", "readers", "tables"},
     "sample": {"corpus"},
     # from items to gradients
-    "schedule": {"corpus"},
+    "mix": set(),
+    "schedule": {"corpus", "mix"},
     "collator": {"schedule"},
     "attention": set(),
     "model_folder": set(),
@@ -36,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distributed": set(),
     "losses": {"distributed"},
     "gradcache": set(),
-    "arguments": {"schedule"},
+    "arguments": {"mix"},
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "gradcache", "losses", "records"}
     | {"resources", "schedule"},
     "mlm": {"arguments", "corpus"},

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from hf_hybrid.corpus import ParallelCorpus
+from hf_hybrid.mix import largest_remainder
 from hf_hybrid.sample import build_sample_corpus
-from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule, MixConfig, largest_remainder, spread_quotas
+from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule
 from tests.toys import toy_corpus
 
 
@@ -30,42 +31,6 @@ def make(corpus: ParallelCorpus, mix: str = "mono=1,cross=1,pool=1", **options: 
     return HybridSchedule(corpus, mix, **{"global_batch_size": 8, "num_steps": 300, "seed": 1, **options})
 
 
-def test_largest_remainder_is_exact_and_fair() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        weights, total = rng.random(rng.integers(1, 30)), int(rng.integers(0, 500))
-        quotas = largest_remainder(weights, total)
-        assert quotas.sum() == total
-        assert np.all(np.abs(quotas - weights / weights.sum() * total) < 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "shares"), [("mono=1", (1, 0, 0)), (" cross=3 , mono=1", (0.25, 0.75, 0)), ("pool=0.2", (0, 0, 1))]
-)
-def test_mix_is_scaled(text: str, shares: tuple[float, ...]) -> None:
-    mix = MixConfig.parse(text)
-    assert (mix.mono, mix.cross, mix.pool) == shares
-    assert MixConfig.parse(str(mix)) == mix
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("mono=0.5,corss=0.5", "'corss' is not a kind"),
-        ("mono=0.5,mono=0.5", "given twice"),
-        ("mono=half", "must be a number"),
-        ("mono", "must be a number"),
-        ("mono=-1,cross=2", "not negative"),
-        ("mono=nan", "finite"),
-        ("mono=0", "not all zero"),
-        ("", "'' is not a kind"),
-    ],
-)
-def test_bad_mix_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MixConfig.parse(text)
-
-
 def test_shares_of_kinds_and_cells_are_exact(corpus: ParallelCorpus) -> None:
     schedule = make(corpus, "mono=0.5,cross=0.3,pool=0.2", num_steps=997, smoothing=0.7)
     kinds = Counter(schedule.batch(step).kind for step in range(997))
@@ -77,25 +42,6 @@ def test_shares_of_kinds_and_cells_are_exact(corpus: ParallelCorpus) -> None:
     exact = np.array(expected) / sum(expected) * kinds["cross"]
     assert len(cells) == 20
     assert np.all(np.abs(np.array(list(cells.values())) - exact) < 1)
-
-
-def test_few_steps_are_spread_over_all_cells_not_the_largest() -> None:
-    """Ten of 400 cells of nearly equal size: over seeds every cell is visited about equally often."""
-    weights = np.linspace(1.0, 1.1, 400)
-    visits = np.sum([spread_quotas(weights, 10, np.random.default_rng(seed)) for seed in range(4000)], axis=0)
-    assert visits.sum() == 40_000
-    expected = weights / weights.sum() * 40_000
-    assert np.abs(visits - expected).max() < 6 * np.sqrt(expected.max())
-    assert (largest_remainder(weights, 10)[:390] == 0).all(), "which is what it is there to avoid"
-
-
-def test_spread_quotas_are_exact_shares_rounded_up_or_down() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        weights, total = rng.random(rng.integers(1, 30)) + 0.01, int(rng.integers(0, 500))
-        quotas = spread_quotas(weights, total, rng)
-        assert quotas.sum() == total
-        assert np.all(np.abs(quotas - weights / weights.sum() * total) < 1 + 1e-6)
 
 
 def test_smoothing_zero_is_uniform() -> None:

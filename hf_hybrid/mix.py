@@ -1,0 +1,114 @@
+"""The shares of the batch kinds, and how shares become whole steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+KINDS = ("mono", "cross", "pool")
+
+
+def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
+    """Split `total` into integers proportional to `weights` (Hamilton's method; ties go to the first).
+
+    Args:
+        weights (`np.ndarray` of shape `(n,)`): Non-negative, not all zero.
+        total (`int`): What the integers add up to.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, int64.
+
+    Example:
+
+        >>> largest_remainder(np.array([0.5, 0.25, 0.25]), 10).tolist()
+        [5, 3, 2]
+    """
+    exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    quotas = np.floor(exact).astype(np.int64)
+    missing = total - int(quotas.sum())
+    quotas[np.argsort(quotas - exact, kind="stable")[:missing]] += 1
+    return quotas
+
+
+def spread_quotas(weights: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Split `total` into integers proportional to `weights`, each its exact share rounded up or down.
+
+    Which shares are rounded up is decided by systematic sampling over a shuffled order, not by size: where there are
+    fewer steps than cells, largest remainders would only ever visit the largest cells.
+
+    Args:
+        weights (`np.ndarray` of shape `(n,)`): Positive.
+        total (`int`): What the integers add up to.
+        rng (`np.random.Generator`): Decides the order and the offset.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, int64.
+
+    Example:
+
+        >>> spread_quotas(np.array([2.0, 1.0, 1.0]), 8, np.random.default_rng(0)).tolist()
+        [4, 2, 2]
+    """
+    exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * total
+    order = rng.permutation(len(exact))
+    edges = np.floor(np.cumsum(exact[order]) + rng.random() + 1e-9).astype(np.int64)  # a sum of thirds must reach 1
+    edges[-1] = total
+    quotas = np.empty(len(exact), dtype=np.int64)
+    quotas[order] = np.diff(edges, prepend=0)
+    return quotas
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """The shares of the batch kinds.
+
+    Args:
+        mono (`float`, *optional*, defaults to 0.0): Share of monolingual batches (queries and passages in a).
+        cross (`float`, *optional*, defaults to 0.0): Share of cross-lingual batches (queries in a, passages in b).
+        pool (`float`, *optional*, defaults to 0.0): Share of pool batches (passages of one item in many languages).
+
+    Shares need not add up to 1.
+
+    Example:
+
+        >>> MixConfig.parse("mono=1,cross=3")
+        MixConfig(mono=0.25, cross=0.75, pool=0.0)
+    """
+
+    mono: float = 0.0
+    cross: float = 0.0
+    pool: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = [self.mono, self.cross, self.pool]
+        if not all(np.isfinite(share) and share >= 0 for share in shares) or sum(shares) <= 0:
+            raise ValueError(f"mix shares must be finite, not negative and not all zero; got {shares} for {KINDS}")
+
+    @classmethod
+    def parse(cls, text: str | MixConfig) -> MixConfig:
+        """Read ``"mono=0.5,cross=0.5"``; the shares are scaled to add up to 1.
+
+        Raises:
+            ValueError: On an unknown or repeated kind, or a share that is not a number.
+        """
+        if isinstance(text, MixConfig):
+            return text
+        shares: dict[str, float] = {}
+        for part in text.split(","):
+            kind, _, share = (piece.strip() for piece in part.partition("="))
+            if kind not in KINDS or kind in shares:
+                raise ValueError(
+                    f"mix {text!r}: {kind!r} is {'given twice' if kind in shares else 'not a kind of batch'}. "
+                    f"Write each of {', '.join(KINDS)} at most once, as in 'mono=0.5,cross=0.5'."
+                )
+            try:
+                shares[kind] = float(share)
+            except ValueError:
+                raise ValueError(f"mix {text!r}: the share of {kind!r} must be a number, got {share!r}.") from None
+        mix = cls(**shares)
+        total = mix.mono + mix.cross + mix.pool
+        return cls(*(share / total for share in (mix.mono, mix.cross, mix.pool)))
+
+    def __str__(self) -> str:
+        return ",".join(f"{kind}={getattr(self, kind):g}" for kind in KINDS if getattr(self, kind))
