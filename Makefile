@@ -19,7 +19,7 @@ train: $(VENV)/.train ## train on the built-in sample corpus: no network, 4 minu
 
 test: $(VENV)/.dev ## run the whole suite that needs no GPU, and the examples in the docstrings
 	$(BIN)/python -m pytest -m "not gpu and not network" tests $(PYTEST)
-	$(BIN)/python -m pytest --doctest-modules --ignore-glob="*/app.py" hf_hybrid
+	HF_HUB_OFFLINE=1 HF_HYBRID_CACHE=$(VENV)/corpora $(BIN)/python -m pytest --doctest-modules --ignore-glob="*/app.py" hf_hybrid
 
 quality: $(VENV)/.dev ## lint, format and types, changing nothing
 	$(BIN)/ruff check .
