@@ -340,7 +340,7 @@ class HybridCollator:
         for item, language in zip(batch.items[batch.positive_items], batch.positive_languages, strict=True):
             known = self._negatives[language] if self.num_negatives else None
             rows = np.zeros(0, dtype=np.int64) if known is None else known[1][known[0][item] : known[0][item + 1]]
-            drawn.append(draw.permutation(rows)[: self.num_negatives])
+            drawn.append(draw.permutation(np.array(rows))[: self.num_negatives])  # a copy: the map is read-only
         return drawn
 
     def _passages(

@@ -187,6 +187,17 @@ def test_hard_negatives_are_asked_for_in_vain() -> None:
         HybridCollator(schedule, toy_cache(corpus), num_negatives=2)
 
 
+def test_items_without_hard_negatives_get_none() -> None:
+    corpus = toy_corpus(num_items=30, missing=0.0, negatives=2)
+    cache, schedule = toy_cache(corpus), HybridSchedule(corpus, "mono=1", global_batch_size=8, num_steps=5)
+    collator = HybridCollator(schedule, cache, num_negatives=1)
+    empty = np.zeros(len(corpus) + 1, dtype=np.int64)
+    nothing = np.zeros(0, dtype=np.int32)
+    nothing.flags.writeable = False  # as a memory-mapped array is
+    collator._negatives = [(empty, nothing)] * len(corpus.languages)
+    assert collator(0)["targets"]["passage_counts"] == collator(0)["targets"]["query_counts"]
+
+
 def test_slow_tokenizers_are_refused(corpus: ParallelCorpus) -> None:
     class Slow(PreTrainedTokenizerBase):
         is_fast = False
