@@ -269,6 +269,18 @@ class HybridInputs(TypedDict):
     facts: BatchFacts
 
 
+def hard_negatives(corpus: ParallelCorpus, num_negatives: int) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """The hard negatives of each language; none where none are asked for.
+
+    Raises:
+        ValueError: When some are asked for and the corpus has none.
+    """
+    found = [corpus.negatives(language) for language in corpus.languages] if num_negatives else []
+    if num_negatives and not any(found):
+        raise ValueError(f"num_negatives={num_negatives}, but the corpus has no hard negatives. Set it to 0.")
+    return list(found)
+
+
 class _Passages(NamedTuple):
     """Passages of some queries: language numbers, rows and groups; the positives first."""
 
@@ -297,8 +309,7 @@ class HybridCollator:
     ) -> None:
         self.schedule, self.cache, self.corpus = schedule, cache, schedule.corpus
         self.num_negatives, self.rank, self.world_size = num_negatives, rank, world_size
-        if num_negatives and not any(self._negatives):
-            raise ValueError(f"num_negatives={num_negatives}, but the corpus has no hard negatives. Set it to 0.")
+        self._negatives = hard_negatives(self.corpus, num_negatives)
 
     def __call__(self, step: int) -> HybridInputs:
         """The inputs of `step` for this rank."""
@@ -325,10 +336,6 @@ class HybridCollator:
         if not sequences:  # fewer items than ranks: one sequence without a target, so that all ranks step alike
             sequences = self._sequences(batch, shares[0][:1], _Passages(*np.zeros((3, 0), dtype=np.int64)))
         return HybridInputs(tokens=pack(sequences), targets=targets, facts=self._facts(batch, passages))
-
-    @cached_property
-    def _negatives(self) -> list[tuple[np.ndarray, np.ndarray] | None]:
-        return [self.corpus.negatives(language) for language in self.corpus.languages] if self.num_negatives else []
 
     @cached_property
     def _passage_groups(self) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from transformers import Trainer, TrainerCallback
 
 from . import distributed
 from .arguments import CACHE_DIR, HybridTrainingArguments
-from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache
+from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache, hard_negatives
 from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval, flatten_scores
 from .losses import contrastive_loss
@@ -99,9 +99,7 @@ class HybridTrainer(Trainer):
     def schedule(self) -> HybridSchedule:
         """The plan: `max_steps * gradient_accumulation_steps` batches."""
         args = self.args
-        corpus = self.train_dataset
-        if args.num_negatives and not any(corpus.negatives(language) for language in corpus.languages):
-            raise ValueError(f"num_negatives={args.num_negatives}, but the corpus has no hard negatives. Set it to 0.")
+        hard_negatives(self.train_dataset, args.num_negatives)  # refused now, not after the first evaluation
         return HybridSchedule(
             self.train_dataset,
             args.mix,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,8 @@ from . import families
 from .families import FAMILIES, assert_near, differ
 
 TEXTS = [*families.texts(1, 5, 30, 12), "word3 unheard-of word5"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = {"query_prompt": "query: ", "passage_prompt": "passage: "}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models gain nothing from more, and lose much where other work runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def save(family: str, folder: Path, **settings: Any) -> HybridEncoder:
