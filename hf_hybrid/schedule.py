@@ -115,9 +115,10 @@ class HybridSchedule:
         >>> from hf_hybrid.sample import build_sample_corpus
         >>> corpus = build_sample_corpus(languages=["en", "de"])
         >>> schedule = HybridSchedule(corpus, "mono=0.5,cross=0.5", global_batch_size=64, num_steps=8, seed=0)
-        >>> batch = schedule.batch(3)
-        >>> batch.kind, batch.cell.name, len(batch.items)
-        ('mono', 'de->de', 64)
+        >>> sorted(schedule.batch(step).cell.name for step in range(8))
+        ['de->de', 'de->de', 'de->en', 'de->en', 'en->de', 'en->de', 'en->en', 'en->en']
+        >>> schedule.batch(3).item_ids == schedule.batch(3).item_ids
+        True
     """
 
     def __init__(
