@@ -147,6 +147,7 @@ class HybridTrainingArguments(TrainingArguments):
     def _refuse_what_cannot_be_honoured(self) -> None:
         best = self.load_best_model_at_end or self.save_strategy == "best"
         no_metric = best and self.metric_for_best_model in (None, "loss", "eval_loss")
+        no_gpu = not self.use_cpu and not torch.accelerator.is_available()
         reasons = {
             "max_steps": (self.max_steps < 1, "a plan has a fixed number of steps and no epochs; set max_steps"),
             "num_train_epochs": (self.num_train_epochs is not None, "a plan has steps and no epochs; set max_steps"),
@@ -156,6 +157,7 @@ class HybridTrainingArguments(TrainingArguments):
             "max_eval_queries": (self.max_eval_queries is not None and self.max_eval_queries < 1, "at least 1"),
             "eval_batch_tokens": (self.eval_batch_tokens < 1, "at least 1"),
             "metric_for_best_model": (no_metric, "say what is best, for example multilingual/nDCG@10"),
+            "bf16": (bool(self.bf16) and no_gpu, "there is no GPU; to train on the CPU all the same, add --use_cpu true"),
             "bf16_full_eval": (self.bf16_full_eval, "evaluation runs in the precision of training; set bf16"),
             "fp16_full_eval": (self.fp16_full_eval, "evaluation runs in the precision of training; set fp16"),
             "cpu_threads": (

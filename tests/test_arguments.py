@@ -57,6 +57,12 @@ def test_flags_stand_beside_the_dataclasses() -> None:
         ("max_steps: 3", ["--mixx=mono=1"], "--mixx is not known; did you mean --mix?"),
         ("mix: mono=1,mono=2", [], "given twice"),
         ("temperature: 0", [], "temperature=0.0 cannot be honoured"),
+        pytest.param(
+            "bf16: true",
+            [],
+            "add --use_cpu true",
+            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU"),
+        ),
         ("max_steps: -1", [], "a plan has a fixed number of steps"),
         ("save_strategy: epoch", [], "a plan has no epochs"),
         ("per_device_train_batch_size: 8", [], "Set global_batch_size alone"),
