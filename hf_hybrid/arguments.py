@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -157,7 +158,10 @@ class HybridTrainingArguments(TrainingArguments):
             "max_eval_queries": (self.max_eval_queries is not None and self.max_eval_queries < 1, "at least 1"),
             "eval_batch_tokens": (self.eval_batch_tokens < 1, "at least 1"),
             "metric_for_best_model": (no_metric, "say what is best, for example multilingual/nDCG@10"),
-            "bf16": (bool(self.bf16) and no_gpu, "there is no GPU; to train on the CPU all the same, add --use_cpu true"),
+            "bf16": (
+                bool(self.bf16) and no_gpu,
+                "there is no GPU; to train on the CPU all the same, add --use_cpu true",
+            ),
             "bf16_full_eval": (self.bf16_full_eval, "evaluation runs in the precision of training; set bf16"),
             "fp16_full_eval": (self.fp16_full_eval, "evaluation runs in the precision of training; set fp16"),
             "cpu_threads": (
@@ -192,6 +196,77 @@ class HybridTrainingArguments(TrainingArguments):
                 f"{self.n_gpu} GPUs are visible to one process. Start one process for each with `accelerate launch "
                 f"--num_processes {self.n_gpu} ...`, or show it one with CUDA_VISIBLE_DEVICES=0."
             )
+
+
+@dataclass
+class EvaluationArguments:
+    """What `recipes/eval.py` evaluates, on what, and what it leaves."""
+
+    model: str | None = _option(None, "Hub id or folder of the model.")
+    revision: str | None = _option(None, "Branch, tag or commit of the model on the Hub.")
+    library: str = _option(
+        "hf_hybrid", "What loads and runs the model: hf_hybrid (packed, no padding) or sentence_transformers."
+    )
+    pooling: str | None = _option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
+    query_prompt: str | None = _option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
+    passage_prompt: str | None = _option(None, "Put before every passage; by default the checkpoint's.")
+    max_length: int | None = _option(None, "Most tokens of a text; by default the checkpoint's, else 256.")
+    attention: str = _option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
+    dtype: str = _option("float32", "Of the weights: float32, bfloat16 or float16.")
+    use_cpu: bool = _option(False, "Stay on the CPU, even where there is a GPU.")
+    corpus: str = _option("sample", "Folder or preset to evaluate on; 'sample' is built in.")
+    corpus_format: str = _option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
+    split: str | None = _option(None, "Split of a BEIR folder or a preset.")
+    languages: str | None = _option(None, "Comma-separated codes; all languages of the corpus by default.")
+    on_bad_row: str = _option("refuse", "refuse: stop at the first bad row; skip: leave it out and count it.")
+    cache_dir: str = _option(CACHE_DIR, "Where built corpora are kept.")
+    settings: str = _option("monolingual,cross_lingual,multilingual", "Which of these three.")
+    measures: str = _option(
+        "MAP,nDCG@10,MRR@10,Recall@100", "Also MAP@k, P@k, MRR, R-precision, success@k, with any cutoff k."
+    )
+    max_queries: int | None = _option(None, "Use the first so many queries of each language.")
+    batch_tokens: int = _option(16_384, "Most tokens of one forward pass of a process.")
+    index: str = _option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
+    bm25: bool = _option(False, "Evaluate BM25 beside the model.")
+    compare: str | None = _option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
+    output_dir: str = _option("runs/evaluation", "The folder for eval.json and all else.")
+    save_runs: bool = _option(False, "Write the rankings and the judgements as TREC files.")
+    run_depth: int = _option(1000, "Places of each ranking in the TREC files.")
+    keep_embeddings: bool = _option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
+
+    def __post_init__(self) -> None:
+        known = {
+            "library": ("hf_hybrid", "sentence_transformers"),
+            "dtype": ("float32", "bfloat16", "float16"),
+            "index": ("exact", "faiss"),
+            "on_bad_row": ("refuse", "skip"),
+        }
+        for name, allowed in known.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+        if self.model is None:
+            raise ValueError("--model is missing: give the folder or the Hub id of the model to evaluate.")
+        only_ours = {"pooling": self.pooling, "attention": None if self.attention == "auto" else self.attention}
+        for name, value in only_ours.items():
+            if value is not None and self.library != "hf_hybrid":
+                raise ValueError(
+                    f"{name}={value!r}: sentence-transformers reads it from the model's files; leave it out."
+                )
+
+
+def split_codes(text: str | None) -> list[str] | None:
+    """The words of a comma-separated option; `None` where it is not given."""
+    return [code.strip() for code in text.split(",")] if text else None
+
+
+@contextmanager
+def explained_errors(program: str) -> Iterator[None]:
+    """A user's mistake ends in its explanation, not in a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _fair_threads() -> int:

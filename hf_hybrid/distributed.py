@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes, 1 where nothing is distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """Number of this process on its machine: the first writes files that the others there read."""
+    return int(os.environ.get("LOCAL_RANK", rank())) if world_size() > 1 else 0
 
 
 class _GatherRows(torch.autograd.Function):
@@ -59,3 +65,27 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def from_first(value: Any) -> Any:
+    """What the first process has, on all of them."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """What each process has, by rank, on all of them."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

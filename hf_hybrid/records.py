@@ -101,6 +101,7 @@ class Evaluation(TypedDict):
 
     before: Scores | None
     after: Scores | None
+    evaluated: dict[str, Any]  # on which corpus, with which settings, such as max_queries
 
 
 class RunFolder:
@@ -113,9 +114,9 @@ class RunFolder:
 
         >>> import tempfile
         >>> folder = RunFolder(tempfile.mkdtemp())
-        >>> folder.write_eval({"before": None, "after": None})
+        >>> folder.write_eval({"before": None, "after": None, "evaluated": {"max_queries": 100}})
         >>> folder.read_eval()
-        {'before': None, 'after': None}
+        {'before': None, 'after': None, 'evaluated': {'max_queries': 100}}
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

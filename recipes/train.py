@@ -22,7 +22,14 @@ import numpy as np
 from transformers import set_seed
 
 from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, build_sample_corpus, load_corpus
-from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments, parse_arguments
+from hf_hybrid.arguments import (
+    DataArguments,
+    HybridTrainingArguments,
+    ModelArguments,
+    explained_errors,
+    parse_arguments,
+    split_codes,
+)
 from hf_hybrid.evaluation import scores_table
 from hf_hybrid.machine import environment
 
@@ -35,7 +42,7 @@ def main() -> None:
     # Arguments
     named = {word.split("=")[0].lstrip("-").replace("-", "_") for word in sys.argv if word.startswith("--")}
     chosen = named & {"train_corpus", "model_name_or_path"}
-    with explained_errors():
+    with explained_errors("train.py"):
         model_args, data_args, args, rest = parse_arguments(
             [ModelArguments, DataArguments, HybridTrainingArguments],
             default_config=None if chosen else DEFAULT_CONFIG,
@@ -49,7 +56,7 @@ def main() -> None:
         set_seed(args.seed)
 
     # Data, model, plan
-    with explained_errors():
+    with explained_errors("train.py"):
         with args.main_process_first(desc="reading the corpora"):
             train_corpus, eval_corpus = open_corpora(data_args)
         trainer = HybridTrainer(
@@ -82,7 +89,9 @@ def main() -> None:
         trainer.save_model(str(folder.path / "model"))
         after = trainer.score(eval_corpus)
         if trainer.is_world_process_zero():
-            folder.write_eval({"before": before, "after": after})
+            evaluated = {"corpus": eval_corpus.source, "corpus_fingerprint": eval_corpus.fingerprint}
+            evaluated["max_queries"] = args.max_eval_queries
+            folder.write_eval({"before": before, "after": after, "evaluated": evaluated})
 
     # What the run leaves
     say("\n" + scores_table(before, after))
@@ -182,10 +191,6 @@ What was run:     {folder.path}/run.json
 Next: recipes/README.md trains on your own corpus and from a checkpoint; --help lists every option."""
 
 
-def split_codes(text: str | None) -> list[str] | None:
-    return [code.strip() for code in text.split(",")] if text else None
-
-
 @contextmanager
 def recorded_status(folder: RunFolder, run: dict, writes: bool) -> Iterator[None]:
     """`run.json` says how the run ended, also when it did not end well."""
@@ -204,16 +209,6 @@ def recorded_status(folder: RunFolder, run: dict, writes: bool) -> Iterator[None
         write("failed")
         raise
     write("finished")
-
-
-@contextmanager
-def explained_errors() -> Iterator[None]:
-    """A user's mistake ends in its explanation, not in a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

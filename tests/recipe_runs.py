@@ -1,4 +1,4 @@
-"""Runs of `recipes/train.py` as a user starts them, on a small corpus and model in files."""
+"""Runs of the recipes as a user starts them, on a small corpus and model in files."""
 
 from __future__ import annotations
 
@@ -42,10 +42,14 @@ def write_model(folder: Path, **options: Any) -> Path:
 
 
 def run_recipe(
-    *options: Any, launch: list[str] | None = None, processes: int = 1, check: bool = True, timeout: float = 300
+    *options: Any,
+    script: str = "train.py",
+    launch: list[str] | None = None,
+    check: bool = True,
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess:
-    """`accelerate launch recipes/train.py OPTIONS`, or another launcher."""
-    command = [*(launch or [*LAUNCH, "--cpu", "--num_processes", "1"]), str(REPOSITORY / "recipes" / "train.py")]
+    """`accelerate launch recipes/train.py OPTIONS`, or another script or launcher."""
+    command = [*(launch or [*LAUNCH, "--cpu", "--num_processes", "1"]), str(REPOSITORY / "recipes" / script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"}
     found = subprocess.run(
         [*command, *map(str, options)],

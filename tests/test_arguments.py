@@ -59,7 +59,7 @@ def test_flags_stand_beside_the_dataclasses() -> None:
         ("temperature: 0", [], "temperature=0.0 cannot be honoured"),
         pytest.param(
             "bf16: true",
-            [],
+            ["--use_cpu", "false"],
             "add --use_cpu true",
             marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU"),
         ),

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_hybrid import evaluation
+from hf_hybrid import search
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation import evaluate_retrieval, flatten_scores, scores_table
 from hf_hybrid.records import Scores
@@ -153,9 +154,52 @@ def same_language_share(scores: list[float], own: list[bool]) -> float:
     return (sum(above) + (depth - len(above)) * sum(level) / len(level)) / depth
 
 
+def recall(ranks: list[int]) -> float:
+    return sum(rank <= 100 for rank in ranks) / len(ranks) if ranks else math.nan
+
+
+def peer(ranks: dict[int, list[int]]) -> float:
+    """The Kruskal-Wallis test on the ranks of each language, those beyond 20 sharing one behind all relevant."""
+    total = [rank for found in ranks.values() for rank in found]
+    missing = sum(rank > 20 for rank in total)
+    if missing == len(total) or len(ranks) < 2:
+        return 1.0
+    shared = len(total) + (missing + 1) / 2
+    groups = [[shared if rank > 20 else rank for rank in found] for found in ranks.values()]
+    if len({rank for found in groups for rank in found}) == 1:
+        return 1.0
+    every = np.concatenate(groups)
+    between = sum(len(group) * (np.mean(group) - every.mean()) ** 2 for group in groups)
+    statistic = (len(every) - 1) * between / ((every - every.mean()) ** 2).sum()
+    return float(scipy.stats.chi2.sf(statistic, len(groups) - 1))
+
+
+def rank_correlation(first: list[int], second: list[int]) -> float:
+    """Spearman's over the documents of both rankings, those that one lacks sharing its places behind the last."""
+    union = sorted({*first, *second})
+    if len(union) == 1:
+        return 1.0
+    places = []
+    for ranked in (first, second):
+        behind = len(ranked) + (len(union) - len(ranked) + 1) / 2
+        places.append([ranked.index(name) + 1 if name in ranked else behind for name in union])
+    return float(np.corrcoef(*places)[0, 1])
+
+
+def parallel_correlation(corpus: ParallelCorpus, tops: dict[tuple[int, int], list[int]]) -> dict[str, float]:
+    found = []
+    for rows in {tuple(rows) for rows in corpus.rows[:, :, corpus.QUERY].tolist()}:
+        known = [tops[language, row] for language, row in enumerate(rows) if (language, row) in tops]
+        for one in range(len(known)):
+            others = [rank_correlation(known[one], other) for i, other in enumerate(known) if i != one]
+            found += [float(np.mean(others))] if others else []
+    return {"MRC@10": float(np.mean(found))} if found else {}
+
+
 def mean(found: list[dict[str, float]]) -> dict[str, float]:
-    names = {name for values in found for name in values}
-    return {name: float(np.mean([values[name] for values in found if name in values])) for name in names}
+    known = [{name: value for name, value in values.items() if not math.isnan(value)} for values in found]
+    names = {name for values in known for name in values}
+    return {name: float(np.mean([values[name] for values in known if name in values])) for name in names}
 
 
 def written_out(encoder: Any, corpus: ParallelCorpus, max_queries: int | None = None) -> Scores:
@@ -169,34 +213,51 @@ def written_out(encoder: Any, corpus: ParallelCorpus, max_queries: int | None = 
     passages = encoded("passage", texts)
     pairs: dict[str, dict[str, float]] = {}
     pooled, biases, num_queries = [], [], 0
+    tops: dict[tuple[int, int], list[int]] = {}
     for query_language, name in enumerate(corpus.languages):
         gains_of = dict(list(judged(corpus, query_language).items())[:max_queries])
         if not gains_of:
             continue
         scores_QN = encoded("query", [corpus.text(corpus.QUERY, name, row) for row in gains_of]) @ passages.T
-        by_pair, whole, distances, shares = defaultdict(list), [], [], []
-        for gains, row in zip(gains_of.values(), scores_QN.tolist(), strict=True):
+        by_pair, whole, bias = defaultdict(list), [], []
+        for (query_row, gains), row in zip(gains_of.items(), scores_QN.tolist(), strict=True):
             pool_gains = [gains.get(passage, 0) for passage in pool]
             whole.append(measures_of(row, pool_gains))
-            shares.append(same_language_share(row, [language == query_language for language, _ in pool]))
-            relevant = [rank for rank, place in enumerate(ranking_of(row, pool_gains)) if pool_gains[place]]
-            if len({language for language, _ in gains}) > 1:
-                distances.append(max(relevant) - min(relevant))
+            tops[query_language, query_row] = sorted(range(len(row)), key=lambda place: -row[place])[:10]  # noqa: B023
+            ranks = defaultdict(list)
+            for rank, place in enumerate(ranking_of(row, pool_gains), start=1):
+                if pool_gains[place]:
+                    ranks[pool[place][0]].append(rank)
+            last_places = defaultdict(list)
+            for place in np.flatnonzero(pool_gains).tolist():
+                last_places[pool[place][0]].append(sum(score >= row[place] for score in row))
+            every = [rank for found in ranks.values() for rank in found]
+            several = len(ranks) > 1
+            bias.append(
+                {
+                    "same_language_share@10": same_language_share(row, [place[0] == query_language for place in pool]),
+                    "same_language_recall@100": recall(ranks[query_language] if query_language in ranks else []),
+                    "other_language_recall@100": recall(
+                        [r for language, found in ranks.items() if language != query_language for r in found]
+                    ),
+                    "PEER": peer(last_places) if several else math.nan,
+                    "rank_distance": max(every) - min(every) if several else math.nan,
+                }
+            )
             for language in {language for language, _ in gains}:
                 here = [place for place, passage in enumerate(pool) if passage[0] == language]
                 found = measures_of([row[place] for place in here], [pool_gains[place] for place in here])
                 by_pair[f"{name}-{corpus.languages[language]}"].append(found)
         pairs.update({pair: mean(found) for pair, found in by_pair.items()})
         pooled.append(mean(whole))
-        distance = {"rank_distance": float(np.mean(distances))} if distances else {}
-        biases.append({"same_language_share@10": float(np.mean(shares)), **distance})
+        biases.append(mean(bias))
         num_queries += len(gains_of)
     same = {pair for pair in pairs if pair in {f"{name}-{name}" for name in corpus.languages}}
     return {
         "monolingual": mean([pairs[pair] for pair in pairs if pair in same]),
         "cross_lingual": mean([pairs[pair] for pair in pairs if pair not in same]),
         "multilingual": mean(pooled),
-        "bias": mean(biases),
+        "bias": mean(biases) | parallel_correlation(corpus, tops),
         "pairs": pairs,
         "num_queries": num_queries,
     }
@@ -289,7 +350,7 @@ def test_each_set_is_encoded_once_and_only_what_is_needed() -> None:
 def test_small_blocks_give_identical_scores(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, encoder = CORPORA[name](), ChosenEncoder(tied)
     whole = evaluated(encoder, corpus)
-    monkeypatch.setattr(evaluation, "_BLOCK_SCORES", block)
+    monkeypatch.setattr(search, "_BLOCK_SCORES", block)
     assert evaluated(encoder, corpus) == whole
 
 
@@ -314,7 +375,7 @@ def test_no_more_scores_are_held_than_a_block_has(monkeypatch: pytest.MonkeyPatc
     with LargestTensor() as whole:
         evaluated(encoder, corpus)
     assert whole.elements >= 60 * pool  # all scores of one language's queries fit into one block here
-    monkeypatch.setattr(evaluation, "_BLOCK_SCORES", 5 * pool)
+    monkeypatch.setattr(search, "_BLOCK_SCORES", 5 * pool)
     with LargestTensor() as bounded:
         evaluated(encoder, corpus)
     assert pool * 4 <= bounded.elements <= 5 * pool  # the embeddings of the pool, 4 numbers each, are held
@@ -368,7 +429,8 @@ def test_a_pair_without_queries_is_absent() -> None:
     assert found["num_queries"] == 1
     assert found["monolingual"] == {}
     assert found["cross_lingual"] == found["multilingual"] == found["pairs"]["en-de"]
-    assert found["bias"] == {"same_language_share@10": 0}  # no query has parallel passages
+    # no query has parallel passages or is parallel to another
+    assert found["bias"] == {"same_language_share@10": 0, "other_language_recall@100": 1}
     assert "rank_distance" not in scores_table(None, found)
 
 
@@ -430,7 +492,7 @@ def test_a_real_encoder_from_text_to_scores(capsys: pytest.CaptureFixture[str]) 
 def test_flat_names_are_setting_and_measure() -> None:
     found = evaluated(ChosenEncoder(tied), tangled_corpus())
     flat = flatten_scores(found)
-    assert len(flat) == 3 * 4 + 2
+    assert len(flat) == 3 * 4 + 6
     assert flat["multilingual/nDCG@10"] == found["multilingual"]["nDCG@10"]
     assert flat["bias/rank_distance"] == found["bias"]["rank_distance"]
 

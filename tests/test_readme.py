@@ -47,7 +47,7 @@ def of_kind(*words: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory as a user has it after `make train`, but for the size of things."""
     folder = tmp_path_factory.mktemp("user")
-    for name in ("recipes", "accelerate_configs"):
+    for name in ("recipes", "accelerate_configs", "hf_hybrid"):
         (folder / name).symlink_to(REPOSITORY / name)
     write_model(folder / "model")
     write_jsonl_corpus(folder / "corpus")
@@ -69,7 +69,7 @@ def run(folder: Path, command: str) -> str:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    known = {*of_kind("make", "pip", "accelerate", "torchrun"), *of_kind(".venv/bin/pre-commit", "venv")}
+    known = {*of_kind("make", "pip", "recipes/train.py", "recipes/eval.py"), *of_kind(".venv/bin/pre-commit", "venv")}
     assert len(ALL) > 12
     assert [command for _, command in ALL if command not in known] == []
 
@@ -94,7 +94,16 @@ def test_extras_are_declared(command: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("command", of_kind("accelerate", "torchrun"))
+@pytest.mark.parametrize("command", of_kind("recipes/eval.py"))
+def test_evaluation_commands_run(command: str, folder: Path) -> None:
+    words = [PLACES.get(word, word) for word in shlex.split(command)]
+    options = "--use_cpu true --max_queries 3"
+    assert "monolingual/" in run(folder, f"{shlex.join(words)} {options} --output_dir runs/evaluation")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("command", of_kind("recipes/train.py"))
 def test_launch_commands_run(command: str, folder: Path) -> None:
     words = [PLACES.get(word, word) for word in shlex.split(command)]
     options = SMALLER

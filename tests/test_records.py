@@ -57,7 +57,7 @@ def test_each_document_is_read_as_it_was_written(folder: RunFolder) -> None:
         "pairs": {"de-zh": {"nDCG@10": 0.5}},
         "num_queries": 7,
     }
-    evaluation: Evaluation = {"before": None, "after": scores}
+    evaluation: Evaluation = {"before": None, "after": scores, "evaluated": {"max_queries": 100}}
     folder.write_run(make_run())
     folder.write_eval(evaluation)
     assert folder.read_run() == make_run()

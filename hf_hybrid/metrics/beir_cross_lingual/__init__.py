@@ -1,1 +1,1 @@
-"""Cross-lingual retrieval measures."""
+"""Cross-lingual retrieval measures: a folder that `evaluate.load` takes as it is."""

@@ -1,0 +1,189 @@
+"""What an evaluation leaves beside `eval.json`: values of single queries, rankings and judgements in TREC's form.
+
+| file | content |
+|---|---|
+| `per_query.parquet` | a row for each query and passage language (`*`: all), a column for each measure |
+| `runs/de-en.trec` | `query Q0 passage rank score tag`, German queries over English passages; `de-all.trec` over all |
+| `qrels/de-en.qrels` | `query 0 passage relevance`, what `runs/de-en.trec` is judged by |
+
+A passage is `<language>:<id>`, so that the pool's names are unique. White space in ids is percent-encoded, since
+TREC's columns are parted by it, and so are quotes, and `%` where it reads like that: `urllib.parse.unquote` gives the
+id back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+if TYPE_CHECKING:
+    from .corpus import ParallelCorpus
+    from .search import Best
+    from .tally import LanguageRanks, QueryValues
+
+PER_QUERY_NAME = "per_query.parquet"
+_POOL = "*"
+_TREC = pyarrow.csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
+
+
+class _Ranking(NamedTuple):
+    """Rankings of the queries of one language over the passages of another, or over all."""
+
+    name: str  # of the files, `de-en`
+    best: Best
+    first: int  # place in the pool of the first passage
+    chosen_R: np.ndarray  # which judgements of the queries count
+
+
+class EvaluationFiles:
+    """Writes these files language by language; use it as a context manager, which leaves nothing half-written.
+
+    Args:
+        folder (`str` or `Path`): Where to.
+        corpus (`ParallelCorpus`): What is evaluated on.
+        save_runs (`bool`, *optional*, defaults to `False`): Write rankings and judgements too.
+        run_depth (`int`, *optional*, defaults to 1000): Places of each ranking that are written.
+        tag (`str`, *optional*, defaults to `"hf_hybrid"`): Last column of the rankings.
+
+    Raises:
+        ValueError: When `run_depth` is below 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        corpus: ParallelCorpus,
+        save_runs: bool = False,
+        run_depth: int = 1000,
+        tag: str = "hf_hybrid",
+    ) -> None:
+        if run_depth < 1:
+            raise ValueError(f"run_depth={run_depth}: give at least 1.")
+        self.folder, self.corpus, self.tag = Path(folder), corpus, _word(tag)
+        self.run_depth = run_depth if save_runs else 0
+        self._ids = cache(self._read_ids)
+        self._unfinished = self.folder / f".{PER_QUERY_NAME}.{os.getpid()}.tmp"
+        self._writer: pyarrow.parquet.ParquetWriter | None = None
+
+    def __enter__(self) -> EvaluationFiles:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        if error is None:
+            os.replace(self._unfinished, self.folder / PER_QUERY_NAME)
+        else:
+            self._unfinished.unlink(missing_ok=True)
+
+    def add(self, ranks: LanguageRanks, values: Sequence[QueryValues]) -> None:
+        """Write what the queries of one language gave."""
+        if not values:  # it has no pair that the settings ask for
+            return
+        queries = self._ids(self.corpus.QUERY, ranks.query_language)
+        query_ids = [queries[row] for row in ranks.query_rows]
+        self._add_values(ranks.query_language, query_ids, values)
+        if self.run_depth:
+            names = [
+                f"{language}:{name}"
+                for language, rows in zip(ranks.passage_languages, ranks.candidates, strict=True)
+                for name in map(self._ids(self.corpus.PASSAGE, language).__getitem__, rows)
+            ]
+            passages = pa.array([_word(name) for name in names])
+            for ranking in _rankings(ranks, {found.passage_language for found in values}):
+                self._write_run(ranking, query_ids, passages)
+                self._write_qrels(ranking, ranks, query_ids, passages)
+
+    def _read_ids(self, side: int, language: str) -> list[str]:
+        """For each text row the source's own id; else, of a query the id of its item, of a passage its row."""
+        known = self.corpus.row_ids(side, language)
+        if known is not None:
+            return known.to_pylist()
+        texts = self.corpus.queries(language) if side == self.corpus.QUERY else self.corpus.passages(language)
+        ids = [str(row) for row in range(len(texts))]
+        if side == self.corpus.QUERY:
+            rows = self.corpus.rows[:, self.corpus.languages.index(language), side]
+            for item, row in zip(self.corpus.item_ids, rows.tolist(), strict=True):
+                if row >= 0:
+                    ids[row] = item
+        return ids
+
+    def _add_values(self, language: str, query_ids: list[str], values: Sequence[QueryValues]) -> None:
+        names = list(dict.fromkeys(name for found in values for name in found.values))
+        schema = pa.schema([(name, pa.string()) for name in ("query_language", "passage_language", "query_id")])
+        schema = pa.unify_schemas([schema, pa.schema([(name, pa.float64()) for name in names])])
+        tables = []
+        for found in values:
+            count = len(found.query_V)
+            missing = np.full(count, np.nan)
+            columns = [pa.array([language] * count), pa.array([found.passage_language] * count)]
+            columns.append(pa.array([query_ids[number] for number in found.query_V]))
+            columns += [pa.array(found.values.get(name, missing), from_pandas=True) for name in names]
+            tables.append(pa.table(columns, schema=schema))
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._writer = pyarrow.parquet.ParquetWriter(self._unfinished, schema)
+        self._writer.write_table(pa.concat_tables(tables))
+
+    def _write_run(self, ranking: _Ranking, query_ids: list[str], passages: pa.Array) -> None:
+        passage_BP, score_BP = ranking.best
+        query, place = np.nonzero(passage_BP >= 0)
+        table = pa.table(
+            {
+                "query": pa.array([_word(name) for name in query_ids]).take(pa.array(query)),
+                "Q0": pa.repeat("Q0", len(query)),
+                "passage": passages.take(pa.array(passage_BP[query, place] + ranking.first)),
+                "rank": place + 1,
+                "score": score_BP[query, place],
+                "tag": pa.repeat(self.tag, len(query)),
+            }
+        )
+        _write(self.folder / "runs" / f"{ranking.name}.trec", table)
+
+    def _write_qrels(self, ranking: _Ranking, ranks: LanguageRanks, query_ids: list[str], passages: pa.Array) -> None:
+        relevant = ranks.relevant.take(ranking.chosen_R)
+        table = pa.table(
+            {
+                "query": pa.array([_word(query_ids[number]) for number in relevant.query_R]),
+                "0": pa.repeat("0", len(relevant.query_R)),
+                "passage": passages.take(pa.array(relevant.passage_R)),
+                "relevance": relevant.gain_R,
+            }
+        )
+        _write(self.folder / "qrels" / f"{ranking.name}.qrels", table)
+
+
+def _rankings(ranks: LanguageRanks, passage_languages: set[str]) -> list[_Ranking]:
+    found, first = [], 0
+    for number, (language, rows) in enumerate(zip(ranks.passage_languages, ranks.candidates, strict=True)):
+        if language in passage_languages:
+            chosen_R = ranks.relevant.language_R == number
+            found.append(_Ranking(f"{ranks.query_language}-{language}", ranks.best[language], first, chosen_R))
+        first += len(rows)
+    if _POOL in passage_languages:
+        every_R = np.ones(len(ranks.relevant.query_R), dtype=bool)
+        found.append(_Ranking(f"{ranks.query_language}-all", ranks.best[_POOL], 0, every_R))
+    return found
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pyarrow.csv.write_csv(table, unfinished, _TREC)
+    os.replace(unfinished, path)
+
+
+def _word(name: str) -> str:
+    return re.sub(r'\s|"|%(?=[0-9a-fA-F]{2})', lambda found: quote(found[0]), name)

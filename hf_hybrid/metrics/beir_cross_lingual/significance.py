@@ -1,0 +1,246 @@
+"""Is one system better than another, or was it the choice of queries? (numpy and SciPy, leaf)
+
+Everything is paired: both systems answered the same queries, and what counts is the difference on each. Of the two
+tests the one by randomization assumes nothing of how differences are distributed, the t test is quicker (Smucker,
+Allan and Carterette 2007, who compare them). A query that counts for neither system, NaN in both, is left out.
+
+Shape letters: Q queries, S resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+# Random signs or choices of queries that are held at once.
+_BATCH_VALUES = 2**22
+
+
+class Comparison(NamedTuple):
+    """Two systems on the same queries.
+
+    Args:
+        difference (`float`): Mean of the first less that of the second; above 0 the first has more.
+        p_value (`float`): How often a difference as large as this, either way, comes about between equal systems.
+        adjusted_p_value (`float`): The same after correction for all comparisons made together; else `p_value`.
+        num_queries (`int`): Queries that count.
+    """
+
+    difference: float
+    p_value: float
+    adjusted_p_value: float
+    num_queries: int
+
+
+class Interval(NamedTuple):
+    """A mean, and the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_randomization_test(
+    first_Q: np.ndarray, second_Q: np.ndarray, num_resamples: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Fisher's paired randomization test of two systems, two-sided.
+
+    If the systems were equal, on each query either could have had either value. The p-value is the share of all ways
+    to swap them whose mean difference is at least as far from 0: counted over all where these are not more than
+    `num_resamples`, else estimated as (1 + hits) / (1 + S) from S random ones, so never 0.
+
+    Args:
+        first_Q, second_Q (`np.ndarray` of shape `(Q,)`): A measure of each query by two systems.
+        num_resamples (`int`, *optional*, defaults to `10000`): S.
+        seed (`int`, *optional*, defaults to `0`): Of the random swaps.
+
+    Returns:
+        `Comparison`: With the p-value 1 where no query differs.
+
+    Raises:
+        ValueError: When the systems did not answer the same queries, or none.
+
+    Example:
+
+        >>> # four queries, all better by the first: of 16 ways to swap, none and all of them are as extreme
+        >>> first, second = np.array([0.9, 0.8, 0.7, 1.0]), np.array([0.5, 0.5, 0.6, 0.9])
+        >>> paired_randomization_test(first, second).p_value
+        0.125
+    """
+    difference_Q = _differences(first_Q, second_Q)
+    moved_Q = difference_Q[difference_Q != 0]
+    exact = len(moved_Q) < 60 and 2 ** len(moved_Q) <= num_resamples
+    num_signs = 2 ** len(moved_Q) if exact else num_resamples
+    rng = np.random.default_rng(seed)
+    height = max(1, _BATCH_VALUES // max(len(moved_Q), 1))
+    total = moved_Q.sum()
+    least = abs(total) - 1e-12 * np.abs(moved_Q).sum()  # sums in another order differ in the last digits
+    hits = 0
+    for start in range(0, num_signs, height):
+        rows = np.arange(start, min(start + height, num_signs))
+        if exact:
+            swapped_SQ = rows[:, None] >> np.arange(len(moved_Q)) & 1
+        else:
+            swapped_SQ = rng.integers(0, 2, size=(len(rows), len(moved_Q)), dtype=np.int8)
+        hits += int(np.count_nonzero(np.abs(total - 2 * (swapped_SQ @ moved_Q)) >= least))
+    p_value = hits / num_signs if exact else (1 + hits) / (1 + num_signs)
+    return Comparison(float(difference_Q.mean()), p_value, p_value, len(difference_Q))
+
+
+def paired_t_test(first_Q: np.ndarray, second_Q: np.ndarray) -> Comparison:
+    """Student's paired t test of two systems, two-sided.
+
+    Args:
+        first_Q, second_Q (`np.ndarray` of shape `(Q,)`): A measure of each query by two systems.
+
+    Returns:
+        `Comparison`: With the p-value 1 where no query differs or there is only one query, and 0 where all of several
+        differ by the same.
+
+    Raises:
+        ValueError: When the systems did not answer the same queries, or none.
+
+    Example:
+
+        >>> # differences of 0.225 on average with a standard error of 0.075: t = 3 with 3 degrees of freedom
+        >>> round(paired_t_test(np.array([0.9, 0.8, 0.7, 1.0]), np.array([0.5, 0.5, 0.6, 0.9])).p_value, 4)
+        0.0577
+    """
+    difference_Q = _differences(first_Q, second_Q)
+    mean, num_queries = float(difference_Q.mean()), len(difference_Q)
+    error = float(difference_Q.std(ddof=1)) / num_queries**0.5 if num_queries > 1 else 0.0
+    if error > 0:
+        p_value = float(2 * special.stdtr(num_queries - 1, -abs(mean) / error))
+    else:
+        p_value = 0.0 if num_queries > 1 and mean != 0 else 1.0
+    return Comparison(mean, p_value, p_value, num_queries)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """p-values adjusted for how many there are (Holm 1979): below 0.05 still means 5 in 100, for all together.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes less than one before it, or more
+    than 1.
+
+    Args:
+        p_values (`np.ndarray` of any shape): Such as `(L, L)`; NaN where there is none, which does not count.
+
+    Returns:
+        `np.ndarray` of the same shape.
+
+    Example:
+
+        >>> holm(np.array([[0.01, 0.04], [0.03, np.nan]])).tolist()
+        [[0.03, 0.06], [0.06, nan]]
+    """
+    adjusted = np.array(p_values, dtype=np.float64)
+    given = ~np.isnan(adjusted)
+    values = adjusted[given]
+    order = np.argsort(values)
+    factors = np.arange(len(values), 0, -1)
+    values[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    adjusted[given] = values
+    return adjusted
+
+
+def compare_cells(
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    test: Callable[[np.ndarray, np.ndarray], Comparison] = paired_randomization_test,
+) -> dict[str, Comparison]:
+    """Two systems in each cell of a table, such as the L x L pairs of languages, with Holm's correction over all.
+
+    Args:
+        first, second (`Mapping[str, np.ndarray]`): Of each cell a measure of each query, by two systems.
+        test (`Callable`, *optional*, defaults to `paired_randomization_test`): Or `paired_t_test`.
+
+    Returns:
+        `dict[str, Comparison]`: Of each cell, `adjusted_p_value` being the corrected one.
+
+    Raises:
+        ValueError: When the systems do not have the same cells, or in one not the same queries.
+
+    Example:
+
+        >>> first = {"de-en": np.array([0.9, 0.8, 0.7, 1.0]), "en-de": np.array([0.5, 0.2, 0.6, 0.4])}
+        >>> second = {"de-en": np.array([0.5, 0.5, 0.6, 0.9]), "en-de": np.array([0.4, 0.3, 0.6, 0.4])}
+        >>> {cell: found.adjusted_p_value for cell, found in compare_cells(first, second).items()}
+        {'de-en': 0.25, 'en-de': 1.0}
+    """
+    if first.keys() != second.keys():
+        unlike = sorted(first.keys() ^ second.keys())
+        raise ValueError(f"cells that only one of the systems has: {', '.join(unlike)}. Compare the same cells.")
+    found = {}
+    for cell, values_Q in first.items():
+        try:
+            found[cell] = test(values_Q, second[cell])
+        except ValueError as error:
+            raise ValueError(f"cell {cell!r}: {error}") from None
+    adjusted = holm(np.array([comparison.p_value for comparison in found.values()]))
+    return {
+        cell: comparison._replace(adjusted_p_value=value)
+        for (cell, comparison), value in zip(found.items(), adjusted.tolist(), strict=True)
+    }
+
+
+def bootstrap_interval(
+    values_Q: np.ndarray, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean of a measure over queries with its confidence interval, by the percentile bootstrap (Efron 1979).
+
+    As many queries are drawn again with replacement, S times; the ends are quantiles of the S means.
+
+    Args:
+        values_Q (`np.ndarray` of shape `(Q,)`): A measure of each query, or its difference between two systems; NaN
+            where a query does not count.
+        confidence (`float`, *optional*, defaults to `0.95`): Share of the means inside, between 0 and 1.
+        num_resamples (`int`, *optional*, defaults to `10000`): S.
+        seed (`int`, *optional*, defaults to `0`): Of the draws.
+
+    Returns:
+        `Interval`: Without width, and so without meaning, for a single query.
+
+    Raises:
+        ValueError: When no query counts, or the confidence is not between 0 and 1.
+
+    Example:
+
+        >>> mean, low, high = bootstrap_interval(np.array([0.0, 1.0] * 50))
+        >>> mean, round(low, 1), round(high, 1)
+        (0.5, 0.4, 0.6)
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: give a number between 0 and 1, such as 0.95.")
+    counted_Q = values_Q[~np.isnan(values_Q)]
+    if not len(counted_Q):
+        raise ValueError(f"no query counts: {len(values_Q)} values, none of which is a number.")
+    mean = float(counted_Q.mean())
+    if np.ptp(counted_Q) == 0:
+        return Interval(mean, mean, mean)
+    drawn = stats.bootstrap(
+        (counted_Q,),
+        np.mean,
+        n_resamples=num_resamples,
+        batch=max(1, _BATCH_VALUES // len(counted_Q)),
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    )
+    return Interval(mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
+
+
+def _differences(first_Q: np.ndarray, second_Q: np.ndarray) -> np.ndarray:
+    """Of the queries that count; those must be the same for both."""
+    first_Q, second_Q = np.asarray(first_Q, dtype=np.float64), np.asarray(second_Q, dtype=np.float64)
+    if first_Q.shape != second_Q.shape or first_Q.ndim != 1:
+        raise ValueError(f"values of shapes {first_Q.shape} and {second_Q.shape}: give one for each query of both.")
+    counts_Q = ~np.isnan(first_Q)
+    if (counts_Q != ~np.isnan(second_Q)).any():
+        unlike = int((counts_Q == np.isnan(second_Q)).sum())
+        raise ValueError(f"{unlike} queries count for one system only (NaN for the other): evaluate both on the same.")
+    if not counts_Q.any():
+        raise ValueError(f"no query counts: {len(first_Q)} values, none of which is a number.")
+    return first_Q[counts_Q] - second_Q[counts_Q]

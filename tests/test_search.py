@@ -1,0 +1,391 @@
+"""Exact search against rankings written out, one score at a time."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from itertools import pairwise, permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_hybrid import search
+from hf_hybrid.judgements import Relevant
+from hf_hybrid.search import Block, DensePool, ScoredPool, best, block_height, count_at_least, language_share
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIZES = {
+    "several languages": [5, 9, 3, 7],
+    "languages without passages": [0, 6, 0, 4, 0],
+    "one language": [12],
+    "a passage each": [1, 1, 1],
+}
+
+
+def random_scores(sizes: Sequence[int], num_queries: int = 8, seed: int = 0) -> torch.Tensor:
+    """Few different numbers, so that many tie."""
+    scores = np.random.default_rng(seed).integers(-2, 3, size=(num_queries, sum(sizes)))
+    return torch.from_numpy(scores.astype(np.float32))
+
+
+def random_relevant(sizes: Sequence[int], num_queries: int = 8, seed: int = 0) -> Relevant:
+    """Up to four relevant passages a query, none for the first and the third."""
+    rng, chosen = np.random.default_rng(seed), []
+    for query in range(num_queries):
+        number = 0 if query in (0, 2) else 1 + query % 4
+        places = rng.permutation(sum(sizes))[:number]
+        chosen += [(query, language_of(int(place), sizes), int(place)) for place in sorted(places)]
+    query_R, language_R, passage_R = np.array(chosen, dtype=np.int64).reshape(-1, 3).T
+    return Relevant(query_R, language_R, passage_R, np.ones(len(query_R), dtype=np.int32))
+
+
+def language_of(place: int, sizes: Sequence[int]) -> int:
+    return int(np.searchsorted(np.cumsum(sizes), place, side="right"))
+
+
+def counts_written_out(scores: torch.Tensor, relevant: Relevant, sizes: Sequence[int]) -> list[tuple[int, int, float]]:
+    """For each relevant passage: how many reach its score in its language and in the pool, and the score."""
+    found = []
+    for query, language, passage in zip(relevant.query_R, relevant.language_R, relevant.passage_R, strict=True):
+        row = scores[int(query)].tolist()
+        reach = [language_of(place, sizes) for place, score in enumerate(row) if score >= row[passage]]
+        found.append((reach.count(language), len(reach), row[passage]))
+    return found
+
+
+def counted(
+    scores: torch.Tensor, relevant: Relevant, sizes: Sequence[int], on_device: bool = False
+) -> list[tuple[int, int, float]]:
+    query_R, language_R, passage_R, _ = relevant
+    if on_device:  # what a GPU runs
+        bounds = np.cumsum([0, *sizes])
+        columns = search._count_on_device(scores, query_R, passage_R, bounds[language_R], bounds[language_R + 1])
+    else:
+        columns = count_at_least(scores, query_R, language_R, passage_R, sizes)
+    assert [column.dtype for column in columns] == [np.int64, np.int64, np.float32]
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+# Counts
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", SIZES)
+def test_counts_are_those_written_out(name: str, seed: int, on_device: bool) -> None:
+    sizes = SIZES[name]
+    scores, relevant = random_scores(sizes, seed=seed), random_relevant(sizes, seed=seed)
+    assert counted(scores, relevant, sizes, on_device) == counts_written_out(scores, relevant, sizes)
+
+
+def test_the_random_scores_have_what_makes_counting_hard() -> None:
+    sizes = SIZES["several languages"]
+    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    assert set(range(8)) - set(relevant.query_R.tolist()) == {0, 2}
+    assert np.bincount(relevant.query_R).max() == 4
+    assert len(set(relevant.language_R.tolist())) == 4
+    relevant_scores = [
+        (int(query), float(scores[query, place]))
+        for query, place in zip(relevant.query_R, relevant.passage_R, strict=True)
+    ]
+    assert len(set(relevant_scores)) < len(relevant_scores)  # relevant passages of one query that tie
+    assert any(
+        (scores[query] == score).sum() > relevant_scores.count((query, score)) for query, score in relevant_scores
+    )
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_block_without_relevant_passages_has_no_counts(on_device: bool) -> None:
+    none = np.zeros(0, dtype=np.int64)
+    assert counted(random_scores([3, 4]), Relevant(none, none, none, none), [3, 4], on_device) == []
+
+
+@pytest.mark.parametrize("num_scores", [1, 24, 100])
+def test_counting_on_a_device_in_parts_gives_identical_counts(
+    num_scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = SIZES["several languages"]
+    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    assert len(relevant.query_R) > 4 > 100 // sum(sizes)
+    monkeypatch.setattr(search, "_COMPARED_SCORES", num_scores)
+    assert counted(scores, relevant, sizes, on_device=True) == counts_written_out(scores, relevant, sizes)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that a tensor made inside it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+def test_a_device_compares_no_more_scores_at_once_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [3000, 1000]
+    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    with LargestTensor() as whole:
+        counted(scores, relevant, sizes, on_device=True)
+    assert whole.elements == 4000 * len(relevant.query_R) > 40_000
+    monkeypatch.setattr(search, "_COMPARED_SCORES", 9000)
+    with LargestTensor() as bounded:
+        counted(scores, relevant, sizes, on_device=True)
+    assert bounded.elements == 8000
+
+
+@pytest.mark.gpu
+def test_counts_on_a_gpu_are_those_of_the_cpu() -> None:
+    sizes = [3000, 0, 1000]
+    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    assert counted(scores.cuda(), relevant, sizes) == counted(scores, relevant, sizes)
+    for found, expected in zip(best(scores.cuda(), 10), best(scores, 10), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    found, expected = (language_share(part, sizes, 0, 10) for part in (scores.cuda(), scores))
+    np.testing.assert_allclose(found, expected)
+
+
+# The share of a language
+
+
+def share_written_out(row: list[float], sizes: Sequence[int], language: int, depth: int) -> float:
+    """Mean over all orders of the passages, each sorted by score: ties then are in every order."""
+    shares = []
+    for order in permutations(range(len(row))):
+        first = sorted(order, key=lambda place: -row[place])[:depth]
+        shares.append(sum(language_of(place, sizes) == language for place in first) / len(first))
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("sizes", [[2, 3, 1], [0, 4, 2], [5]])
+@pytest.mark.parametrize("depth", [1, 3, 6, 10])
+def test_the_share_of_a_language_is_the_expected_one_where_ties_come_in_any_order(
+    sizes: list[int], depth: int
+) -> None:
+    scores = random_scores(sizes, num_queries=4)
+    for language in range(len(sizes)):
+        expected = [share_written_out(row, sizes, language, depth) for row in scores.tolist()]
+        found = language_share(scores, sizes, language, depth)
+        assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_ties_share_the_last_places() -> None:
+    scores = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])
+    assert language_share(scores, [2, 3], 0, 2).tolist() == [(1 + 1 / 3) / 2]
+    assert language_share(scores, [2, 3], 1, 2).tolist() == [(0 + 2 / 3) / 2]
+
+
+# The first places
+
+
+@pytest.mark.parametrize("num_places", [1, 2, 10, 200, 500])
+def test_first_places_are_those_of_a_stable_sort(num_places: int) -> None:
+    scores = random_scores([200])
+    found = best(scores, num_places)
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :num_places]
+    np.testing.assert_array_equal(found.passage_BP, order)
+    np.testing.assert_array_equal(found.score_BP, np.take_along_axis(scores.numpy(), order, 1))
+    assert found.passage_BP.dtype == np.int64
+    assert found.score_BP.dtype == np.float32
+
+
+def test_first_places_where_only_some_queries_have_ties() -> None:
+    scores = torch.tensor([[3.0, 2.0, 1.0, 0.0], [1.0, 2.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    assert best(scores, 2).passage_BP.tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_a_language_without_passages_has_no_first_places() -> None:
+    assert best(torch.zeros(3, 0), 5).passage_BP.shape == (3, 0)
+
+
+class GivenPool(ScoredPool):
+    """A pool with scores from a table."""
+
+    def __init__(self, scores_QN: torch.Tensor, sizes: list[int]) -> None:
+        self.scores_QN, self.sizes = scores_QN, sizes
+
+    def scores(self, language: int, queries: slice) -> torch.Tensor:
+        return self.scores_QN[queries]
+
+
+def test_a_pool_is_ranked_as_a_whole_and_by_language() -> None:
+    sizes = SIZES["languages without passages"]
+    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    block = GivenPool(scores, sizes).rank(3, slice(0, 8), relevant, 4, 3)
+    counts = counts_written_out(scores, relevant, sizes)
+    assert list(zip(block.own_R, block.pool_R, block.score_R, strict=True)) == counts
+    assert block.share_B.tolist() == language_share(scores, sizes, 3, 4).tolist()
+    assert block.share_B.tolist() != language_share(scores, sizes, 1, 4).tolist()
+    np.testing.assert_array_equal(block.first_BP, best(scores, 4).passage_BP)
+    starts = np.cumsum([0, *sizes])
+    for (start, end), found in zip([*pairwise(starts), (0, sum(sizes))], block.best, strict=True):
+        np.testing.assert_array_equal(found.passage_BP, best(scores[:, start:end], 3).passage_BP)
+
+
+def test_rankings_are_made_only_on_request() -> None:
+    assert GivenPool(random_scores([4, 4]), [4, 4]).rank(0, slice(0, 8), random_relevant([4, 4]), 2, 0).best == []
+
+
+# Embeddings in shards
+
+
+def vectors(number: int, seed: int, whole_numbers: bool = True) -> np.ndarray:
+    """With whole numbers many inner products tie, and float32 holds each exactly, whatever the order of the sum."""
+    rng = np.random.default_rng(seed)
+    found = rng.integers(-2, 3, size=(number, 6)) if whole_numbers else rng.standard_normal((number, 6))
+    return found.astype(np.float32)
+
+
+def saved(folder: Path, name: str, whole_ND: np.ndarray, heights: Sequence[int]) -> list[Path]:
+    """Shards of these heights."""
+    assert sum(heights) == len(whole_ND)
+    paths = [folder / f"{name}.{number}.npy" for number in range(len(heights))]
+    for path, end, height in zip(paths, np.cumsum(heights), heights, strict=True):
+        np.save(path, whole_ND[end - height : end])
+    return paths
+
+
+QUERIES = [vectors(7, 1), vectors(0, 2), vectors(5, 3)]
+PASSAGES = [vectors(9, 4), vectors(4, 5), vectors(0, 6)]
+POOL_SIZES = [9, 4, 0]
+CUTS = {
+    "one shard a language": ([[7], [], [5]], [[9], [4], []]),
+    "shards of several sizes": ([[3, 1, 3], [], [2, 3]], [[4, 1, 4], [1, 3], []]),
+    "shards of one": ([[1] * 7, [], [1] * 5], [[1] * 9, [1] * 4, []]),
+}
+
+
+def dense_pool(folder: Path, cut: str = "shards of several sizes") -> DensePool:
+    folder.mkdir(exist_ok=True)
+    queries, passages = (
+        [saved(folder, f"{side}{i}", *part) for i, part in enumerate(zip(whole, heights, strict=True))]
+        for side, whole, heights in (("q", QUERIES, CUTS[cut][0]), ("p", PASSAGES, CUTS[cut][1]))
+    )
+    return DensePool(queries, passages, torch.device("cpu"))
+
+
+def arrays_of(block: Block) -> list[np.ndarray]:
+    return [*block[:5], *(array for part in block.best for array in part)]
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2**30])
+@pytest.mark.parametrize("cut", CUTS)
+def test_scores_are_inner_products_however_shards_are_cut(
+    cut: str, resident_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_RESIDENT_BYTES", resident_bytes)
+    pool = dense_pool(tmp_path, cut)
+    assert pool.sizes == POOL_SIZES
+    for language, queries in ((0, slice(0, 7)), (2, slice(1, 4)), (0, slice(5, 7)), (2, slice(0, 5))):
+        found = pool.scores(language, queries)
+        assert found.dtype == torch.float32
+        assert found.tolist() == (QUERIES[language][queries] @ np.concatenate(PASSAGES).T).tolist()
+
+
+@pytest.mark.parametrize("block_scores", [1, 30, 1000])
+def test_blocks_of_queries_give_the_ranks_of_all_at_once(
+    block_scores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, relevant = dense_pool(tmp_path), random_relevant(POOL_SIZES, num_queries=7)
+    whole = pool.rank(0, slice(0, 7), relevant, 3, 2)
+    monkeypatch.setattr(search, "_BLOCK_SCORES", block_scores)
+    height = block_height(pool.sizes)
+    assert height == {1: 1, 30: 2, 1000: 76}[block_scores]
+    blocks = []
+    for first in range(0, 7, height):
+        queries = slice(first, min(first + height, 7))
+        here = relevant.take((relevant.query_R >= queries.start) & (relevant.query_R < queries.stop))
+        blocks.append(pool.rank(0, queries, here._replace(query_R=here.query_R - first), 3, 2))
+    joined = map(np.concatenate, zip(*map(arrays_of, blocks), strict=True))
+    for found, expected in zip(joined, arrays_of(whole), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_scores_stay_in_float32_under_autocast(tmp_path: Path) -> None:
+    queries, passages = (vectors(number, number, whole_numbers=False) for number in (5, 40))
+    pool = DensePool([saved(tmp_path, "q", queries, [5])], [saved(tmp_path, "p", passages, [40])], torch.device("cpu"))
+    expected = pool.scores(0, slice(0, 5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        product = torch.from_numpy(queries) @ torch.from_numpy(passages).T
+        assert product.dtype == torch.bfloat16
+        assert not torch.equal(product.float(), expected)
+        found = pool.scores(0, slice(0, 5))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+class Mappings:
+    """Counts the shards that are opened, and how many of them are alive at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = self.most_alive = 0
+        self._seen: list[weakref.ref[np.ndarray]] = []
+        load = np.load
+
+        def counted_load(*args: Any, **kwargs: Any) -> np.ndarray:
+            mapped = load(*args, **kwargs)
+            assert isinstance(mapped, np.memmap)  # no shard is read whole
+            self.opened += 1
+            self._seen.append(weakref.ref(mapped))
+            self.most_alive = max(self.most_alive, self.alive)
+            return mapped
+
+        monkeypatch.setattr(np, "load", counted_load)
+
+    @property
+    def alive(self) -> int:
+        return sum(reference() is not None for reference in self._seen)
+
+    def start(self) -> None:
+        self.opened = self.most_alive = 0
+
+
+NUM_SHARDS = 5  # of passages, where they are of several sizes
+
+
+def test_a_pool_that_is_too_large_is_read_shard_by_shard_for_each_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes = sum(path.stat().st_size for path in dense_pool(tmp_path)._shards)
+    monkeypatch.setattr(search, "_RESIDENT_BYTES", num_bytes - 1)
+    mappings = Mappings(monkeypatch)
+    pool = dense_pool(tmp_path)
+    assert mappings.alive == 0
+    assert mappings.most_alive == 1
+    pool.scores(0, slice(0, 1))  # reads the queries
+    for _ in range(2):
+        mappings.start()
+        pool.scores(0, slice(0, 7))
+        assert mappings.opened == NUM_SHARDS
+        assert mappings.most_alive <= 2
+        assert mappings.alive == 0
+
+
+def test_a_pool_that_is_small_enough_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_bytes = sum(path.stat().st_size for path in dense_pool(tmp_path)._shards)
+    monkeypatch.setattr(search, "_RESIDENT_BYTES", num_bytes)
+    mappings = Mappings(monkeypatch)
+    pool = dense_pool(tmp_path)
+    assert mappings.alive == NUM_SHARDS
+    pool.scores(0, slice(0, 1))  # reads the queries
+    mappings.start()
+    pool.scores(0, slice(0, 7))
+    assert mappings.opened == 0
+
+
+def test_queries_of_one_language_are_read_once_for_all_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = dense_pool(tmp_path)
+    mappings = Mappings(monkeypatch)
+    for first in range(7):
+        pool.scores(0, slice(first, first + 1))
+    assert mappings.opened == 3
+    pool.scores(2, slice(0, 5))
+    assert mappings.opened == 3 + 2
