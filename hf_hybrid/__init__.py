@@ -33,6 +33,8 @@ _HOME = {
     "HybridTrainingArguments": "arguments",
     "HybridTrainer": "trainer",
     "evaluate_retrieval": "evaluation",
+    "evaluate_bm25": "bm25",
+    "EvaluationFiles": "evaluation_files",
     "RunFolder": "records",
     "ResourceLogCallback": "resources",
 }

@@ -85,8 +85,8 @@ def _read(folder: str | os.PathLike[str]) -> Any:
 
 
 def _compare_measure(names: np.ndarray, after: np.ndarray, before: np.ndarray) -> dict[str, Any]:
-    cells = [{name: values[names == name] for name in np.unique(names).tolist()} for values in (after, before)]
-    tests = compare_cells(*cells)
+    now, then = ({name: values[names == name] for name in np.unique(names).tolist()} for values in (after, before))
+    tests = compare_cells(now, then)
     interval = bootstrap_interval(after - before)
     return {
         "difference": interval.mean,

@@ -28,7 +28,8 @@ from .judgements import Relevant
 _BLOCK_SCORES = 2**27
 # Scores that are compared at once on a GPU: 256 MiB, copied for each relevant passage.
 _COMPARED_SCORES = 2**26
-# A pool of at most so many bytes is kept on the device; a larger one is read again for each block of queries.
+# A pool of at most so many bytes is kept in memory (on a GPU, of half of what is free there); a larger one is read
+# again for each block of queries.
 _RESIDENT_BYTES = 2**30
 
 
@@ -141,7 +142,7 @@ class DensePool(ScoredPool):
         self.sizes = [sum(found) for found in heights]
         self._bounds = list(accumulate((height for found in heights for height in found), initial=0))
         num_bytes = sum(path.stat().st_size for path in self._shards)
-        self._resident = [_mapped(path).to(device) for path in self._shards] if num_bytes <= _RESIDENT_BYTES else None
+        self._resident = [_mapped(path).to(device) for path in self._shards] if num_bytes <= _room(device) else None
 
     def scores(self, language: int, queries: slice) -> torch.Tensor:
         """Inner products `(B, N)` of some queries of a language with the whole pool, in float32."""
@@ -155,6 +156,11 @@ class DensePool(ScoredPool):
     def _passages(self) -> Iterator[torch.Tensor]:
         """Shard after shard; a mapping ends with its turn, so that its pages do not stay resident."""
         yield from self._resident or (_mapped(path).to(self._device) for path in self._shards)
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of embeddings that may stay on a device."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _RESIDENT_BYTES
 
 
 def _mapped(path: Path) -> torch.Tensor:

@@ -203,20 +203,23 @@ def test_passages_in_lists_that_are_not_looked_at_are_not_found(
 
 def test_places_that_nothing_was_found_for_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximate, "_PROBED", 1e-9)  # one list
-    pools = clustered_pools(tmp_path, monkeypatch, sizes=(300, 2))
-    shares = []
+    pools = clustered_pools(tmp_path, monkeypatch, sizes=(2, 300))
+    shares, relevant = [], random_relevant(pools.sizes, each=40)
     for language in range(2):
-        block = pools.approximate.rank(language, slice(0, NUM_QUERIES), random_relevant(pools.sizes), 10, 30)
+        block = pools.approximate.rank(language, slice(0, NUM_QUERIES), relevant, 10, 30)
         for passages_BP, scores_BP in block.best:
             np.testing.assert_array_equal(passages_BP < 0, np.isneginf(scores_BP))
             assert (np.diff((passages_BP < 0).astype(int), axis=1) >= 0).all()  # the last ones
         held_BP = block.first_BP >= 0
-        own_BP = held_BP & ((block.first_BP < 300) if language == 0 else (block.first_BP >= 300))
+        own_BP = held_BP & ((block.first_BP < 2) if language == 0 else (block.first_BP >= 2))
         assert block.share_B == pytest.approx(own_BP.sum(axis=1) / held_BP.sum(axis=1))
         assert (block.share_B > 0).all()
         shares.append(block.share_B)
     assert not held_BP.all()
     np.testing.assert_allclose(shares[0] + shares[1], 1)
+    # as many places as passages, and yet some passages are not found
+    np.testing.assert_array_equal(np.isinf(block.own_R), np.isinf(block.pool_R))
+    assert 0 < np.isinf(block.own_R).sum() < len(block.own_R)
 
 
 # In an evaluation

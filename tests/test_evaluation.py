@@ -183,7 +183,7 @@ def rank_correlation(first: list[int], second: list[int]) -> float:
     for ranked in (first, second):
         behind = len(ranked) + (len(union) - len(ranked) + 1) / 2
         places.append([ranked.index(name) + 1 if name in ranked else behind for name in union])
-    return float(np.corrcoef(*places)[0, 1])
+    return float(np.corrcoef(places[0], places[1])[0, 1])
 
 
 def parallel_correlation(corpus: ParallelCorpus, tops: dict[tuple[int, int], list[int]]) -> dict[str, float]:
@@ -223,7 +223,7 @@ def written_out(encoder: Any, corpus: ParallelCorpus, max_queries: int | None = 
         for (query_row, gains), row in zip(gains_of.items(), scores_QN.tolist(), strict=True):
             pool_gains = [gains.get(passage, 0) for passage in pool]
             whole.append(measures_of(row, pool_gains))
-            tops[query_language, query_row] = sorted(range(len(row)), key=lambda place: -row[place])[:10]  # noqa: B023
+            tops[query_language, query_row] = sorted(range(len(row)), key=lambda place: -row[place])[:10]
             ranks = defaultdict(list)
             for rank, place in enumerate(ranking_of(row, pool_gains), start=1):
                 if pool_gains[place]:
@@ -236,7 +236,7 @@ def written_out(encoder: Any, corpus: ParallelCorpus, max_queries: int | None = 
             bias.append(
                 {
                     "same_language_share@10": same_language_share(row, [place[0] == query_language for place in pool]),
-                    "same_language_recall@100": recall(ranks[query_language] if query_language in ranks else []),
+                    "same_language_recall@100": recall(ranks.get(query_language, [])),
                     "other_language_recall@100": recall(
                         [r for language, found in ranks.items() if language != query_language for r in found]
                     ),

@@ -110,7 +110,7 @@ def test_counting_on_a_device_in_parts_gives_identical_counts(
 ) -> None:
     sizes = SIZES["several languages"]
     scores, relevant = random_scores(sizes), random_relevant(sizes)
-    assert len(relevant.query_R) > 4 > 100 // sum(sizes)
+    assert len(relevant.query_R) > 100 // sum(sizes)
     monkeypatch.setattr(search, "_COMPARED_SCORES", num_scores)
     assert counted(scores, relevant, sizes, on_device=True) == counts_written_out(scores, relevant, sizes)
 
@@ -143,6 +143,7 @@ def test_a_device_compares_no_more_scores_at_once_than_it_may(monkeypatch: pytes
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_counts_on_a_gpu_are_those_of_the_cpu() -> None:
     sizes = [3000, 0, 1000]
     scores, relevant = random_scores(sizes), random_relevant(sizes)
