@@ -34,7 +34,7 @@ clean: ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # The extras of each stamp file: .venv/.train has what a run needs, .venv/.dev all that is tested and checked with.
-$(VENV)/.train: EXTRAS := energy
+$(VENV)/.train: EXTRAS := energy,plots
 $(VENV)/.dev: EXTRAS := dev
 $(VENV)/.train $(VENV)/.dev: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python %d.%d found, 3.10 or newer needed: make PYTHON=python3.12 ..." % sys.version_info[:2])'

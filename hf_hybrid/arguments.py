@@ -7,6 +7,7 @@ that does not exist is refused with the nearest one that does.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -246,12 +247,19 @@ class EvaluationArguments:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
         if self.model is None:
             raise ValueError("--model is missing: give the folder or the Hub id of the model to evaluate.")
-        only_ours = {"pooling": self.pooling, "attention": None if self.attention == "auto" else self.attention}
-        for name, value in only_ours.items():
-            if value is not None and self.library != "hf_hybrid":
-                raise ValueError(
-                    f"{name}={value!r}: sentence-transformers reads it from the model's files; leave it out."
-                )
+        only_ours = {"pooling": None, "attention": "auto", "batch_tokens": 16_384}
+        for name, default in only_ours.items():
+            if (value := getattr(self, name)) != default and self.library != "hf_hybrid":
+                raise ValueError(f"{name}={value!r}: not known to sentence-transformers; leave it out.")
+        needed = {"bm25s": self.bm25, "faiss": self.index == "faiss"}
+        for package, wanted in needed.items():
+            if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
+                extra = {"bm25s": "bm25"}.get(package, package)
+                raise ValueError(f'{package} is not installed: pip install "hf-hybrid[{extra}]".')
+        if os.path.exists(os.path.join(self.output_dir, "run.json")):
+            raise ValueError(f"output_dir={self.output_dir!r} holds a training run, whose eval.json would be lost.")
+        if self.run_depth != 1000 and not self.save_runs:
+            raise ValueError(f"run_depth={self.run_depth} without save_runs: nothing is so deep. Add --save_runs.")
 
 
 def split_codes(text: str | None) -> list[str] | None:

@@ -125,7 +125,7 @@ class TokenCache:
         self.corpus, self.tokenizer = corpus, tokenizer
         self.prompts = (query_prompt, passage_prompt)
         self.max_lengths = (max_query_length, max_passage_length)
-        key = [corpus.fingerprint, _tokenizer_fingerprint(tokenizer), *self.prompts, *self.max_lengths]
+        key = [corpus.fingerprint, tokenizer_fingerprint(tokenizer), *self.prompts, *self.max_lengths]
         self.folder = Path(cache_dir) / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         self._blocks: dict[tuple[int, str], list[_Block]] = {}
 
@@ -398,7 +398,7 @@ class StepDataset(torch.utils.data.Dataset):
         return self.collator(index)
 
 
-def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 of what decides the ids: the fast tokenizer's definition less the settings of its last call."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     definition.update(truncation=None, padding=None)

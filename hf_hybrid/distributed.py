@@ -67,6 +67,12 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def device() -> torch.device:
+    """Where tensors must be for a collective: NCCL takes those on a GPU alone."""
+    on_gpu = world_size() > 1 and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
@@ -89,3 +95,12 @@ def from_all(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def to_first(value: Any) -> list[Any]:
+    """What each process has, by rank, on the first; an empty list on the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []

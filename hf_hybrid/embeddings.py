@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import distributed
+from . import __version__, distributed
+from .collator import tokenizer_fingerprint
+from .files import replacing
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
@@ -76,7 +78,7 @@ class TextEncoder:
         self.model, self.batch_tokens = model, batch_tokens
         self.prompts = {"query": query_prompt, "passage": passage_prompt}
         self.device: torch.device = torch.device(getattr(model, "device", None) or "cpu")
-        if "side" in inspect.signature(model.encode).parameters:
+        if {"side", "share"} <= inspect.signature(model.encode).parameters.keys():
             if query_prompt is not None or passage_prompt is not None:
                 raise ValueError(
                     f"{type(model).__name__} puts its own prompts before texts: give query_prompt and passage_prompt "
@@ -123,8 +125,13 @@ class TextEncoder:
                 "told from another model's. Name it with model_key."
             )
         autocast = torch.is_autocast_enabled(self.device.type) and torch.get_autocast_dtype(self.device.type)
-        own = [getattr(self.model, name, None) for name in _DECISIVE]
-        settings = [repr(self.model), self.prompts, own, str(autocast)]
+        names = ("max_length", "max_seq_length", "pooling", "normalize", "prompts", "similarity_fn_name")
+        settings = [__version__, _SHARD_ROWS, repr(self.model), str(autocast), self.prompts]
+        settings += [getattr(self.model, name, None) for name in names]
+        config: Any = getattr(self.model, "config", None)
+        tokenizer: Any = getattr(self.model, "tokenizer", None)
+        settings.append(config.to_json_string() if hasattr(config, "to_json_string") else None)
+        settings.append(tokenizer_fingerprint(tokenizer) if hasattr(tokenizer, "backend_tokenizer") else None)
         sha = hashlib.sha256(json.dumps(settings, default=str).encode())
         for name, weight in self.model.state_dict().items():
             sha.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}".encode())
@@ -140,7 +147,8 @@ class TextEncoder:
             )
         ask = self.model.encode_query if side == "query" else self.model.encode_document
         prompt = {} if self.prompts[side] is None else {"prompt": self.prompts[side]}
-        return ask(texts, normalize_embeddings=similarity == "cosine", show_progress_bar=False, **prompt)
+        found = ask(texts, show_progress_bar=False, **prompt)
+        return _normalized(found) if similarity == "cosine" else found
 
     def _ask_any(self, texts: list[str], side: str) -> np.ndarray:
         found = self.model.encode([(self.prompts[side] or "") + text for text in texts])
@@ -158,6 +166,7 @@ class EmbeddingStore:
         folder (`str` or `Path`, *optional*): Where shards stay, for a run that goes on after a kill; the processes of
             a machine share it. By default a temporary folder.
         model_key (`str`, *optional*): What tells the model from others in `folder`; by default a hash of its weights.
+        keep (`bool`, *optional*, defaults to `False`): Leave the shards in `folder` when all went well.
     """
 
     def __init__(
@@ -166,18 +175,21 @@ class EmbeddingStore:
         corpus: ParallelCorpus,
         folder: str | os.PathLike[str] | None = None,
         model_key: str | None = None,
+        keep: bool = False,
     ) -> None:
         self.encoder, self.corpus = encoder, corpus
-        self._temporary = folder is None
+        self._writes, self._temporary = distributed.local_rank() == 0, folder is None
         if folder is None:
-            made = tempfile.mkdtemp(prefix="hf-hybrid-embeddings-") if distributed.rank() == 0 else None
-            self.folder = Path(distributed.from_first(made))
+            made = tempfile.mkdtemp(prefix="hf-hybrid-embeddings-") if self._writes else None
+            self.folder = Path(distributed.from_all(made)[distributed.rank() - distributed.local_rank()])
         else:
-            name = encoder.key() if model_key is None else f"{model_key} {json.dumps(encoder.prompts)}"
+            name = distributed.from_first(model_key if model_key is not None else encoder.key())
             self.folder = Path(folder) / hashlib.sha256(f"{corpus.base_fingerprint} {name}".encode()).hexdigest()[:16]
-        self._writes = distributed.local_rank() == 0
+        self._kept = self.folder / "keep"  # marks what an evaluation that does not keep its own must leave
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if keep:
+                self._kept.touch()
 
     def __enter__(self) -> EmbeddingStore:
         return self
@@ -185,7 +197,8 @@ class EmbeddingStore:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None:  # else the others may be elsewhere, and would be waited for in vain
             distributed.barrier()
-        if self._temporary and self._writes:
+        done = self._temporary or (error is None and not self._kept.exists())
+        if done and self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def shards(
@@ -205,14 +218,15 @@ class EmbeddingStore:
         stem = f"{SIDES[side]}.{language}.{hashlib.sha256(rows.astype(np.int64).data).hexdigest()[:16]}"
         starts = range(0, len(rows), _SHARD_ROWS)
         paths = [self.folder / f"{stem}.{number:05}.npy" for number in range(len(starts))]
-        missing = torch.tensor([not path.exists() for path in paths], dtype=torch.int64, device=self.encoder.device)
+        missing = torch.tensor([not path.exists() for path in paths], dtype=torch.int64, device=distributed.device())
         # asked of all, since a process that went its own way would leave the others waiting
         for start, path, absent in zip(starts, paths, distributed.sum_over_ranks(missing).tolist(), strict=True):
             chosen = rows[start : start + _SHARD_ROWS]
             if absent:
                 embeddings_ND = self._encode(side, language, chosen)
                 if self._writes:
-                    _write(path, embeddings_ND)
+                    with replacing(path) as unfinished:
+                        np.save(unfinished, embeddings_ND)
             advance(len(chosen))
         distributed.barrier()
         return paths
@@ -221,7 +235,7 @@ class EmbeddingStore:
         """Embeddings `(len(rows), D)`, each process having encoded its share."""
         share = (distributed.rank(), distributed.world_size())
         own_ND = self.encoder.encode(self._texts(side, language, rows), SIDES[side], share)
-        own = torch.as_tensor(own_ND, dtype=torch.float32, device=self.encoder.device)
+        own = torch.as_tensor(own_ND, dtype=torch.float32, device=distributed.device())
         embeddings_ND = distributed.sum_over_ranks(own).cpu().numpy()
         if not np.isfinite(embeddings_ND).all():
             raise ValueError(
@@ -242,14 +256,7 @@ class EmbeddingStore:
         return column.slice(first, len(wanted)).filter(pa.array(wanted)).to_pylist()
 
 
-def _write(path: Path, embeddings_ND: np.ndarray) -> None:
-    """A reader, or a kill, finds the whole file or none."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            np.save(file, embeddings_ND)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _normalized(vectors: Any) -> np.ndarray:
+    """Vectors of length 1, in float32 whatever they were."""
+    vectors_ND = np.asarray(vectors, dtype=np.float32)
+    return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=-1, keepdims=True), 1e-12)

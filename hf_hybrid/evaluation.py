@@ -6,8 +6,8 @@
 3. Those counts are ranks, and the ranks give every measure of every setting: monolingual and cross-lingual pairs from
    the counts within a language, multilingual and bias from those in the pool.
 
-Shape letters: Q queries of a language, B of a block, N passages of the pool, L languages, I items, R relevant passages
-of all the queries in question, P places that are kept, D size of an embedding.
+Shape letters: Q queries of a language, L languages, R relevant passages of all the queries in question, P places that
+are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from . import distributed
 from .approximate import FaissPool
 from .embeddings import EmbeddingStore, TextEncoder
-from .judgements import Relevant, judgements
+from .judgements import Relevant, judged_queries, judgements
 from .metrics.beir_cross_lingual import ranking
 from .search import Best, Block, DensePool, Pool, block_height
 from .tally import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values
@@ -57,6 +57,7 @@ def evaluate_retrieval(
     max_queries: int | None = None,
     embedding_dir: str | os.PathLike[str] | None = None,
     model_key: str | None = None,
+    keep_embeddings: bool = False,
     index: str = "exact",
     details: Details | None = None,
     show_progress: bool = False,
@@ -80,9 +81,10 @@ def evaluate_retrieval(
         batch_tokens (`int`, *optional*, defaults to 16384): Most tokens of one forward pass of a `HybridEncoder`.
         max_queries (`int`, *optional*): Use the first so many queries of each language that have a relevant passage;
             all by default.
-        embedding_dir (`str` or `Path`, *optional*): Where embeddings stay, so that a run which was killed goes on; by
-            default they are removed at the end.
+        embedding_dir (`str` or `Path`, *optional*): Where embeddings are kept until the end, so that a run which was
+            killed goes on; by default a temporary folder.
         model_key (`str`, *optional*): Name of the model in `embedding_dir`, by default a hash of its weights.
+        keep_embeddings (`bool`, *optional*, defaults to `False`): Leave them there, for further evaluations.
         index (`str`, *optional*, defaults to `"exact"`): `"faiss"` searches large languages approximately, see
             `approximate.FaissPool`: passages beyond its first places count as not found, without a rank distance.
         details (`Details`, *optional*): Is given what each query gave.
@@ -109,7 +111,7 @@ def evaluate_retrieval(
     if index not in INDEXES:
         raise ValueError(f"index={index!r}: give one of {', '.join(INDEXES)}.")
     encoder = TextEncoder(model, query_prompt, passage_prompt, batch_tokens)
-    with EmbeddingStore(encoder, corpus, embedding_dir, model_key) as store:
+    with EmbeddingStore(encoder, corpus, embedding_dir, model_key, keep_embeddings) as store:
 
         def open_pool(view: ParallelCorpus, candidates: list[np.ndarray], queries: list[np.ndarray]) -> Pool:
             total = sum(map(len, candidates)) + sum(map(len, queries))
@@ -142,6 +144,12 @@ def evaluate_pool(
     Args:
         open_pool (`Callable`): Makes a `Pool` of a corpus, the rows of each language's passages and queries.
         corpus, settings, measures, max_queries, details, show_progress: As for `evaluate_retrieval`.
+
+    Returns:
+        `Scores`: As of `evaluate_retrieval`.
+
+    Raises:
+        ValueError: When there is nothing to evaluate, or an argument is not one of those allowed.
     """
     _check(settings, measures, max_queries)
     tally, depth = Tally(corpus, settings), details.run_depth if details is not None else 0
@@ -152,9 +160,23 @@ def evaluate_pool(
             tally.add(ranks, values, measures)
             if details is not None and distributed.rank() == 0:
                 details.add(ranks, values)
-    if not tally.num_queries:
-        raise ValueError("nothing to evaluate: no query of the corpus has a relevant passage in any language.")
+    if tally.empty:
+        raise ValueError(
+            f"nothing to evaluate: no query has a relevant passage in the settings {', '.join(settings)}."
+        )
     return tally.scores()
+
+
+def what_is_evaluated(
+    corpus: ParallelCorpus,
+    settings: Sequence[str] = SETTINGS,
+    measures: Sequence[str] = ranking.MEASURES,
+    max_queries: int | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """What `eval.json` says of an evaluation besides its scores; `more` is written as it is."""
+    found = {"corpus": corpus.source, "corpus_fingerprint": corpus.fingerprint, "languages": list(corpus.languages)}
+    return {**found, "settings": list(settings), "measures": list(measures), "max_queries": max_queries, **more}
 
 
 def flatten_scores(scores: Scores) -> dict[str, float]:
@@ -208,6 +230,8 @@ def _check(settings: Sequence[str], measures: Sequence[str], max_queries: int | 
         raise ValueError(f"settings={list(settings)}: give some of {', '.join(SETTINGS)}.")
     if max_queries is not None and max_queries < 1:
         raise ValueError(f"max_queries={max_queries}: give at least 1, or None for all queries.")
+    if not measures:
+        raise ValueError(f"measures={list(measures)}: give some, such as {', '.join(ranking.MEASURES)}.")
     for name in measures:
         ranking.parse_measure(name)
 
@@ -220,53 +244,59 @@ def _rank_view(
 ) -> Iterator[LanguageRanks]:
     """The ranks of the queries of each language; languages without judgements are passed over."""
     candidates = [view.candidates(language) for language in view.languages]
-    judged = [judgements(view, number, candidates, max_queries) for number in range(len(view.languages))]
-    if not any(len(rows) for rows, _ in judged):
+    query_rows = [judged_queries(view, number, max_queries) for number in range(len(view.languages))]
+    if not any(map(len, query_rows)):
         return
-    pool = open_pool(view, candidates, [rows for rows, _ in judged])
-    total = sum(len(rows) for rows, _ in judged)
+    pool = open_pool(view, candidates, query_rows)
+    total = sum(map(len, query_rows))
     with tqdm(total=total, desc="Evaluating", unit="query", disable=not show_progress, leave=False) as bar:
-        for number, (rows, relevant) in enumerate(judged):
-            if not len(rows):
-                continue
-            share = np.array_split(np.arange(len(rows)), distributed.world_size())[distributed.rank()]
-            own = list(_rank_blocks(pool, number, share, relevant, depth))
-            blocks = [block for found in distributed.from_all(own) for block in found]
-            own_R, pool_R, score_R, share_Q, first_QP = map(np.concatenate, list(zip(*blocks, strict=True))[:5])
-            yield LanguageRanks(
-                view.languages[number],
-                view.languages,
-                rows,
-                candidates,
-                relevant,
-                _ranks_among(own_R, relevant.query_R * len(candidates) + relevant.language_R, score_R, relevant),
-                _ranks_among(pool_R, relevant.query_R, score_R, relevant),
-                pool_R,
-                share_Q,
-                first_QP,
-                dict(
-                    zip(
-                        (*view.languages, POOL),
-                        map(_joined, zip(*(block.best for block in blocks), strict=True)),
-                        strict=False,
-                    )
-                ),
-            )
-            bar.update(len(rows))
+        for number, rows in enumerate(query_rows):
+            if len(rows):
+                relevant = judgements(view, number, candidates, rows)
+                own = list(_rank_blocks(pool, number, len(rows), relevant, depth, bar.update))
+                yield _joined_ranks(view, number, rows, candidates, relevant, own)
 
 
-def _rank_blocks(pool: Pool, language: int, share: np.ndarray, relevant: Relevant, depth: int) -> Iterator[Block]:
+def _joined_ranks(
+    view: ParallelCorpus,
+    language: int,
+    query_rows: np.ndarray,
+    candidates: list[np.ndarray],
+    relevant: Relevant,
+    own: list[Block],
+) -> LanguageRanks:
+    """The blocks of all processes in one; longer rankings come to the first process alone, which writes them."""
+    blocks = [block for found in distributed.from_all([block._replace(best=[]) for block in own]) for block in found]
+    own_R, pool_R, score_R, share_Q, first_QP = map(np.concatenate, list(zip(*blocks, strict=True))[:5])
+    longer = [lists for found in distributed.to_first([block.best for block in own]) for lists in found]
+    pair_R = relevant.query_R * len(candidates) + relevant.language_R
+    return LanguageRanks(
+        query_language=view.languages[language],
+        passage_languages=view.languages,
+        query_rows=query_rows,
+        candidates=candidates,
+        relevant=relevant,
+        own_rank_R=ranking.relevant_ranks(own_R, pair_R, score_R, relevant.gain_R),
+        pool_rank_R=ranking.relevant_ranks(pool_R, relevant.query_R, score_R, relevant.gain_R),
+        pool_last_R=pool_R,
+        same_language_share_Q=share_Q,
+        first_QP=first_QP,
+        best=dict(zip((*view.languages, POOL), map(_joined, zip(*longer, strict=True)), strict=False)),
+    )
+
+
+def _rank_blocks(
+    pool: Pool, language: int, num_queries: int, relevant: Relevant, depth: int, advance: Callable[[int], Any]
+) -> Iterator[Block]:
     """Block after block of this process' share of the queries of one language."""
+    share = np.array_split(np.arange(num_queries), distributed.world_size())[distributed.rank()]
     height = block_height(pool.sizes)
     for first in range(0, len(share), height):
         queries = slice(int(share[first]), int(share[min(first + height, len(share)) - 1]) + 1)
         begin, end = np.searchsorted(relevant.query_R, [queries.start, queries.stop])
         part = relevant.take(slice(begin, end))
         yield pool.rank(language, queries, part._replace(query_R=part.query_R - queries.start), FIRST_PLACES, depth)
-
-
-def _ranks_among(at_least_R: np.ndarray, ranking_R: np.ndarray, score_R: np.ndarray, relevant: Relevant) -> np.ndarray:
-    return ranking.relevant_ranks(at_least_R, ranking_R, score_R, relevant.gain_R)
+        advance((queries.stop - queries.start) * distributed.world_size())
 
 
 def _joined(parts: Sequence[Best]) -> Best:

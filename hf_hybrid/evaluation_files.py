@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -27,13 +28,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from . import distributed
+from .files import replacing
+from .tally import POOL
+
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
     from .search import Best
     from .tally import LanguageRanks, QueryValues
 
 PER_QUERY_NAME = "per_query.parquet"
-_POOL = "*"
 _TREC = pyarrow.csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
 
 
@@ -73,20 +77,21 @@ class EvaluationFiles:
         self.folder, self.corpus, self.tag = Path(folder), corpus, _word(tag)
         self.run_depth = run_depth if save_runs else 0
         self._ids = cache(self._read_ids)
-        self._unfinished = self.folder / f".{PER_QUERY_NAME}.{os.getpid()}.tmp"
-        self._writer: pyarrow.parquet.ParquetWriter | None = None
+        self._values: list[pa.Table] = []
 
     def __enter__(self) -> EvaluationFiles:
+        if distributed.rank() == 0:  # rankings of an earlier evaluation would stand beside those of this one
+            for name in ("runs", "qrels"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / PER_QUERY_NAME).unlink(missing_ok=True)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        if error is None:
-            os.replace(self._unfinished, self.folder / PER_QUERY_NAME)
-        else:
-            self._unfinished.unlink(missing_ok=True)
+        if error is None and self._values:
+            # languages may have different measures: what one lacks is null there
+            table = pa.concat_tables(self._values, promote_options="default")
+            with replacing(self.folder / PER_QUERY_NAME) as unfinished:
+                pyarrow.parquet.write_table(table, unfinished)
 
     def add(self, ranks: LanguageRanks, values: Sequence[QueryValues]) -> None:
         """Write what the queries of one language gave."""
@@ -95,16 +100,20 @@ class EvaluationFiles:
         queries = self._ids(self.corpus.QUERY, ranks.query_language)
         query_ids = [queries[row] for row in ranks.query_rows]
         self._add_values(ranks.query_language, query_ids, values)
-        if self.run_depth:
-            names = [
-                f"{language}:{name}"
-                for language, rows in zip(ranks.passage_languages, ranks.candidates, strict=True)
-                for name in map(self._ids(self.corpus.PASSAGE, language).__getitem__, rows)
-            ]
-            passages = pa.array([_word(name) for name in names])
-            for ranking in _rankings(ranks, {found.passage_language for found in values}):
-                self._write_run(ranking, query_ids, passages)
-                self._write_qrels(ranking, ranks, query_ids, passages)
+        for ranking in _rankings(ranks, {found.passage_language for found in values}) if self.run_depth else ():
+            self._write_run(ranking, ranks, query_ids)
+            self._write_qrels(ranking, ranks, query_ids)
+
+    def _passages(self, ranks: LanguageRanks, places: np.ndarray) -> pa.Array:
+        """Names of passages by place in the pool; only those that are asked for are made."""
+        wanted, index = np.unique(places, return_inverse=True)
+        starts = np.cumsum([0, *map(len, ranks.candidates)])
+        numbers = np.searchsorted(starts, wanted, side="right") - 1
+        names = []
+        for place, number in zip(wanted.tolist(), numbers.tolist(), strict=True):
+            language, row = ranks.passage_languages[number], ranks.candidates[number][place - starts[number]]
+            names.append(_word(f"{language}:{self._ids(self.corpus.PASSAGE, language)[row]}"))
+        return pa.array(names, pa.string()).take(pa.array(index))
 
     def _read_ids(self, side: int, language: str) -> list[str]:
         """For each text row the source's own id; else, of a query the id of its item, of a passage its row."""
@@ -121,30 +130,24 @@ class EvaluationFiles:
         return ids
 
     def _add_values(self, language: str, query_ids: list[str], values: Sequence[QueryValues]) -> None:
-        names = list(dict.fromkeys(name for found in values for name in found.values))
-        schema = pa.schema([(name, pa.string()) for name in ("query_language", "passage_language", "query_id")])
-        schema = pa.unify_schemas([schema, pa.schema([(name, pa.float64()) for name in names])])
-        tables = []
         for found in values:
             count = len(found.query_V)
-            missing = np.full(count, np.nan)
-            columns = [pa.array([language] * count), pa.array([found.passage_language] * count)]
-            columns.append(pa.array([query_ids[number] for number in found.query_V]))
-            columns += [pa.array(found.values.get(name, missing), from_pandas=True) for name in names]
-            tables.append(pa.table(columns, schema=schema))
-        if self._writer is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._writer = pyarrow.parquet.ParquetWriter(self._unfinished, schema)
-        self._writer.write_table(pa.concat_tables(tables))
+            columns: dict[str, Any] = {
+                "query_language": pa.repeat(language, count),
+                "passage_language": pa.repeat(found.passage_language, count),
+                "query_id": [query_ids[number] for number in found.query_V],
+            }
+            measures = {name: pa.array(value_V, from_pandas=True) for name, value_V in found.values.items()}
+            self._values.append(pa.table({**columns, **measures}))
 
-    def _write_run(self, ranking: _Ranking, query_ids: list[str], passages: pa.Array) -> None:
+    def _write_run(self, ranking: _Ranking, ranks: LanguageRanks, query_ids: list[str]) -> None:
         passage_BP, score_BP = ranking.best
         query, place = np.nonzero(passage_BP >= 0)
         table = pa.table(
             {
                 "query": pa.array([_word(name) for name in query_ids]).take(pa.array(query)),
                 "Q0": pa.repeat("Q0", len(query)),
-                "passage": passages.take(pa.array(passage_BP[query, place] + ranking.first)),
+                "passage": self._passages(ranks, passage_BP[query, place] + ranking.first),
                 "rank": place + 1,
                 "score": score_BP[query, place],
                 "tag": pa.repeat(self.tag, len(query)),
@@ -152,13 +155,13 @@ class EvaluationFiles:
         )
         _write(self.folder / "runs" / f"{ranking.name}.trec", table)
 
-    def _write_qrels(self, ranking: _Ranking, ranks: LanguageRanks, query_ids: list[str], passages: pa.Array) -> None:
+    def _write_qrels(self, ranking: _Ranking, ranks: LanguageRanks, query_ids: list[str]) -> None:
         relevant = ranks.relevant.take(ranking.chosen_R)
         table = pa.table(
             {
                 "query": pa.array([_word(query_ids[number]) for number in relevant.query_R]),
                 "0": pa.repeat("0", len(relevant.query_R)),
-                "passage": passages.take(pa.array(relevant.passage_R)),
+                "passage": self._passages(ranks, relevant.passage_R),
                 "relevance": relevant.gain_R,
             }
         )
@@ -172,17 +175,15 @@ def _rankings(ranks: LanguageRanks, passage_languages: set[str]) -> list[_Rankin
             chosen_R = ranks.relevant.language_R == number
             found.append(_Ranking(f"{ranks.query_language}-{language}", ranks.best[language], first, chosen_R))
         first += len(rows)
-    if _POOL in passage_languages:
+    if POOL in passage_languages:
         every_R = np.ones(len(ranks.relevant.query_R), dtype=bool)
-        found.append(_Ranking(f"{ranks.query_language}-all", ranks.best[_POOL], 0, every_R))
+        found.append(_Ranking(f"{ranks.query_language}-all", ranks.best[POOL], 0, every_R))
     return found
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pyarrow.csv.write_csv(table, unfinished, _TREC)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        pyarrow.csv.write_csv(table, unfinished, _TREC)
 
 
 def _word(name: str) -> str:

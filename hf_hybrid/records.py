@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from .files import replacing
+
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -91,17 +93,20 @@ class Scores(TypedDict):
     monolingual: dict[str, float]
     cross_lingual: dict[str, float]
     multilingual: dict[str, float]
-    bias: dict[str, float]  # rank_distance, PEER, same_language_share@10
+    bias: dict[str, float]  # rank_distance, PEER, MRC@10, same_language_share@10 and others, see `bias.py`
     pairs: dict[str, dict[str, float]]  # "de-en": query language, passage language
     num_queries: int
 
 
-class Evaluation(TypedDict):
-    """`eval.json`."""
-
+class _BeforeAfter(TypedDict):
     before: Scores | None
     after: Scores | None
-    evaluated: dict[str, Any]  # on which corpus, with which settings, such as max_queries
+
+
+class Evaluation(_BeforeAfter, total=False):
+    """`eval.json`; what was evaluated on what may be absent, as in files of before it was written down."""
+
+    evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
 
 
 class RunFolder:
@@ -210,10 +215,11 @@ class RunFolder:
 
 
 def _check_keys(content: Mapping[str, Any], schema: type, path: Path) -> None:
-    given, expected = set(content), set(schema.__annotations__)
-    if given != expected:
+    given, known = set(content), set(schema.__annotations__)
+    needed: frozenset[str] = schema.__required_keys__  # type: ignore[attr-defined]
+    if not needed <= given <= known:
         raise ValueError(
-            f"{path}: missing {sorted(expected - given)}, unknown {sorted(given - expected)}; "
+            f"{path}: missing {sorted(needed - given)}, unknown {sorted(given - known)}; "
             f"a {schema.__name__} has {', '.join(schema.__annotations__)}."
         )
 
@@ -239,14 +245,5 @@ def _dumps(value: Any, indent: int | None = None) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put `text` in `path` so that a reader, or a kill, finds the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .files import replacing
 from .languages import split_pair
 
 if TYPE_CHECKING:
@@ -55,10 +56,8 @@ def pair_heat_map(scores: Scores, path: str | os.PathLike[str], measure: str | N
             colour = "black" if value > 0.5 else "white"  # on the light and the dark half of the colours
             axes.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=7, color=colour)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(unfinished, dpi=150)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
     return path
 
 

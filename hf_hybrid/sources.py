@@ -47,6 +47,7 @@ from .formats import (
 from .languages import check_language, choose_languages, language_files, split_pair, unique_languages
 from .presets import PRESETS, read_preset
 from .readers import BadRows, Rows, dataset_rows, read_jsonl
+from .sample import build_sample_corpus
 from .tables import add_xquad_r
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def load_corpus(
     """Load a corpus from wherever it is.
 
     Args:
-        path_or_preset (`str` or `os.PathLike`): a folder, or a name in `PRESETS`.
+        path_or_preset (`str` or `os.PathLike`): a folder, a name in `PRESETS`, or `"sample"` for the built-in corpus.
         corpus_format (`str`, *optional*, defaults to `"auto"`): `"jsonl"`, `"pairs"`, `"beir"`, `"xquad_r"`, `"hub"`
             or `"built"`; `"auto"` looks at the names in the folder.
         languages, on_bad_row, cache_dir: see the module.
@@ -87,6 +88,12 @@ def load_corpus(
         ParallelCorpus(1 items, 2 languages: de, en)
     """
     folder = Path(path_or_preset)
+    if str(path_or_preset) == "sample" and not folder.exists():
+        if split is not None or corpus_format != "auto":
+            raise ValueError(
+                f"split={split!r}, corpus_format={corpus_format!r}: the sample corpus has neither; drop them."
+            )
+        return build_sample_corpus(cache_dir, languages)
     if corpus_format == "auto":
         corpus_format = "hub" if str(path_or_preset) in PRESETS and not folder.exists() else _format_of(folder)
     if corpus_format == "built":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from transformers import set_seed
 
-from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, build_sample_corpus, load_corpus
+from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, load_corpus
 from hf_hybrid.arguments import (
     DataArguments,
     HybridTrainingArguments,
@@ -30,7 +30,7 @@ from hf_hybrid.arguments import (
     parse_arguments,
     split_codes,
 )
-from hf_hybrid.evaluation import scores_table
+from hf_hybrid.evaluation import scores_table, what_is_evaluated
 from hf_hybrid.machine import environment
 
 STARTED_AT = time.perf_counter()
@@ -89,8 +89,7 @@ def main() -> None:
         trainer.save_model(str(folder.path / "model"))
         after = trainer.score(eval_corpus)
         if trainer.is_world_process_zero():
-            evaluated = {"corpus": eval_corpus.source, "corpus_fingerprint": eval_corpus.fingerprint}
-            evaluated["max_queries"] = args.max_eval_queries
+            evaluated = what_is_evaluated(eval_corpus, max_queries=args.max_eval_queries)
             folder.write_eval({"before": before, "after": after, "evaluated": evaluated})
 
     # What the run leaves
@@ -110,11 +109,12 @@ def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorp
 
 
 def open_corpus(name: str, corpus_format: str, languages: str | None, data_args: DataArguments) -> ParallelCorpus:
-    wanted = split_codes(languages)
-    if name == "sample":
-        return build_sample_corpus(cache_dir=data_args.cache_dir, languages=wanted)
     return load_corpus(
-        name, corpus_format, languages=wanted, on_bad_row=data_args.on_bad_row, cache_dir=data_args.cache_dir
+        name,
+        corpus_format,
+        languages=split_codes(languages),
+        on_bad_row=data_args.on_bad_row,
+        cache_dir=data_args.cache_dir,
     )
 
 

@@ -41,6 +41,9 @@ def test_it_prints_and_leaves_what_it_says(evaluate: Callable[..., Any], tmp_pat
     assert scores is not None
     assert f"{scores['monolingual']['MAP']:.4f}" in found.stdout
     assert "BM25" in found.stdout
+    baseline = RunFolder(tmp_path / "bm25").read_eval()["after"]
+    assert baseline is not None
+    assert f"{baseline['monolingual']['MAP']:.4f}" in found.stdout
     assert evaluation["before"] is None
     assert evaluation["evaluated"]["max_queries"] == 20
     assert len(evaluation["evaluated"]["corpus_fingerprint"]) == 64
@@ -49,6 +52,13 @@ def test_it_prints_and_leaves_what_it_says(evaluate: Callable[..., Any], tmp_pat
     assert len(list((tmp_path / "runs").iterdir())) == len(list((tmp_path / "qrels").iterdir())) == 5 * 6
     assert pyarrow.parquet.read_table(tmp_path / "per_query.parquet").num_rows > 25
     assert not (tmp_path / "embeddings").exists()
+
+
+def test_a_training_run_keeps_its_scores(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    found = evaluate("--output_dir", tmp_path, check=False)
+    assert found.returncode == 2
+    assert "holds a training run" in found.stderr
 
 
 def test_a_model_in_sentence_transformers_has_the_same_scores(evaluate: Callable[..., Any], tmp_path: Path) -> None:
@@ -79,7 +89,9 @@ def test_two_models_are_compared_query_by_query(evaluate: Callable[..., Any], tm
     found = evaluate("--output_dir", tmp_path / "second", "--model", other, "--compare", tmp_path / "first")
     comparison = json.loads((tmp_path / "second" / "comparison.json").read_text())
     assert {"MAP", "nDCG@10"} <= set(comparison["measures"])
-    assert "pairs of languages" in found.stdout
+    assert "Compared with" in found.stdout
+    same = evaluate("--output_dir", tmp_path / "second", "--compare", tmp_path / "second", check=False)
+    assert same.returncode == 2
 
 
 @pytest.mark.distributed
@@ -114,6 +126,12 @@ def test_two_processes_give_the_scores_of_one(evaluate: Callable[..., Any], tmp_
         (["--compare", "nowhere"], "nowhere"),
         (["--corpra", "x"], "did you mean --corpus?"),
         (["--split", "test"], "only BEIR folders and presets have splits"),
+        (["--corpus", "sample", "--split", "test"], "the sample corpus has neither"),
+        (["--run_depth", "5"], "Add --save_runs"),
+        (["--library", "sentence_transformers", "--batch_tokens", "100"], "leave it out"),
+        (["--settings", ""], "give some of"),
+        (["--measures", ""], "give some"),
+        (["--languages", "de", "--settings", "cross_lingual"], "nothing to evaluate"),
     ],
 )
 def test_mistakes_are_explained(

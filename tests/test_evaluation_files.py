@@ -284,6 +284,21 @@ def test_means_of_the_single_queries_are_the_reported_scores(name: str, tmp_path
     assert np.mean(monolingual) == pytest.approx(scores["monolingual"]["MAP"], abs=1e-12)
 
 
+def test_values_are_those_of_the_query_that_they_stand_beside(tmp_path: Path) -> None:
+    evaluated(beir_corpus(), tmp_path)
+    rows, judged = per_query(tmp_path), []
+    for name in names():
+        qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels" / f"{name}.qrels")))
+        run = list(ir_measures.read_trec_run(str(tmp_path / "runs" / f"{name}.trec")))
+        expected = {unquote(found.query_id): found.value for found in ir_measures.iter_calc([AP], qrels, run)}
+        pair = name.replace("all", "*")
+        found = {r["query_id"]: r["MAP"] for r in rows if f"{r['query_language']}-{r['passage_language']}" == pair}
+        assert found == pytest.approx(expected, abs=1e-9)
+        assert len({round(value, 6) for value in found.values()}) > 3
+        judged.append(len(found))
+    assert min(judged) < max(judged) == len(ODD_IDS)  # not every query has a passage in every language
+
+
 def test_a_query_is_named_as_in_the_source(tmp_path: Path) -> None:
     evaluated(beir_corpus(), tmp_path, save_runs=False)
     assert {row["query_id"] for row in per_query(tmp_path) if row["query_language"] == "de"} == set(ODD_IDS)

@@ -133,27 +133,27 @@ def test_a_picture_grows_with_the_languages(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is written into cells."""
-    texts, write = list[str](), Axes.text
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
+    """What is written into cells, and in which column and row."""
+    texts, write = list[tuple[str, float, float]](), Axes.text
 
     def noted(self: Axes, x: float, y: float, text: str, **options: object) -> object:
-        texts.append(text)
+        texts.append((text, x, y))
         return write(self, x, y, text, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Axes, "text", noted)
     return texts
 
 
-def test_numbers_are_written_where_there_is_room(written: list[str], tmp_path: Path) -> None:
+def test_numbers_are_written_where_there_is_room(written: list[tuple[str, float, float]], tmp_path: Path) -> None:
     pairs = {"de-de": {"MAP": 1.0}, "de-en": {"MAP": 0.257}, "en-de": {"MAP": 0.0}}
     pair_heat_map(scores_of(pairs), tmp_path / "map.png")
-    assert written == ["1.00", ".26", ".00"]
+    assert written == [("1.00", 0, 0), (".26", 1, 0), (".00", 0, 1)]
 
 
 @pytest.mark.parametrize(("number", "count"), [(20, 400), (21, 0), (30, 0)])
 def test_many_languages_have_no_numbers_in_their_cells(
-    number: int, count: int, written: list[str], tmp_path: Path
+    number: int, count: int, written: list[tuple[str, float, float]], tmp_path: Path
 ) -> None:
     assert len(set(CODES)) == 30
     path = pair_heat_map(every_pair(CODES[:number]), tmp_path / "map.png")
