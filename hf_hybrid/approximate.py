@@ -2,8 +2,8 @@
 
 Each language has an index of its own: inverted lists where it is large, exact where it is small. The first places of
 the pool are those of the languages merged, so that monolingual, cross-lingual and multilingual rankings come from one
-search a language. A passage beyond the first `NUM_PLACES` of its language counts as not found, in the pool one that
-comes after so many of any language too.
+search a language. A passage beyond the first `NUM_PLACES` of its language (or as many more as rankings are asked to
+have) counts as not found, in the pool one that comes after so many of any language too.
 
 Shape letters: B queries of a block, D size of an embedding, R relevant passages, P places, L languages.
 """
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from .judgements import Relevant
-from .search import Best, Block
+from .search import Best, Block, read_rows
 
 NUM_PLACES = 1000
 _EXACT_UP_TO = 20_000  # passages: a search of so few is fast as it is
 _TRAINING_VECTORS_A_LIST = 64
 _PROBED = 1 / 16  # of all lists are looked at
+_BLOCK_QUERIES = 1024  # whose first places of all languages are held at once: with 16 languages 200 MiB
 
 
 class FaissPool:
@@ -37,6 +38,8 @@ class FaissPool:
         ImportError: When faiss is not installed.
     """
 
+    block_height = _BLOCK_QUERIES
+
     def __init__(self, queries: Sequence[Sequence[Path]], passages: Sequence[Sequence[Path]]) -> None:
         self._queries = queries
         self._indexes = [_index(paths) for paths in passages]
@@ -45,14 +48,13 @@ class FaissPool:
 
     def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, depth: int) -> Block:
         """Rank the pool; see `search.Pool`."""
-        queries_BD = np.concatenate([np.load(path) for path in self._queries[language]])[queries]
-        found = [_search(index, queries_BD) for index in self._indexes]
+        queries_BD, num_places = read_rows(self._queries[language], queries), max(NUM_PLACES, depth)
+        found = [_search(index, queries_BD, num_places) for index in self._indexes]
         own_R, pool_R, score_R = self._count(found, relevant)
-        merged, language_BP = _merged(found, self._starts)
+        merged, language_BP = _merged(found, self._starts, num_places)
         first_BP = merged.passage_BP[:, :num_first]
         own_BP = (language_BP[:, :num_first] == language) & (first_BP >= 0)
         share_B = own_BP.sum(axis=1) / np.maximum((first_BP >= 0).sum(axis=1), 1)
-        depth = min(depth, NUM_PLACES)
         lists = [Best(part.passage_BP[:, :depth], part.score_BP[:, :depth]) for part in [*found, merged]]
         return Block(own_R, pool_R, score_R, share_B, first_BP, lists if depth else [])
 
@@ -103,15 +105,15 @@ def _index(paths: Sequence[Path]) -> Any:
     return index
 
 
-def _search(index: Any, queries_BD: np.ndarray) -> Best:
+def _search(index: Any, queries_BD: np.ndarray, num_places: int) -> Best:
     if index is None:
         return Best(np.zeros((len(queries_BD), 0), np.int64), np.zeros((len(queries_BD), 0), np.float32))
     # one more than the places: what ties with it has no known rank
-    score_BP, passage_BP = index.search(queries_BD, min(NUM_PLACES + 1, index.ntotal))
+    score_BP, passage_BP = index.search(queries_BD, min(num_places + 1, index.ntotal))
     return Best(passage_BP, np.where(passage_BP < 0, -np.inf, score_BP))  # -1: the probed lists held fewer
 
 
-def _merged(found: Sequence[Best], starts: np.ndarray) -> tuple[Best, np.ndarray]:
+def _merged(found: Sequence[Best], starts: np.ndarray, num_places: int) -> tuple[Best, np.ndarray]:
     """The first places of the pool, by place in the pool, and the language of each."""
     widths = [part.passage_BP.shape[1] for part in found]
     score_BP = np.concatenate([part.score_BP for part in found], axis=1)
@@ -122,7 +124,7 @@ def _merged(found: Sequence[Best], starts: np.ndarray) -> tuple[Best, np.ndarray
         ],
         axis=1,
     )
-    order_BP = np.argsort(-score_BP, axis=1, kind="stable")[:, :NUM_PLACES]
+    order_BP = np.argsort(-score_BP, axis=1, kind="stable")[:, :num_places]
     language_P = np.repeat(np.arange(len(found)), widths)
     merged = Best(np.take_along_axis(passage_BP, order_BP, 1), np.take_along_axis(score_BP, order_BP, 1))
     return merged, language_P[order_BP]

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .evaluation import evaluate_pool
 from .search import ScoredPool
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .corpus import ParallelCorpus
     from .records import Scores
+
+_READ_ROWS = 2**14  # texts in memory at once
 
 # Han with its extensions, kana, Thai, Lao, Myanmar and Khmer
 _UNSPACED = (
@@ -54,13 +61,18 @@ class TermPool(ScoredPool):
         corpus (`ParallelCorpus`): The texts.
         candidates (`Sequence[np.ndarray]`): For each language the rows of its passages in the pool.
         queries (`Sequence[np.ndarray]`): Likewise of its queries.
+        show_progress (`bool`, *optional*, defaults to `False`): Show bars while the index is made.
 
     Raises:
         ImportError: When `bm25s` is not installed.
     """
 
     def __init__(
-        self, corpus: ParallelCorpus, candidates: Sequence[np.ndarray], queries: Sequence[np.ndarray]
+        self,
+        corpus: ParallelCorpus,
+        candidates: Sequence[np.ndarray],
+        queries: Sequence[np.ndarray],
+        show_progress: bool = False,
     ) -> None:
         try:
             import bm25s
@@ -68,24 +80,41 @@ class TermPool(ScoredPool):
             raise ImportError('BM25 needs bm25s: pip install "hf-hybrid[bm25]".') from None
         self.sizes = [len(rows) for rows in candidates]
         self._corpus, self._queries = corpus, queries
-        passages = [
-            terms(corpus.text(corpus.PASSAGE, language, row))
-            for language, rows in zip(corpus.languages, candidates, strict=True)
-            for row in rows
-        ]
+        self._vocabulary: dict[str, int] = {}
+        passages = []
+        with tqdm(total=sum(self.sizes), desc="Reading", unit="text", disable=not show_progress, leave=False) as bar:
+            for language, rows in zip(corpus.languages, candidates, strict=True):
+                for text in _texts(corpus.passages(language), rows):
+                    # numbers of four bytes, where each word would be an object of sixty
+                    passages.append(array("i", (self._number(term) for term in terms(text))))
+                    bar.update()
         self._index: Any = bm25s.BM25()
-        if any(passages):  # it cannot index nothing
-            self._index.index(passages, show_progress=False)
+        if self._vocabulary:  # it cannot index nothing
+            self._index.index((passages, self._vocabulary), create_empty_token=False, show_progress=show_progress)
 
-    def scores(self, language: int, queries: slice) -> torch.Tensor:
-        """Scores `(B, N)` of some queries of one language."""
-        name = self._corpus.languages[language]
-        texts = [self._corpus.text(self._corpus.QUERY, name, row) for row in self._queries[language][queries]]
-        known = getattr(self._index, "vocab_dict", {})
-        rows = [[term for term in terms(text) if term in known] for text in texts]
+    def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
+        """Scores `(B, T)` of some queries of one language."""
+        asked = self._corpus.queries(self._corpus.languages[language])
         none = np.zeros(sum(self.sizes), dtype=np.float32)
-        found = [np.asarray(self._index.get_scores(row), dtype=np.float32) if row else none for row in rows]
-        return torch.from_numpy(np.stack(found))
+        found = []
+        for text in _texts(asked, self._queries[language][queries]):
+            known = [self._vocabulary[term] for term in terms(text) if term in self._vocabulary]
+            found.append(np.asarray(self._index.get_scores_from_ids(known), dtype=np.float32) if known else none)
+        return torch.from_numpy(np.stack(found))[:, passages]
+
+    def _number(self, term: str) -> int:
+        return self._vocabulary.setdefault(term, len(self._vocabulary))
+
+
+def _texts(column: pa.ChunkedArray, rows: np.ndarray) -> Iterator[str]:
+    """The texts at some rows, which increase."""
+    import pyarrow as pa
+
+    for start in range(0, len(rows), _READ_ROWS):
+        some = rows[start : start + _READ_ROWS]
+        wanted = np.zeros(int(some[-1] - some[0]) + 1, dtype=bool)
+        wanted[some - some[0]] = True
+        yield from column.slice(int(some[0]), len(wanted)).filter(pa.array(wanted)).to_pylist()
 
 
 def evaluate_bm25(corpus: ParallelCorpus, **options: Any) -> Scores:
@@ -102,4 +131,5 @@ def evaluate_bm25(corpus: ParallelCorpus, **options: Any) -> Scores:
         >>> found["monolingual"]["MAP"] > found["cross_lingual"]["MAP"] > 0
         True
     """
-    return evaluate_pool(TermPool, corpus, **options)
+    open_pool = partial(TermPool, show_progress=options.get("show_progress", False))
+    return evaluate_pool(open_pool, corpus, **options)

@@ -125,9 +125,8 @@ class TextEncoder:
                 "told from another model's. Name it with model_key."
             )
         autocast = torch.is_autocast_enabled(self.device.type) and torch.get_autocast_dtype(self.device.type)
-        names = ("max_length", "max_seq_length", "pooling", "normalize", "prompts", "similarity_fn_name")
         settings = [__version__, _SHARD_ROWS, repr(self.model), str(autocast), self.prompts]
-        settings += [getattr(self.model, name, None) for name in names]
+        settings += [getattr(self.model, name, None) for name in _DECISIVE]
         config: Any = getattr(self.model, "config", None)
         tokenizer: Any = getattr(self.model, "tokenizer", None)
         settings.append(config.to_json_string() if hasattr(config, "to_json_string") else None)
@@ -183,7 +182,8 @@ class EmbeddingStore:
             made = tempfile.mkdtemp(prefix="hf-hybrid-embeddings-") if self._writes else None
             self.folder = Path(distributed.from_all(made)[distributed.rank() - distributed.local_rank()])
         else:
-            name = distributed.from_first(model_key if model_key is not None else encoder.key())
+            named = encoder.key() if model_key is None else f"{model_key} {json.dumps(encoder.prompts)}"
+            name = distributed.from_first(named)
             self.folder = Path(folder) / hashlib.sha256(f"{corpus.base_fingerprint} {name}".encode()).hexdigest()[:16]
         self._kept = self.folder / "keep"  # marks what an evaluation that does not keep its own must leave
         if self._writes:

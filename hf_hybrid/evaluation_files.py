@@ -83,7 +83,6 @@ class EvaluationFiles:
         if distributed.rank() == 0:  # rankings of an earlier evaluation would stand beside those of this one
             for name in ("runs", "qrels"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-            (self.folder / PER_QUERY_NAME).unlink(missing_ok=True)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:

@@ -1,21 +1,26 @@
 """Exact search over the passages of all languages, a block of queries at a time, in bounded memory.
 
 1. `DensePool` holds the passages of each language as shards, memory-mapped or on the device where they are few.
-2. `DensePool.scores` multiplies a block of queries with one shard after the other: only the block's scores exist.
-3. `count_at_least` reads from them how many passages score at least as high as each relevant one, in its own language
-   and in the pool.  Those counts are ranks, so that no ranking is ever sorted; `best` sorts the first places alone.
+2. The pool is cut into tiles, so that of all scores only those of a block of queries against one tile exist. A pool of
+   usual size is one tile; a large one takes few large blocks, since all of it is read for each.
+3. The scores of the relevant passages are read from the tiles: computed apart they could be off by a rounding.
+4. `_Places` takes in tile after tile: how many passages score at least as high as each relevant one, in its own
+   language and in the pool, and the first places. Those counts are ranks, so that no ranking is ever sorted whole.
 
-`ScoredPool` is steps 2 and 3 for whatever has scores; `bm25.TermPool` is another one.
+With several tiles each is computed twice, in steps 3 and 4, from the same numbers in the same shape. `ScoredPool` is
+steps 2 to 4 for whatever has scores; `bm25.TermPool` is another one.
 
-Shape letters: B queries of a block, N passages of the pool, D size of an embedding, L languages, R relevant passages
-of the block, S some of them, P places that are kept.
+Shape letters: B queries of a block, N passages of the pool, T of a tile, D size of an embedding, R relevant passages,
+S some of them or some queries, P places that are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,8 +29,10 @@ import torch
 
 from .judgements import Relevant
 
-# Scores held at once, or those of one query where the pool is larger: 512 MiB.
+# Scores held at once: 512 MiB.
 _BLOCK_SCORES = 2**27
+# With at least so many queries in a block, products are as fast as with more, and the pool may be read for each block.
+_ENOUGH_QUERIES = 256
 # Scores that are compared at once on a GPU: 256 MiB, copied for each relevant passage.
 _COMPARED_SCORES = 2**26
 # A pool of at most so many bytes is kept in memory (on a GPU, of half of what is free there); a larger one is read
@@ -71,6 +78,11 @@ class Pool(Protocol):
 
     sizes: list[int]
 
+    @property
+    def block_height(self) -> int:
+        """The most queries that it is best asked for at once."""
+        ...
+
     def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, depth: int) -> Block:
         """Rank the pool for some queries of one language.
 
@@ -85,30 +97,50 @@ class Pool(Protocol):
 
 
 def block_height(sizes: Sequence[int]) -> int:
-    """How many queries are ranked at once: all their scores are held."""
-    return max(1, _BLOCK_SCORES // sum(sizes))
+    """How many queries to rank at once: of a large pool as many as passages of a tile, so that it is seldom read."""
+    whole = _BLOCK_SCORES // sum(sizes)
+    return whole if whole >= _ENOUGH_QUERIES else isqrt(_BLOCK_SCORES)
 
 
 class ScoredPool:
-    """A `Pool` that has a score for each passage."""
+    """A `Pool` that has a score for each passage; here one whose scores are all there at once, in one tile."""
 
     sizes: list[int]
 
-    def scores(self, language: int, queries: slice) -> torch.Tensor:
-        """Scores `(B, N)` of some queries of one language against the pool, float32, higher is better."""
+    @property
+    def block_height(self) -> int:
+        """As many queries as all scores may be held of."""
+        return max(1, _BLOCK_SCORES // sum(self.sizes))
+
+    def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
+        """Scores `(B, T)` of some queries of one language against some of the pool, float32, higher is better.
+
+        The same arguments give the same bits.
+        """
         raise NotImplementedError
 
     def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, depth: int) -> Block:
         """Rank the pool; see `Pool`."""
-        scores_BN = self.scores(language, queries)
-        first, tied = _best_and_tied(scores_BN, num_first)
-        parts = [*scores_BN.split(self.sizes, dim=1), scores_BN]
-        return Block(
-            *count_at_least(scores_BN, relevant.query_R, relevant.language_R, relevant.passage_R, self.sizes),
-            _share(scores_BN, first, tied, self.sizes, language),
-            first.passage_BP,
-            [best(part_BN, depth) for part_BN in parts] if depth else [],
-        )
+        tiles = self._tiles(queries.stop - queries.start)
+        only = self.scores(language, queries, tiles[0]) if len(tiles) == 1 else None
+
+        def scores(tile: slice) -> torch.Tensor:
+            return self.scores(language, queries, tile) if only is None else only
+
+        # Step 3
+        score_R = np.empty(len(relevant.query_R), dtype=np.float32)
+        for tile in tiles:
+            here = np.flatnonzero((relevant.passage_R >= tile.start) & (relevant.passage_R < tile.stop))
+            if len(here):
+                score_R[here] = _chosen(scores(tile), relevant.query_R[here], relevant.passage_R[here] - tile.start)
+        # Step 4
+        places = _Places(self.sizes, language, relevant, score_R, num_first, depth)
+        for tile in tiles:
+            places.add(scores(tile), tile.start)
+        return places.block()
+
+    def _tiles(self, num_queries: int) -> list[slice]:
+        return [slice(0, sum(self.sizes))]
 
 
 class DensePool(ScoredPool):
@@ -134,8 +166,8 @@ class DensePool(ScoredPool):
         self, queries: Sequence[Sequence[Path]], passages: Sequence[Sequence[Path]], device: torch.device
     ) -> None:
         self._device = device
-        self._queries = lru_cache(1)(
-            lambda language: np.concatenate([_mapped(path).numpy() for path in queries[language]])
+        self._queries = lru_cache(1)(  # of a block, for all its tiles
+            lambda language, start, stop: torch.from_numpy(read_rows(queries[language], slice(start, stop))).to(device)
         )
         self._shards = [path for paths in passages for path in paths]
         heights = [[len(_mapped(path)) for path in paths] for paths in passages]
@@ -144,18 +176,41 @@ class DensePool(ScoredPool):
         num_bytes = sum(path.stat().st_size for path in self._shards)
         self._resident = [_mapped(path).to(device) for path in self._shards] if num_bytes <= _room(device) else None
 
-    def scores(self, language: int, queries: slice) -> torch.Tensor:
-        """Inner products `(B, N)` of some queries of a language with the whole pool, in float32."""
-        queries_BD = torch.from_numpy(self._queries(language)[queries]).to(self._device)
-        scores_BN = torch.empty(len(queries_BD), self._bounds[-1], device=self._device)
-        with torch.autocast(self._device.type, enabled=False):  # bf16 would make ties of near scores
-            for (start, end), shard_ND in zip(pairwise(self._bounds), self._passages(), strict=True):
-                scores_BN[:, start:end] = queries_BD @ shard_ND.T
-        return scores_BN
+    @property
+    def block_height(self) -> int:
+        return block_height(self.sizes)
 
-    def _passages(self) -> Iterator[torch.Tensor]:
-        """Shard after shard; a mapping ends with its turn, so that its pages do not stay resident."""
-        yield from self._resident or (_mapped(path).to(self._device) for path in self._shards)
+    def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
+        """Inner products `(B, T)` of some queries of a language with some of the pool, in float32."""
+        first, end, _ = passages.indices(self._bounds[-1])
+        queries_BD = self._queries(language, queries.start, queries.stop)
+        scores_BT = torch.empty(len(queries_BD), end - first, device=self._device)
+        with _full_float32(self._device):
+            for start, some_TD in self._passages(first, end):
+                torch.mm(queries_BD, some_TD.T, out=scores_BT[:, start - first : start - first + len(some_TD)])
+        return scores_BT
+
+    def _tiles(self, num_queries: int) -> list[slice]:
+        total, width = self._bounds[-1], max(1, _BLOCK_SCORES // num_queries)
+        return [slice(start, min(start + width, total)) for start in range(0, total, width)]
+
+    def _passages(self, first: int, end: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """The parts of shards between two places of the pool, and where each begins."""
+        for number, (start, stop) in enumerate(pairwise(self._bounds)):
+            if start < end and stop > first:
+                # a mapping ends with its turn, so that its pages do not stay resident
+                shard_ND = self._resident[number] if self._resident else _mapped(self._shards[number])
+                yield max(start, first), shard_ND[max(first - start, 0) : end - start].to(self._device)
+
+
+def read_rows(paths: Sequence[Path], rows: slice) -> np.ndarray:
+    """Some rows `(n, D)` of shards one after the other, without a look at the rest."""
+    parts, start = [], 0
+    for path in paths:
+        shard_ND = np.load(path, mmap_mode="r")
+        parts.append(np.asarray(shard_ND[max(0, rows.start - start) : max(0, rows.stop - start)]))
+        start += len(shard_ND)
+    return np.concatenate(parts)
 
 
 def _room(device: torch.device) -> int:
@@ -168,125 +223,178 @@ def _mapped(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
-def count_at_least(
-    scores_BN: torch.Tensor, query_R: np.ndarray, language_R: np.ndarray, passage_R: np.ndarray, sizes: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many passages score at least as high as each relevant one, in its own language and in the pool.
+@contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """No autocast, TF32 or bf16 inside products, which would make ties of near scores."""
+    products = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [product.fp32_precision for product in products]
+    try:
+        for product in products:
+            product.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = "none"  # as `torch.backends.fp32_precision` says
+            if product.fp32_precision != precision:
+                product.fp32_precision = precision
 
-    Each relevant score is compared with the scores of its query, from which it is read itself: computed apart it could
-    be off by a rounding.
 
-    Args:
-        scores_BN (`torch.Tensor` of shape `(B, N)`): Finite scores.
-        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant passage, from 0, ascending.
-        language_R (`np.ndarray` of shape `(R,)`): Number of its language.
-        passage_R (`np.ndarray` of shape `(R,)`): Its place in the pool.
-        sizes (`Sequence[int]`): Passages of each language in the pool.
+def _chosen(scores_BT: torch.Tensor, query_S: np.ndarray, place_S: np.ndarray) -> np.ndarray:
+    query, place = (torch.from_numpy(column).to(scores_BT.device) for column in (query_S, place_S))
+    return scores_BT[query, place].cpu().numpy()
 
-    Returns:
-        `tuple` of three `np.ndarray` of shape `(R,)`: the count within the language, the count in the pool (int64, the
-        passage itself included), and the score (float32).
 
-    Example:
+class _Top(NamedTuple):
+    """The first places of each query, best first; of equal scores the earlier passage comes first."""
 
-        >>> scores = torch.tensor([[0.9, 0.1, 0.5, 0.5]])  # two languages with two passages each
-        >>> own, pool, score = count_at_least(scores, np.array([0, 0]), np.array([0, 1]), np.array([1, 2]), [2, 2])
-        >>> own.tolist(), pool.tolist()
-        ([2, 2], [4, 3])
+    score_BP: torch.Tensor
+    passage_BP: torch.Tensor
+
+    def cut(self, num_places: int) -> Best:
+        return Best(self.passage_BP[:, :num_places].cpu().numpy(), self.score_BP[:, :num_places].cpu().numpy())
+
+
+class _Places:
+    """What a `Block` says, of the tiles that were added; they come in order."""
+
+    def __init__(
+        self, sizes: Sequence[int], language: int, relevant: Relevant, score_R: np.ndarray, num_first: int, depth: int
+    ) -> None:
+        self._bounds = list(pairwise(accumulate(sizes, initial=0)))
+        self._query_R, self._score_R = relevant.query_R, score_R
+        self._bounds_R2 = np.array(self._bounds)[relevant.language_R]
+        self._count_R2 = np.zeros((len(score_R), 2), dtype=np.int64)
+        self._num_first, self._depth = num_first, depth
+        self._share = _Share(num_first, *self._bounds[language])
+        self._pool: _Top | None = None
+        self._languages: list[_Top | None] = [None] * len(sizes)
+
+    def add(self, scores_BT: torch.Tensor, start: int) -> None:
+        """Take in the scores of a tile that starts at some place of the pool."""
+        end = start + scores_BT.shape[1]
+        bounds_R2 = np.clip(self._bounds_R2, start, end) - start
+        count = _count_in_rows if scores_BT.device.type == "cpu" else _count_on_device
+        self._count_R2 += count(scores_BT, self._query_R, self._score_R, bounds_R2)
+        # one more place than asked for, to see whether others tie with the last
+        places = max(self._num_first + 1, self._depth)
+        tile, before = _top(scores_BT, places, start), self._pool
+        self._pool = _merged(before, tile, places)
+        self._share.add(scores_BT, start, before, tile, self._pool)
+        for number, (first, last) in enumerate(self._bounds):
+            known = self._languages[number]
+            if self._depth and (known is None or (first < end and last > start)):
+                some_BT = scores_BT[:, max(first - start, 0) : max(last - start, 0)]
+                found = _top(some_BT, self._depth, max(start - first, 0))
+                self._languages[number] = _merged(known, found, self._depth)
+
+    def block(self) -> Block:
+        assert self._pool is not None, "a pool has passages"
+        lists = [top.cut(self._depth) for top in (*self._languages, self._pool) if top is not None and self._depth]
+        first_BP = self._pool.cut(self._num_first).passage_BP
+        own_R, pool_R = self._count_R2.T
+        return Block(own_R, pool_R, self._score_R, self._share.values(self._pool), first_BP, lists)
+
+
+class _Share:
+    """The share of one language, the passages from `first` to `end`, in the first places.
+
+    Passages that tie for the last of these places share them, so all of them are counted: (all, own) for each query.
     """
-    count = _count_in_rows if scores_BN.device.type == "cpu" else _count_on_device
-    bounds_R = np.cumsum([0, *sizes])[np.stack([language_R, language_R + 1])]
-    return count(scores_BN, query_R, passage_R, *bounds_R)
+
+    def __init__(self, num_places: int, first: int, end: int) -> None:
+        self._num_places, self._first, self._end = num_places, first, end
+        self._last_B1, self._tied_B2 = torch.tensor([[torch.nan]]), torch.zeros(1, 2, dtype=torch.int64)
+
+    def add(self, scores_BT: torch.Tensor, start: int, before: _Top | None, tile: _Top, now: _Top) -> None:
+        """Take in a tile, its first places, and those of all passages before and with it."""
+        last_B1 = now.score_BP[:, : self._num_places][:, -1:]
+        tied_B2 = self._listed(tile, last_B1)
+        if tile.score_BP.shape[1] < scores_BT.shape[1]:
+            own = slice(max(self._first - start, 0), max(self._end - start, 0))
+            for row in (tile.score_BP[:, -1:] == last_B1).nonzero()[:, 0].tolist():  # others may follow
+                equal_T = scores_BT[row] == last_B1[row]
+                tied_B2[row] = torch.stack([equal_T.sum(), equal_T[own].sum()])
+        if before is not None:
+            # those that tie with a new last place were before it until now
+            tied_B2 += torch.where(last_B1 == self._last_B1, self._tied_B2, self._listed(before, last_B1))
+        self._last_B1, self._tied_B2 = last_B1, tied_B2
+
+    def values(self, now: _Top) -> np.ndarray:
+        """The share `(B,)` for each query."""
+        first = _Top(now.score_BP[:, : self._num_places], now.passage_BP[:, : self._num_places])
+        above_BP = first.score_BP > self._last_B1
+        own_B, above_B = (above_BP & self._own(first)).sum(dim=1), above_BP.sum(dim=1)
+        places = first.score_BP.shape[1]  # fewer where the pool is small
+        all_B, own_tied_B = self._tied_B2.double().unbind(dim=1)
+        return ((own_B + (places - above_B) * own_tied_B / all_B) / places).cpu().numpy()
+
+    def _own(self, top: _Top) -> torch.Tensor:
+        return (top.passage_BP >= self._first) & (top.passage_BP < self._end)
+
+    def _listed(self, top: _Top, last_B1: torch.Tensor) -> torch.Tensor:
+        equal_BP = top.score_BP == last_B1
+        return torch.stack([equal_BP.sum(dim=1), (equal_BP & self._own(top)).sum(dim=1)], dim=1)
+
+
+def _top(scores_BT: torch.Tensor, num_places: int, start: int) -> _Top:
+    """The first places of a tile, whose passages are counted from `start`."""
+    width = scores_BT.shape[1]
+    places = min(num_places, width)
+    top = scores_BT.topk(min(places + 1, width), dim=1)
+    score_BP, passage_BP = top.values[:, :places], top.indices[:, :places]
+    # `topk` takes any of those that tie for the last place, and returns equal scores in any order; here the first are
+    if 0 < places < width:
+        for row in (top.values[:, places - 1] == top.values[:, places]).nonzero()[:, 0].tolist():
+            inside_P = score_BP[row] == score_BP[row, -1]
+            passage_BP[row, inside_P] = (scores_BT[row] == score_BP[row, -1]).nonzero()[: int(inside_P.sum()), 0]
+    rows = (score_BP[:, 1:] == score_BP[:, :-1]).any(dim=1).nonzero()[:, 0]
+    if len(rows):
+        passage_SP, order_SP = passage_BP[rows].sort(dim=1)
+        order_SP = score_BP[rows].gather(1, order_SP).argsort(dim=1, descending=True, stable=True)
+        passage_BP[rows] = passage_SP.gather(1, order_SP)
+    return _Top(score_BP, passage_BP + start)
+
+
+def _merged(before: _Top | None, tile: _Top, num_places: int) -> _Top:
+    """The first places of the passages seen before and of those of a tile, which come after them."""
+    if before is None:
+        return tile
+    score_BP, passage_BP = (torch.cat(pair, dim=1) for pair in zip(before, tile, strict=True))
+    order_BP = score_BP.argsort(dim=1, descending=True, stable=True)[:, :num_places]
+    return _Top(score_BP.gather(1, order_BP), passage_BP.gather(1, order_BP))
 
 
 def _count_in_rows(
-    scores_BN: torch.Tensor, query_R: np.ndarray, passage_R: np.ndarray, first_R: np.ndarray, end_R: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores_BT: torch.Tensor, query_R: np.ndarray, score_R: np.ndarray, bounds_R2: np.ndarray
+) -> np.ndarray:
+    """Of one language and of all, how many passages of a tile reach a score: `(R, 2)`, int64.
+
+    Args:
+        scores_BT (`torch.Tensor` of shape `(B, T)`): Finite scores.
+        query_R (`np.ndarray` of shape `(R,)`): Row that each count is about.
+        score_R (`np.ndarray` of shape `(R,)`): Score to be reached, of this tile or another.
+        bounds_R2 (`np.ndarray` of shape `(R, 2)`): Where the passages of the language begin and end in the tile.
+    """
     # numpy counts what is true in one row ten times faster than torch in a block of rows
-    rows_BN = scores_BN.numpy()
-    score_R = rows_BN[query_R, passage_R]
-    own_R, pool_R = np.empty((2, len(query_R)), dtype=np.int64)
-    for number, (query, first, end) in enumerate(zip(query_R, first_R, end_R, strict=True)):
-        at_least_N = rows_BN[query] >= score_R[number]
-        own_R[number] = np.count_nonzero(at_least_N[first:end])
-        pool_R[number] = np.count_nonzero(at_least_N)
-    return own_R, pool_R, score_R
+    rows_BT, count_R2 = scores_BT.numpy(), np.empty((len(query_R), 2), dtype=np.int64)
+    for number, (query, (first, end)) in enumerate(zip(query_R.tolist(), bounds_R2.tolist(), strict=True)):
+        at_least_T = rows_BT[query] >= score_R[number]
+        count_R2[number] = np.count_nonzero(at_least_T[first:end]), np.count_nonzero(at_least_T)
+    return count_R2
 
 
 def _count_on_device(
-    scores_BN: torch.Tensor, query_R: np.ndarray, passage_R: np.ndarray, first_R: np.ndarray, end_R: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    query, passage, first, end = (
-        torch.from_numpy(column).to(scores_BN.device) for column in (query_R, passage_R, first_R, end_R)
-    )
-    score_R, place_N = scores_BN[query, passage], torch.arange(scores_BN.shape[1], device=scores_BN.device)
-    own_R, pool_R = torch.empty(2, len(query_R), dtype=torch.int64, device=scores_BN.device)
-    height = max(1, _COMPARED_SCORES // scores_BN.shape[1])
+    scores_BT: torch.Tensor, query_R: np.ndarray, score_R: np.ndarray, bounds_R2: np.ndarray
+) -> np.ndarray:
+    query, reach, bounds = (torch.from_numpy(column).to(scores_BT.device) for column in (query_R, score_R, bounds_R2))
+    place_T = torch.arange(scores_BT.shape[1], device=scores_BT.device)
+    count_R2 = torch.empty(len(query_R), 2, dtype=torch.int64, device=scores_BT.device)
+    height = max(1, _COMPARED_SCORES // scores_BT.shape[1])
     for start in range(0, len(query_R), height):
         some = slice(start, start + height)
-        at_least_SN = scores_BN[query[some]] >= score_R[some, None]
-        pool_R[some] = at_least_SN.count_nonzero(dim=1)
-        own_SN = (place_N >= first[some, None]) & (place_N < end[some, None])
-        own_R[some] = at_least_SN.logical_and_(own_SN).count_nonzero(dim=1)
-    return own_R.cpu().numpy(), pool_R.cpu().numpy(), score_R.cpu().numpy()
-
-
-def best(scores_BN: torch.Tensor, num_places: int) -> Best:
-    """The first places of each query, best first; of equal scores the earlier passage comes first.
-
-    Example:
-
-        >>> best(torch.tensor([[0.1, 0.9, 0.5]]), 2).passage_BP.tolist()
-        [[1, 2]]
-    """
-    return _best_and_tied(scores_BN, num_places)[0]
-
-
-def language_share(scores_BN: torch.Tensor, sizes: Sequence[int], language: int, depth: int) -> np.ndarray:
-    """Share of one language among the first `depth` places of each query; passages that tie for the last places share
-    them.
-
-    Args:
-        scores_BN (`torch.Tensor` of shape `(B, N)`): Scores.
-        sizes (`Sequence[int]`): Passages of each language in the pool.
-        language (`int`): Number of the language.
-        depth (`int`): Places that count.
-
-    Returns:
-        `np.ndarray` of shape `(B,)`.
-
-    Example:
-
-        >>> language_share(torch.tensor([[0.9, 0.5, 0.5, 0.1]]), [2, 2], 0, 2).tolist()
-        [0.75]
-    """
-    return _share(scores_BN, *_best_and_tied(scores_BN, depth), sizes, language)
-
-
-def _best_and_tied(scores_BN: torch.Tensor, num_places: int) -> tuple[Best, np.ndarray]:
-    """The first places, and the queries in which a passage that ties for the last of them is left out."""
-    places = min(num_places, scores_BN.shape[1])
-    top = scores_BN.topk(min(places + 1, scores_BN.shape[1]), dim=1)
-    score_BP, passage_BP = top.values[:, :places].cpu().numpy(), top.indices[:, :places].cpu().numpy()
-    tied = np.zeros(0, dtype=np.int64)
-    if 0 < places < scores_BN.shape[1]:
-        tied = (top.values[:, places - 1] == top.values[:, places]).nonzero()[:, 0].cpu().numpy()
-    for row in tied:  # `topk` takes any of them, here the first are
-        inside = int(np.count_nonzero(score_BP[row] == score_BP[row, -1]))
-        equal = (scores_BN[row] == float(score_BP[row, -1])).nonzero()[:inside, 0]
-        passage_BP[row, places - inside :] = equal.cpu().numpy()
-    order_BP = np.lexsort((passage_BP, -score_BP), axis=1)
-    return Best(np.take_along_axis(passage_BP, order_BP, 1), np.take_along_axis(score_BP, order_BP, 1)), tied
-
-
-def _share(scores_BN: torch.Tensor, first: Best, tied: np.ndarray, sizes: Sequence[int], language: int) -> np.ndarray:
-    end = sum(sizes[: language + 1])
-    start = end - sizes[language]
-    own_BP = (first.passage_BP >= start) & (first.passage_BP < end)
-    share_B = own_BP.mean(axis=1)
-    for row in tied:
-        last = first.score_BP[row, -1]
-        above_P, equal_N = first.score_BP[row] > last, (scores_BN[row] == float(last)).cpu().numpy()
-        places = np.count_nonzero(~above_P) * np.count_nonzero(equal_N[start:end]) / np.count_nonzero(equal_N)
-        share_B[row] = (np.count_nonzero(own_BP[row] & above_P) + places) / len(above_P)
-    return share_B
+        at_least_ST = scores_BT[query[some]] >= reach[some, None]
+        count_R2[some, 1] = at_least_ST.count_nonzero(dim=1)
+        own_ST = (place_T >= bounds[some, :1]) & (place_T < bounds[some, 1:])
+        count_R2[some, 0] = at_least_ST.logical_and_(own_ST).count_nonzero(dim=1)
+    return count_R2.cpu().numpy()

@@ -47,7 +47,8 @@ def main() -> None:
         with process.local_main_process_first():
             corpus = open_corpus(args)
         if args.compare:
-            check_comparable(args.compare, args.output_dir, corpus.fingerprint, args.max_queries)
+            measures = split_codes(args.measures) or []
+            check_comparable(args.compare, args.output_dir, corpus.fingerprint, args.max_queries, measures)
         model = open_model(args, process.device)
     say(f"devices: {process.num_processes} x {process.device}")
     say(f"corpus: {corpus!r}")

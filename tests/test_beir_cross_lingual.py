@@ -143,6 +143,8 @@ def test_bias_by_hand(metric: Any) -> None:
         "rank_distance": 2.0,
         "PEER": pytest.approx(math.erfc(math.sqrt(1 / 2))),
         "same_language_share@10": 0.5,
+        "same_language_recall@100": 1.0,
+        "other_language_recall@100": 1.0,
         "rank_distance_num_queries": 2,
         "rank_distance_num_undefined": 0,
         "recall_by_language@100": {"de": 1.0, "en": 1.0},
@@ -177,6 +179,34 @@ def test_relevant_documents_that_tie_do_not_look_apart(metric: Any) -> None:
         assert found["bias"]["PEER"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_documents_that_tie_by_the_policy_tie_for_bias(metric: Any) -> None:
+    """Scores that differ in float64 alone: eight relevant documents, the German ones ahead by less than a rounding."""
+    names = [f"{number}-{language}" for language in ("de", "en") for number in range(8)]
+    scores = [1 - 1e-12 * place for place in range(16)]
+    given = {
+        "predictions": [{"query_id": "en", "doc_ids": names, "scores": scores}],
+        "references": [{"query_id": "en", "doc_ids": names[4:12], "relevance": [1] * 8}],
+        "query_languages": {"en": "en"},
+        "doc_languages": {name: name[-2:] for name in names},
+    }
+    exact, rounded = metric.compute(**given)["bias"], metric.compute(**given, policy="trec_eval")["bias"]
+    # ranks 5 to 8 and 9 to 12: H = 12 / (8 * 9) * (10 ** 2 + 26 ** 2) / 4 - 3 * 9 = 5.33
+    assert exact["PEER"] == pytest.approx(0.0209, abs=1e-4)
+    assert rounded["PEER"] == 1
+    assert exact["same_language_share@10"] == 0.2  # two of the first ten places
+    assert rounded["same_language_share@10"] == 0.5  # of 16 documents at one place half are English
+
+
+def test_queries_without_a_prediction_or_documents_have_no_share(metric: Any) -> None:
+    given = {"references": [JUDGED_EN, JUDGED_DE], **LANGUAGES}
+    nothing = {"query_id": "de", "doc_ids": [], "scores": []}
+    for predictions in ([EN], [nothing, EN]):
+        found = metric.compute(predictions=predictions, **given)["bias"]
+        assert found["same_language_share@10"] == 0.5  # the English query's, not a mean with 0
+        assert found["same_language_recall@100"] == 0.5
+    assert "same_language_share@10" not in metric.compute(predictions=[nothing], **given)["bias"]
+
+
 # Against evaluate_retrieval
 
 
@@ -185,7 +215,9 @@ class IntegerEncoder:
 
     device = "cpu"
 
-    def encode(self, texts: list[str], side: str, **options: Any) -> np.ndarray:
+    def encode(
+        self, texts: list[str], side: str, batch_tokens: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> np.ndarray:
         seeds = [zlib.crc32((side + text).encode()) for text in texts]
         return np.array([np.random.default_rng(seed).integers(-2, 3, size=4) for seed in seeds], dtype=np.float32)
 
@@ -223,8 +255,8 @@ def full_runs(corpus: ParallelCorpus) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["parallel", "languages missing", "tangled"])
 def test_settings_and_bias_are_those_of_evaluate_retrieval(name: str, metric: Any) -> None:
     corpus = {
-        "parallel": lambda: toy_corpus(30, ("de", "en", "zh"), missing=0.0),
-        "languages missing": lambda: toy_corpus(40, missing=0.4),
+        "parallel": lambda: toy_corpus(60, ("de", "en", "zh"), missing=0.0),
+        "languages missing": lambda: toy_corpus(60, missing=0.4),
         "tangled": tangled_corpus,
     }[name]()
     expected: dict[str, Any] = dict(evaluate_retrieval(IntegerEncoder(), corpus))
@@ -235,12 +267,17 @@ def test_settings_and_bias_are_those_of_evaluate_retrieval(name: str, metric: An
         assert 0 < values["MAP"] < 1
     assert set(found["pairs"]) == set(expected["pairs"])
     for pair, scores in expected["pairs"].items():
-        assert {measure: found["pairs"][pair][measure] for measure in scores} == pytest.approx(scores, abs=1e-9)
+        asked = {measure: scores[measure] for measure in expected["multilingual"]}
+        assert {measure: found["pairs"][pair][measure] for measure in asked} == pytest.approx(asked, abs=1e-9)
     assert found["num_queries"] == expected["num_queries"]
-    shared = ["rank_distance", "PEER", "same_language_share@10"]
-    bias = {measure: expected["bias"][measure] for measure in shared}
-    assert {measure: found["bias"][measure] for measure in shared} == pytest.approx(bias, abs=1e-9)
+    shared = {measure: value for measure, value in expected["bias"].items() if measure != "MRC@10"}
+    assert len(shared) == 5
+    assert {measure: found["bias"][measure] for measure in shared} == pytest.approx(shared, abs=1e-9)
     assert found["bias"]["rank_distance_num_undefined"] == 0
+    for language, recall in found["bias"]["recall_by_language@100"].items():
+        pairs = [scores for pair, scores in expected["pairs"].items() if pair.endswith(f"-{language}")]
+        assert recall == pytest.approx(np.mean([scores["pool_recall@100"] for scores in pairs]), abs=1e-9)
+        assert recall < 1 or name == "tangled"  # whose pool is smaller
 
 
 # Policies

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_hybrid.metrics.beir_cross_lingual.bias import mlrs, mrc, peer, recall_by_language, same_language_share
+from hf_hybrid.metrics.beir_cross_lingual.bias import (
+    bias_by_query,
+    lacks_rank_distance,
+    mlrs,
+    mrc,
+    peer,
+    rank_distance,
+    recall_by_language,
+    same_language_share,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +203,45 @@ def test_mrc_of_whole_rankings_is_spearman() -> None:
 def test_mrc_leaves_out_languages_that_a_query_is_not_in() -> None:
     top = np.array([[[1, 2], [-1, -1], [2, 1]], [[1, 2], [-1, -1], [-1, -1]]])
     np.testing.assert_allclose(mrc(top), [[-1, np.nan, -1], [np.nan] * 3])
+
+
+def test_rank_distance_by_hand() -> None:
+    query, rank = np.array([1, 0, 1, 0, 1, 2]), np.array([5, 9, 300, 9, 41, 7])
+    assert rank_distance(query, rank, 3).tolist() == [0, 295, 0]
+
+
+def test_rank_distance_of_what_was_not_retrieved() -> None:
+    query, rank = np.array([0, 0, 1, 1, 3]), np.array([5, np.inf, np.inf, np.inf, np.inf])
+    assert rank_distance(query, rank, 4).tolist() == [np.inf, np.inf, 0, np.inf]
+
+
+def test_bias_by_query_by_hand() -> None:
+    """Queries of language 1: with all documents found, with one that was not, in one language, in another one."""
+    query_R, language_R = np.array([0, 0, 0, 1, 1, 2, 2, 3]), np.array([0, 1, 1, 1, 2, 1, 1, 0])
+    rank_R = np.array([3, 21, 101, 2, np.inf, 1, np.inf, 100])
+    last_R = np.array([3, 20, 101, 2, np.inf, 1, np.inf, 100])  # the second is the first of two that tie for 20 and 21
+    found = bias_by_query(query_R, rank_R, last_R, language_R, 1, 4, np.array([0.1, 0.2, np.nan, 0.4]))
+    # of the first query ranks 3 | 20 and one beyond, which has 3 + (1 + 1) / 2 = 4: means 3 and 12 about 9,
+    # squares 36 121 25, H = 2 * (36 + 2 * 9) / 182; of the second 2 and 2 + 1 = 3, one document a language
+    first, one_each = math.erfc(math.sqrt(2 * 54 / 182 / 2)), math.erfc(math.sqrt(1 / 2))
+    expected = {
+        "rank_distance": [98, np.nan, np.nan, np.nan],
+        "PEER": [first, one_each, np.nan, np.nan],
+        "same_language_share@10": [0.1, 0.2, np.nan, 0.4],
+        "same_language_recall@100": [1 / 2, 1, 1 / 2, np.nan],
+        "other_language_recall@100": [1, 0, np.nan, 1],
+    }
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, err_msg=name)
+    assert lacks_rank_distance(found).tolist() == [False, True, False, False]
+
+
+def test_bias_of_queries_in_a_language_that_has_no_documents() -> None:
+    found = bias_by_query(np.array([0, 0]), np.array([1, 4]), np.array([1, 4]), np.array([0, 1]), -1, 1, np.zeros(1))
+    assert found["rank_distance"].tolist() == [3]
+    assert found["other_language_recall@100"].tolist() == [1]
+    assert np.isnan(found["same_language_recall@100"]).all()
 
 
 def test_mlrs_by_hand() -> None:

@@ -269,6 +269,7 @@ def all_shards(
     """Embeddings of all texts of a corpus, by side and language, through a store."""
     prompts = {name: options.pop(name) for name in PROMPTS if name in options}
     found = {}
+    options = {"keep": folder is not None, **options}
     with EmbeddingStore(TextEncoder(model, **prompts), corpus, folder, **options) as store:
         for side in (QUERY, PASSAGE):
             for language in corpus.languages:
@@ -308,7 +309,7 @@ def test_shards_have_so_many_rows_and_progress_is_told(tmp_path: Path) -> None:
     corpus = toy_corpus(24, ("de",), missing=0.0)
     for _ in range(2):  # the second time they are there
         told: list[int] = []
-        with EmbeddingStore(TextEncoder(SidedModel()), corpus, tmp_path, "mine") as store:
+        with EmbeddingStore(TextEncoder(SidedModel()), corpus, tmp_path, "mine", keep=True) as store:
             paths = store.shards(QUERY, "de", np.arange(24), told.append)
             assert store.shards(QUERY, "de", np.arange(0)) == []
         assert [np.load(path).shape for path in paths] == [(10, 8), (10, 8), (4, 8)]
@@ -334,7 +335,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(calls: int, tmp_path: Pa
     corpus, killed, model = toy_corpus(24, ("de", "en"), missing=0.0), SidedModel(calls), SidedModel()
     assert len(texts_of(corpus)) == 2 * 2 * 24  # in three shards each
     with pytest.raises(Killed):
-        all_shards(killed, corpus, tmp_path, model_key="mine")
+        all_shards(killed, corpus, tmp_path, model_key="mine", keep=False)
     assert len(list(tmp_path.rglob("*.npy"))) == calls
     found = all_shards(model, corpus, tmp_path, model_key="mine")
     assert not set(killed.asked) & set(model.asked)
@@ -348,23 +349,41 @@ def test_a_file_that_a_kill_left_unfinished_is_no_shard(tmp_path: Path, monkeypa
     corpus, model = toy_corpus(24, ("de",), missing=0.0), SidedModel()
     save = np.save
 
-    def torn(file: Any, array: np.ndarray) -> None:
-        save(file, array[: len(array) // 2])
-        os.rename(file.name, f"{file.name}.left.tmp")  # as after SIGKILL, which cleans nothing
-        Path(file.name).touch()
+    def torn(path: Path, array: np.ndarray) -> None:
+        save(path, array[: len(array) // 2])
+        os.rename(path, path.with_suffix(".left"))  # as after SIGKILL, which cleans nothing
         raise Killed
 
     monkeypatch.setattr(np, "save", torn)
     with pytest.raises(Killed):
         all_shards(model, corpus, tmp_path, model_key="mine")
     monkeypatch.setattr(np, "save", save)
-    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    left = [path.name for path in tmp_path.rglob("*query.de.*")]
     assert len(left) == 1
-    assert left[0].startswith(".query.de.")
+    assert left[0].startswith(".")
     again = SidedModel()
     found = all_shards(again, corpus, tmp_path, model_key="mine")
     assert Counter(again.asked) == Counter(texts_of(corpus))
     assert len(found[QUERY, "de"]) == 24
+
+
+def test_shards_stay_only_where_they_are_to_be_kept(tmp_path: Path) -> None:
+    corpus = toy_corpus(12, ("de",), missing=0.0)
+    all_shards(SidedModel(), corpus, tmp_path, model_key="mine", keep=False)
+    assert list(tmp_path.iterdir()) == []
+    all_shards(SidedModel(), corpus, tmp_path, model_key="mine", keep=True)
+    all_shards(SidedModel(), corpus, tmp_path, model_key="yours", keep=False)
+    model = SidedModel()
+    all_shards(model, corpus, tmp_path, model_key="mine", keep=False)  # uses what is kept, and leaves it
+    assert not model.asked
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+
+
+def test_another_tokenizer_is_another_model() -> None:
+    encoder = toy_encoder(toy_corpus(12))
+    before = TextEncoder(encoder).key()
+    encoder.tokenizer.backend_tokenizer.normalizer = None
+    assert TextEncoder(encoder).key() != before
 
 
 def asked_again(first: Any, second: Any, folder: Path) -> bool:
@@ -383,6 +402,7 @@ def run(**options: Any) -> Callable[[Path], Any]:
     kind, autocast = given.pop("kind", "hybrid"), given.pop("autocast", False)
     corpus = toy_corpus(given.pop("items"), ("de", "en"), missing=0.0, seed=given.pop("seed"))
     rows, weight, similarity = given.pop("rows"), given.pop("weight", 0.0), given.pop("similarity", "cosine")
+    truncate_dim = given.pop("truncate_dim", None)
     store = {name: given.pop(name) for name in ("model_key", *(PROMPTS if kind != "hybrid" else ())) if name in given}
 
     def start(folder: Path) -> None:
@@ -393,7 +413,7 @@ def run(**options: Any) -> Callable[[Path], Any]:
             saved = tempfile.mkdtemp()
             model.save_pretrained(saved)
             model = sentence_transformer(saved)
-            model.similarity_fn_name = similarity
+            model.similarity_fn_name, model.truncate_dim = similarity, truncate_dim
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             all_shards(PlainModel() if kind == "plain" else model, corpus, folder, rows, **store)
 
@@ -422,6 +442,7 @@ def test_the_same_again_reuses_every_shard(settings: dict[str, Any], tmp_path: P
         ({}, {"autocast": True}),
         (SENTENCE, {"query_prompt": "q: "}),
         (SENTENCE, {"similarity": "dot"}),
+        (SENTENCE, {"truncate_dim": 16}),
         (SENTENCE, {"weight": 1e-3}),
         (NAMED, {"model_key": "yours"}),
         (NAMED, {"passage_prompt": "p: "}),

@@ -17,8 +17,9 @@ from hf_hybrid.metrics.beir_cross_lingual.ranking import (
     MEASURES,
     evaluate_ranked,
     evaluate_runs,
+    known_means,
+    macro,
     measures,
-    rank_distance,
     rank_runs,
     relevant_ranks,
 )
@@ -180,14 +181,12 @@ def test_queries_do_not_mix() -> None:
     assert tuple(found) == MEASURES
 
 
-def test_rank_distance_by_hand() -> None:
-    query, rank = np.array([1, 0, 1, 0, 1, 2]), np.array([5, 9, 300, 9, 41, 7])
-    assert rank_distance(query, rank, 3).tolist() == [0, 295, 0]
-
-
-def test_rank_distance_of_what_was_not_retrieved() -> None:
-    query, rank = np.array([0, 0, 1, 1, 3]), np.array([5, np.inf, np.inf, np.inf, np.inf])
-    assert rank_distance(query, rank, 4).tolist() == [np.inf, np.inf, 0, np.inf]
+def test_means_are_of_those_that_have_a_value() -> None:
+    values = {"MAP": np.array([0.25, 0.75]), "PEER": np.array([np.nan, 0.5]), "none": np.full(2, np.nan)}
+    assert known_means(values) == {"MAP": 0.5, "PEER": 0.5}
+    assert known_means({"infinite": np.array([1.0, np.inf])}) == {"infinite": np.inf}
+    assert macro([{"MAP": 0.25, "PEER": 0.5}, {}, {"MAP": 0.75}]) == {"MAP": 0.5, "PEER": 0.5}
+    assert macro([]) == {}
 
 
 def test_a_relevant_document_stands_behind_others_of_its_score() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hf_hybrid.metrics.beir_cross_lingual import significance
 from hf_hybrid.metrics.beir_cross_lingual.significance import (
     Comparison,
     bootstrap_interval,
     compare_cells,
     holm,
+    macro_interval,
     paired_randomization_test,
     paired_t_test,
 )
@@ -40,7 +43,7 @@ def two_systems(seed: int, num_queries: int, better: float = 0.03) -> tuple[np.n
 def test_randomization_by_hand() -> None:
     # Differences 3 2 1: sums of all ways to swap are 6 4 2 0 0 -2 -4 -6, four of eight as far from 0 as 4.
     first = np.array([3.0, 2.0, -1.0])
-    assert paired_randomization_test(first, np.zeros(3)) == pytest.approx((4 / 3, 0.5, 0.5, 3))
+    assert paired_randomization_test(first, np.zeros(3)) == (pytest.approx(4 / 3), 0.5, 0.5, 3, "randomization")
     assert paired_randomization_test(np.abs(first), np.zeros(3)).p_value == 2 / 8
 
 
@@ -90,9 +93,9 @@ def test_t_equals_scipy(num_queries: int) -> None:
 @pytest.mark.parametrize("test", TESTS)
 def test_nothing_to_tell_apart(test: PairedTest) -> None:
     values = np.array([0.1, 0.7, 0.3])
-    assert test(values, values) == Comparison(0.0, 1.0, 1.0, 3)
-    assert test(values[:1], values[:1]) == Comparison(0.0, 1.0, 1.0, 1)
-    assert test(np.array([0.5]), np.array([0.25])) == Comparison(0.25, 1.0, 1.0, 1)
+    assert test(values, values)[:4] == (0.0, 1.0, 1.0, 3)
+    assert test(values[:1], values[:1])[:4] == (0.0, 1.0, 1.0, 1)
+    assert test(np.array([0.5]), np.array([0.25]))[:4] == (0.25, 1.0, 1.0, 1)
 
 
 def test_the_same_difference_everywhere() -> None:
@@ -161,6 +164,124 @@ def test_cells_must_be_the_same() -> None:
         compare_cells(cells, {"de-en": cells["de-en"]})
     with pytest.raises(ValueError, match="cell 'en-de': values of shapes"):
         compare_cells(cells, cells | {"en-de": np.zeros(3)})
+
+
+def cells_of(num_cells: int, num_queries: int, better: float = 0.0) -> tuple[dict[str, np.ndarray], ...]:
+    """Two systems in a table; the first is better in the first cell alone."""
+    rng = np.random.default_rng(0)
+    second = rng.random((num_cells, num_queries))
+    first = second + rng.normal(0, 0.1, second.shape)
+    first[0] += better
+    return tuple({f"cell {number}": row for number, row in enumerate(table)} for table in (first, second))
+
+
+@pytest.mark.parametrize(("num_cells", "num_queries", "test"), [(600, 8, "randomization"), (1_600, 300, "t")])
+def test_a_large_effect_is_significant_in_a_large_table(num_cells: int, num_queries: int, test: str) -> None:
+    first, second = cells_of(num_cells, num_queries)
+    first["cell 0"] = second["cell 0"] + np.linspace(0.4, 0.5, num_queries)
+    if test == "randomization":  # of 8 queries none could be significant among so many
+        first["cell 0"] = np.linspace(0.9, 1.0, 80)
+        second["cell 0"] = np.linspace(0.1, 0.2, 80)
+    start = time.perf_counter()
+    found = compare_cells(first, second)
+    assert time.perf_counter() - start < 20
+    assert {comparison.test for comparison in found.values()} == {test}
+    assert 0 < found["cell 0"].adjusted_p_value < 0.01
+    assert sum(comparison.adjusted_p_value < 0.05 for comparison in found.values()) <= 2
+    assert min(comparison.p_value for comparison in found.values()) > 0
+    # the guard: 10,000 swaps, whatever the effect, are too few
+    assert paired_randomization_test(first["cell 0"], second["cell 0"]).p_value * num_cells > 0.05
+
+
+def test_small_tables_have_ten_thousand_swaps() -> None:
+    first, second = cells_of(4, 40)
+    found = compare_cells(first, second)
+    alone = {cell: paired_randomization_test(first[cell], second[cell]) for cell in first}
+    assert [found[cell].p_value for cell in found] == [alone[cell].p_value for cell in found]
+    hits = np.array([comparison.p_value for comparison in found.values()]) * 10_001
+    np.testing.assert_allclose(hits, hits.round(), atol=1e-6)
+
+
+def test_no_p_value_is_below_what_a_randomization_could_have() -> None:
+    first, second = cells_of(1_600, 300)
+    first["cell 0"], second["cell 0"] = np.full(5, 0.75), np.full(5, 0.5)  # the t test alone says 0
+    first["cell 1"], second["cell 1"] = np.full(5_000, 0.75), np.full(5_000, 0.5)
+    assert paired_t_test(first["cell 0"], second["cell 0"]).p_value == 0
+    found = compare_cells(first, second)
+    assert found["cell 0"].p_value == 2 / 2**5 == paired_randomization_test(first["cell 0"], second["cell 0"]).p_value
+    assert 0 < found["cell 1"].p_value < 1e-300
+    unlike = paired_t_test(first["cell 2"], second["cell 2"])
+    assert found["cell 2"].p_value == unlike.p_value
+
+
+def test_macro_interval_by_hand() -> None:
+    # two queries, one of them in both cells. Draws of two: AA AB BA BB, with means 1, (0.5 + 1) / 2 twice, and 0 (the
+    # second cell has no query then), each as likely as another
+    values, queries = [np.array([1.0, 0.0]), np.array([1.0])], [np.array(["A", "B"]), np.array(["A"])]
+    assert macro_interval(values, queries) == (0.75, 0, 1)
+    assert macro_interval(values, queries, confidence=0.4) == (0.75, 0.75, 0.75)
+
+
+@pytest.mark.parametrize("num_cells", [1, 33, 70])  # less than a block of cells, and more
+def test_macro_interval_equals_a_loop(num_cells: int) -> None:
+    rng = np.random.default_rng(num_cells)
+    queries = [np.sort(rng.choice(50, size=rng.integers(1, 50), replace=False)) for _ in range(num_cells)]
+    values = [rng.normal(number, 1, len(query_Q)) for number, query_Q in enumerate(queries)]
+    units = np.unique(np.concatenate(queries))
+    means, draws = [], np.random.default_rng(7)
+    for drawn in draws.integers(len(units), size=(100, len(units))):
+        times = {unit: int((units[drawn] == unit).sum()) for unit in units}
+        cells = [
+            np.repeat(value_Q, [times[q] for q in query_Q]) for value_Q, query_Q in zip(values, queries, strict=True)
+        ]
+        means.append(np.mean([cell.mean() for cell in cells if len(cell)]))
+    found = macro_interval(values, queries, 0.8, num_resamples=100, seed=7)
+    assert found.mean == pytest.approx(np.mean([value_Q.mean() for value_Q in values]))
+    assert found[1:] == pytest.approx(np.quantile(means, [0.1, 0.9]))
+    assert found.low < found.high
+
+
+def test_macro_interval_in_parts_is_that_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, queries = [*np.random.default_rng(0).normal(size=(3, 20))], [np.arange(20)] * 3
+    at_once = macro_interval(values, queries)
+    monkeypatch.setattr(significance, "_BATCH_VALUES", 4 * 20 * 7)  # seven resamples
+    assert macro_interval(values, queries) == pytest.approx(at_once)
+
+
+def test_macro_interval_of_one_cell_is_the_interval_of_its_mean() -> None:
+    values = np.random.default_rng(0).exponential(size=2_000)
+    found = macro_interval([values], [np.arange(2_000)], num_resamples=10_000)
+    assert found == pytest.approx(bootstrap_interval(values), abs=0.005)
+
+
+def test_parallel_queries_say_less_than_as_many_others() -> None:
+    values, queries = np.random.default_rng(0).normal(size=400), np.arange(400)
+    one, parallel, others = (
+        macro_interval([values] * len(numbers), numbers)
+        for numbers in ([queries], [queries] * 4, [queries + 400 * number for number in range(4)])
+    )
+    assert parallel == pytest.approx(one)
+    assert others.high - others.low == pytest.approx((one.high - one.low) / 2, rel=0.1)
+
+
+def test_macro_interval_leaves_out_what_does_not_count() -> None:
+    values, queries = np.random.default_rng(0).normal(size=(3, 20)), [np.arange(20)] * 3
+    with_gaps = [np.insert(values[0], 4, np.nan), values[1], values[2], np.full(20, np.nan)]
+    found = macro_interval(with_gaps, [np.insert(queries[0], 4, 99), *queries])
+    assert found == macro_interval([*values], queries)
+    assert macro_interval([*values], queries, seed=1) != found
+    assert macro_interval([np.array([0.25])], [np.array(["q"])]) == (0.25, 0.25, 0.25)
+
+
+def test_macro_interval_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="no query counts: 1 cells"):
+        macro_interval([np.array([np.nan])], [np.array([0])])
+    with pytest.raises(ValueError, match="no query counts: 0 cells"):
+        macro_interval([], [])
+    with pytest.raises(ValueError, match="not of the same shapes"):
+        macro_interval([np.zeros(2)], [np.arange(3)])
+    with pytest.raises(ValueError, match="confidence=95"):
+        macro_interval([np.zeros(2)], [np.arange(2)], confidence=95)
 
 
 def test_intervals_hold_the_true_mean_as_often_as_they_say() -> None:

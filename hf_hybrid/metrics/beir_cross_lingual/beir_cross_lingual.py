@@ -21,11 +21,11 @@ import numpy as np
 from beir.retrieval.evaluation import EvaluateRetrieval
 
 # `evaluate` does not look into siblings: what only they need is here under its own name
-from .bias import peer as peer
+from .bias import bias_by_query as bias_by_query
 from .policies import find_policy
-from .ranking import evaluate_runs, rank_runs
+from .ranking import evaluate_runs, macro, rank_runs
 from .runs import Judged as Judged
-from .settings import Languages, check_languages, macro, pool_bias, score_pairs, score_pool
+from .settings import Languages, check_languages, pool_bias, score_pairs, score_pool
 from .trec import predictions_of, read_beir_qrels, read_languages, read_qrels, read_run
 
 _DESCRIPTION = """

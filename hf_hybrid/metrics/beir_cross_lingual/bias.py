@@ -4,10 +4,11 @@
 * `recall_by_language`: which share of the relevant documents of each language the first places have.
 * `same_language_share`: how much of the first places the language of the query has.
 * `mrc`: parallel queries get the same ranking.
+* `rank_distance`: how far the first and the last relevant document of a query lie apart.
 * `mlrs`: documents rise when they are translated into the language of the query.
 
-Rank distance is in `ranking.py`. All of them say how far languages lie apart, none how good a ranking is: read them
-beside MAP.
+All of them say how far languages lie apart, none how good a ranking is: read them beside MAP. `bias_by_query` is those
+that a single evaluation of a pool gives, under the names and at the depths that results have.
 
 Shape letters: Q queries, R relevant documents of all queries together, L languages, N retrieved documents of all
 queries together, K first places of a ranking.
@@ -19,6 +20,111 @@ from collections.abc import Mapping
 
 import numpy as np
 from scipy.special import chdtrc
+
+# Places of a ranking that are looked at: for the share of the query's language and MRC, for PEER, for recall.
+FIRST_PLACES, PEER_PLACES, RECALL_PLACES = 10, 20, 100
+
+
+def bias_by_query(
+    query_R: np.ndarray,
+    rank_R: np.ndarray,
+    last_place_R: np.ndarray,
+    language_R: np.ndarray,
+    own_language: int,
+    num_queries: int,
+    same_language_share_Q: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What the ranks of relevant documents in one pool say of bias, for the queries of one language.
+
+    Args:
+        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
+        rank_R (`np.ndarray` of shape `(R,)`): Its 1-based rank in the pool, `np.inf` if it was not retrieved.
+        last_place_R (`np.ndarray` of shape `(R,)`): The last of the places that it and the documents tied with it
+            share, the same for all that tie, so that no order of documents tells their languages apart.
+        language_R (`np.ndarray` of shape `(R,)`): Its language, a number from 0.
+        own_language (`int`): Number of the language of the queries; -1 if no relevant document is in it.
+        num_queries (`int`): Q.
+        same_language_share_Q (`np.ndarray` of shape `(Q,)`): By `same_language_share` or from elsewhere, of the first
+            `FIRST_PLACES`.
+
+    Returns:
+        `dict[str, np.ndarray]`: Arrays of shape `(Q,)`, NaN where a measure is not defined. `rank_distance` of queries
+        that retrieved all their relevant documents, in several languages; `PEER` of all with relevant documents in
+        several languages; `same_language_share@10`; `same_language_recall@100` and `other_language_recall@100` of the
+        relevant documents in the query's language, in all others.
+
+    Example:
+
+        >>> # the first query has its two documents at the ranks 1 and 150, the second one a single one
+        >>> query, rank, language = np.array([0, 0, 1]), np.array([1, 150, 3]), np.array([0, 1, 1])
+        >>> found = bias_by_query(query, rank, rank, language, 0, 2, np.array([0.5, 0.1]))
+        >>> {name: value.round(3).tolist() for name, value in found.items()}
+        {'rank_distance': [149.0, nan], 'PEER': [0.317, nan], 'same_language_share@10': [0.5, 0.1],
+         'same_language_recall@100': [1.0, nan], 'other_language_recall@100': [0.0, 1.0]}
+    """
+    several_Q = rank_distance(query_R, language_R, num_queries) > 0  # of their numbers
+    distance_Q = rank_distance(query_R, rank_R, num_queries)
+    peer_Q = peer(query_R, last_place_R, language_R, num_queries, PEER_PLACES)
+    own_R = (language_R == own_language).astype(np.int64)
+    recall_Q2 = recall_by_language(query_R, rank_R, own_R, num_queries, 2, RECALL_PLACES)
+    return {
+        "rank_distance": np.where(several_Q & np.isfinite(distance_Q), distance_Q, np.nan),
+        "PEER": np.where(several_Q, peer_Q, np.nan),
+        f"same_language_share@{FIRST_PLACES}": same_language_share_Q,
+        f"same_language_recall@{RECALL_PLACES}": recall_Q2[:, 1],
+        f"other_language_recall@{RECALL_PLACES}": recall_Q2[:, 0],
+    }
+
+
+def lacks_rank_distance(found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which queries have relevant documents in several languages and did not retrieve all of them.
+
+    Args:
+        found (`Mapping[str, np.ndarray]`): What `bias_by_query` gave.
+
+    Returns:
+        `np.ndarray` of shape `(Q,)`, bool: A mean of `rank_distance` is one without them.
+
+    Example:
+
+        >>> peer_Q, distance_Q = np.array([0.5, 1.0, np.nan]), np.array([9.0, np.nan, np.nan])
+        >>> lacks_rank_distance({"PEER": peer_Q, "rank_distance": distance_Q}).tolist()
+        [False, True, False]
+    """
+    return ~np.isnan(found["PEER"]) & np.isnan(found["rank_distance"])
+
+
+def rank_distance(query_R: np.ndarray, rank_R: np.ndarray, num_queries: int) -> np.ndarray:
+    """Highest minus lowest rank of each query's parallel relevant documents in the pooled ranking; lower is better.
+
+    It says how far languages lie apart, not how good the ranking is: a system that gives every document the same score
+    has parallel documents next to each other, at the end. Read it beside the multilingual MAP.
+
+    Source: Elmahdy, Lin and Ahmad 2024 (arXiv 2408.10536), after Huang et al. 2023 (arXiv 2305.09025).
+
+    Args:
+        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
+        rank_R (`np.ndarray` of shape `(R,)`): Its rank in the pool of all languages, `np.inf` if it was not retrieved:
+            rank the whole pool.
+        num_queries (`int`): Q.
+
+    Returns:
+        `np.ndarray` of shape `(Q,)`: From 0, which a query with one document that was retrieved, or without documents,
+        has. `np.inf` for a query with a document that was not retrieved, also where none was: its distance is not
+        known, and a mean over such queries is infinite.
+
+    Raises:
+        IndexError: When a number in `query_R` is not below `num_queries`.
+
+    Example:
+
+        >>> rank_distance(np.array([0, 0, 0, 1, 1]), np.array([2, 40, 7, 3, np.inf]), 2).tolist()
+        [38.0, inf]
+    """
+    lowest_Q, highest_Q = np.full(num_queries, np.inf), np.zeros(num_queries)
+    np.minimum.at(lowest_Q, query_R, rank_R)
+    np.maximum.at(highest_Q, query_R, rank_R)
+    return np.subtract(highest_Q, lowest_Q, out=highest_Q, where=np.isfinite(lowest_Q))
 
 
 def peer(

@@ -4,7 +4,8 @@
    are placed before it, which a count over the scores gives without sorting a ranking. Who has the scores in another
    form counts there, and calls `relevant_ranks`.
 2. `measures` turns ranks into values of each query; no measure sees a whole ranking.
-3. `evaluate_ranked` averages them by a policy; `evaluate_runs` does all three.
+3. `evaluate_ranked` averages them by a policy; `evaluate_runs` does all three. Of the queries of one language
+   `known_means` are plain means, and `macro` takes means of those.
 
 Unless a policy says otherwise ties count against the system: of documents with the same score those that are not
 relevant stand first, then the relevant ones from the lowest grade to the highest. So no measure depends on the order
@@ -31,9 +32,10 @@ __all__ = [
     "Ranked",
     "evaluate_ranked",
     "evaluate_runs",
+    "known_means",
+    "macro",
     "measures",
     "parse_measure",
-    "rank_distance",
     "rank_runs",
     "relevant_ranks",
 ]
@@ -151,35 +153,6 @@ class _SortedRanks:
 
     def _sums(self, values_R: np.ndarray) -> np.ndarray:
         return np.bincount(self.query_R, weights=values_R, minlength=self.num_queries)
-
-
-def rank_distance(query_R: np.ndarray, rank_R: np.ndarray, num_queries: int) -> np.ndarray:
-    """Highest minus lowest rank of each query's parallel relevant documents in the pooled ranking; lower is better.
-
-    It says how far languages lie apart, not how good the ranking is: a system that gives every document the same score
-    has parallel documents next to each other, at the end. Read it beside the multilingual MAP.
-
-    Source: Elmahdy, Lin and Ahmad 2024 (arXiv 2408.10536), after Huang et al. 2023 (arXiv 2305.09025).
-
-    Args:
-        query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
-        rank_R (`np.ndarray` of shape `(R,)`): Its rank in the pool of all languages, `np.inf` if it was not retrieved:
-            rank the whole pool.
-        num_queries (`int`): Q.
-
-    Returns:
-        `np.ndarray` of shape `(Q,)`: From 0, which a query with one relevant document or none has; infinite where one
-        was not retrieved.
-
-    Example:
-
-        >>> rank_distance(np.array([0, 0, 0]), np.array([2, 40, 7]), 1).tolist()
-        [38.0]
-    """
-    lowest_Q, highest_Q = np.full(num_queries, np.inf), np.zeros(num_queries)
-    np.minimum.at(lowest_Q, query_R, rank_R)
-    np.maximum.at(highest_Q, query_R, rank_R)
-    return np.subtract(highest_Q, lowest_Q, out=highest_Q, where=np.isfinite(lowest_Q))
 
 
 class Ranked(NamedTuple):
@@ -318,7 +291,7 @@ def evaluate_ranked(ranked: Ranked, names: Iterable[str] = MEASURES, policy: str
             )
         for name, found_Q in measures(ranked.query_R, rank_R, ranked.gain_R, num_queries, alike, rules).items():
             per_query[name] = np.where(counts_Q, found_Q, np.nan)
-            means[name] = _mean(found_Q[counts_Q], ranked.place_in_run_Q[counts_Q], rules.of(kind))
+            means[name] = _mean_by_policy(found_Q[counts_Q], ranked.place_in_run_Q[counts_Q], rules.of(kind))
     return Evaluation(means, per_query, ranked.query_ids)
 
 
@@ -341,6 +314,45 @@ def evaluate_runs(
     return evaluate_ranked(rank_runs(predictions, references, policy), names, policy)
 
 
+def known_means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Mean of each measure over the queries that have it.
+
+    Args:
+        values (`Mapping[str, np.ndarray]`): For each name an array of shape `(Q,)`, NaN where it is not defined.
+
+    Returns:
+        `dict[str, float]`: Without the names that no query has.
+
+    Example:
+
+        >>> known_means({"MAP": np.array([0.5, 1.0]), "PEER": np.array([0.25, np.nan]), "MRC@10": np.full(2, np.nan)})
+        {'MAP': 0.75, 'PEER': 0.25}
+    """
+    known = {name: found_Q[~np.isnan(found_Q)] for name, found_Q in values.items()}
+    return {name: float(found.mean()) for name, found in known.items() if len(found)}
+
+
+def macro(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each measure over those that have it: languages or pairs of languages count alike, large or small.
+
+    Args:
+        found (`Iterable[Mapping[str, float]]`): Means of each.
+
+    Returns:
+        `dict[str, float]`: In the order in which the names come.
+
+    Example:
+
+        >>> macro([{"MAP": 0.5, "MRR@10": 1.0}, {"MAP": 1.0}])
+        {'MAP': 0.75, 'MRR@10': 1.0}
+    """
+    values: dict[str, list[float]] = {}
+    for means in found:
+        for name, value in means.items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(column)) for name, column in values.items()}
+
+
 def _counting(ranked: Ranked, rules: Policy) -> np.ndarray:
     """Which queries count, `(Q,)`."""
     has_relevant_Q = np.bincount(ranked.query_R, minlength=len(ranked.query_ids)) > 0
@@ -354,7 +366,7 @@ def _counting(ranked: Ranked, rules: Policy) -> np.ndarray:
     return counts_Q
 
 
-def _mean(values: np.ndarray, place_in_run: np.ndarray, rules: Policy) -> float:
+def _mean_by_policy(values: np.ndarray, place_in_run: np.ndarray, rules: Policy) -> float:
     """Mean in the order of the run: with the rounding that the packages have."""
     ordered = values[np.argsort(place_in_run, kind="stable")]
     total = sum(ordered.tolist()) if rules.summation == "builtin" else float(np.cumsum(ordered)[-1])

@@ -6,28 +6,31 @@ cross-lingual setting. In the multilingual setting the whole ranking of a query 
 
 1. `check_languages` sees that every id has a language.
 2. `by_pair` takes rankings and references apart in one pass over each.
-3. `score_pairs` and `score_pool` score the parts, `pool_bias` says how far languages lie apart in the whole rankings;
-   `macro` takes means of means.
+3. `score_pairs` and `score_pool` score the parts, `pool_bias` says how far languages lie apart in the whole rankings.
 
 Shape letters: Q queries of a language, R their relevant documents, L languages, N their retrieved documents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bias import peer, recall_by_language, same_language_share
-from .policies import find_policy
-from .ranking import Ranked, rank_distance, rank_runs
+from .bias import (
+    FIRST_PLACES,
+    RECALL_PLACES,
+    bias_by_query,
+    lacks_rank_distance,
+    recall_by_language,
+    same_language_share,
+)
+from .policies import Policy, find_policy
+from .ranking import Ranked, known_means, macro, rank_runs
 
-_SHARE_DEPTH = 10
-_SHARE = f"same_language_share@{_SHARE_DEPTH}"
-_PEER_DEPTH = 20
-_RECALL_DEPTH = 100
-_RECALL = f"recall_by_language@{_RECALL_DEPTH}"
+_RECALL = f"recall_by_language@{RECALL_PLACES}"
+_COUNTS = ("rank_distance_num_queries", "rank_distance_num_undefined")
 
 Rows = Sequence[Mapping[str, Any]]
 Pair = tuple[str, str]
@@ -153,21 +156,6 @@ def score_pool(
     return [score(ranked[name], list(judged[name].values())) for name in sorted(judged)]
 
 
-def macro(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each measure over those that have it.
-
-    Example:
-
-        >>> macro([{"MAP": 0.5, "MRR@10": 1.0}, {"MAP": 1.0}])
-        {'MAP': 0.75, 'MRR@10': 1.0}
-    """
-    values: dict[str, list[float]] = {}
-    for scores in found:
-        for name, value in scores.items():
-            values.setdefault(name, []).append(value)
-    return {name: float(np.mean(column)) for name, column in values.items()}
-
-
 def pool_bias(predictions: Rows, references: Rows, languages: Languages, policy: str) -> dict[str, Any]:
     """Language bias of whole rankings: means over the queries of a language, then over query languages.
 
@@ -177,72 +165,61 @@ def pool_bias(predictions: Rows, references: Rows, languages: Languages, policy:
         policy (`str`): Of it ties and documents with the query's id matter here.
 
     Returns:
-        `dict`: `rank_distance` and `PEER` of the queries with relevant documents in several languages, the former of
-        those alone that retrieved every relevant document (`rank_distance_num_queries`; `rank_distance_num_undefined`
-        is how many did not), the latter within the first 20 places; `same_language_share@10`; `recall_by_language@100`
-        of each document language. What no query has is absent.
+        `dict`: Means of what `bias.bias_by_query` has; `rank_distance_num_queries`, how many queries that mean is of,
+        and `rank_distance_num_undefined`, how many did not retrieve all their relevant documents, in several
+        languages; `recall_by_language@100` of each document language. What no query has is absent.
     """
 
     def of_language(hits: Rows, judged: Rows) -> dict[str, Any]:
-        share_Q = _same_language_share(hits, languages, drop_own_id=find_policy(policy).own_id == "drop")
-        return {**_rank_bias(rank_runs(hits, judged, policy), hits, languages), **_mean(_SHARE, share_Q)}
+        return _language_bias(rank_runs(hits, judged, policy), hits, languages, find_policy(policy))
 
     parts = score_pool(predictions, references, languages, of_language)
     recall = macro(part.pop(_RECALL) for part in parts)
-    counts = [name for name in ("rank_distance_num_queries", "rank_distance_num_undefined") if parts]
-    totals = {name: sum(part.pop(name) for part in parts) for name in counts}
+    totals = {name: sum(part.pop(name) for part in parts) for name in _COUNTS if parts}
     return {**macro(parts), **totals, _RECALL: dict(sorted(recall.items()))}
 
 
-def _rank_bias(ranked: Ranked, predictions: Rows, languages: Languages) -> dict[str, Any]:
-    """What the ranks of relevant documents say of bias."""
-    num_queries = len(ranked.query_ids)
-    names, language_R = np.unique([languages.of_document[name] for name in ranked.doc_ids_R], return_inverse=True)
-    recall_QL = recall_by_language(ranked.query_R, ranked.rank_R, language_R, num_queries, len(names), _RECALL_DEPTH)
-    several_Q = np.isfinite(recall_QL).sum(axis=1) > 1
-    retrieved_Q = np.bincount(ranked.query_R, np.isinf(ranked.rank_R), num_queries) == 0
-    known = np.isfinite(ranked.rank_R)
-    distance_Q = rank_distance(ranked.query_R[known], ranked.rank_R[known], num_queries)
-    peer_Q = peer(ranked.query_R, _last_ranks(ranked, predictions), language_R, num_queries, _PEER_DEPTH)
+def _language_bias(ranked: Ranked, predictions: Rows, languages: Languages, rules: Policy) -> dict[str, Any]:
+    """The same for the queries of one language."""
+    own_language, num_queries = languages.of_query[ranked.query_ids[0]], len(ranked.query_ids)
+    found, language_R = np.unique([languages.of_document[name] for name in ranked.doc_ids_R], return_inverse=True)
+    names = found.tolist()
+    by_query = bias_by_query(
+        ranked.query_R,
+        ranked.rank_R,
+        _last_ranks(ranked),
+        language_R,
+        names.index(own_language) if own_language in names else -1,
+        num_queries,
+        _same_language_share(ranked, predictions, languages, rules),
+    )
+    recall_QL = recall_by_language(ranked.query_R, ranked.rank_R, language_R, num_queries, len(names), RECALL_PLACES)
+    counts = (int((~np.isnan(by_query["rank_distance"])).sum()), int(lacks_rank_distance(by_query).sum()))
     return {
-        **_mean("rank_distance", distance_Q[several_Q & retrieved_Q]),
-        **_mean("PEER", peer_Q[several_Q]),
-        "rank_distance_num_queries": int((several_Q & retrieved_Q).sum()),
-        "rank_distance_num_undefined": int((several_Q & ~retrieved_Q).sum()),
-        _RECALL: dict(zip(names.tolist(), np.nanmean(recall_QL, axis=0).tolist(), strict=True)),
+        **known_means(by_query),
+        **dict(zip(_COUNTS, counts, strict=True)),
+        _RECALL: dict(zip(names, np.nanmean(recall_QL, axis=0).tolist(), strict=True)),
     }
 
 
-def _last_ranks(ranked: Ranked, predictions: Rows) -> np.ndarray:
-    """Ranks where relevant documents that tie all have the last of theirs: no order may tell their languages apart."""
-    rows: dict[str, dict[str, int]] = {}
-    for place in np.flatnonzero(np.isfinite(ranked.rank_R)).tolist():
-        rows.setdefault(ranked.query_ids[ranked.query_R[place]], {})[ranked.doc_ids_R[place]] = place
-    score_R = np.full(len(ranked.rank_R), -np.inf)
-    for prediction in predictions:
-        wanted = rows.get(prediction["query_id"], {})
-        for document, score in zip(prediction["doc_ids"], prediction["scores"], strict=True):
-            if document in wanted:
-                score_R[wanted[document]] = score
-    block_R = np.unique(np.stack([ranked.query_R, score_R]), axis=1, return_inverse=True)[1].reshape(-1)
+def _last_ranks(ranked: Ranked) -> np.ndarray:
+    """Ranks where relevant documents that tie by the policy all have the last of theirs."""
+    _, level_R = np.unique(ranked.score_R, return_inverse=True)
+    _, block_R = np.unique(ranked.query_R * len(level_R) + level_R, return_inverse=True)
     last = np.zeros(len(block_R))
     np.maximum.at(last, block_R, ranked.rank_R)
     return last[block_R]
 
 
-def _same_language_share(predictions: Rows, languages: Languages, drop_own_id: bool) -> np.ndarray:
-    """Share of the query's language in the first places of each ranking, NaN for one without documents."""
-    lengths, scores, own = [], [np.zeros(0)], [np.zeros(0, dtype=bool)]
+def _same_language_share(ranked: Ranked, predictions: Rows, languages: Languages, rules: Policy) -> np.ndarray:
+    """Share of the query's language in the first places of each query's ranking, NaN without documents."""
+    numbers = {query_id: number for number, query_id in enumerate(ranked.query_ids)}
+    queries, scores, own = [np.zeros(0, dtype=np.int64)], [np.zeros(0)], [np.zeros(0, dtype=bool)]
     for row in predictions:
-        language = languages.of_query[row["query_id"]]
-        kept = [not (drop_own_id and document == row["query_id"]) for document in row["doc_ids"]]
-        lengths.append(sum(kept))
-        scores.append(np.array(row["scores"], dtype=np.float64)[kept])
+        query_id, language = row["query_id"], languages.of_query[row["query_id"]]
+        kept = [not (rules.own_id == "drop" and document == query_id) for document in row["doc_ids"]]
+        queries.append(np.full(sum(kept), numbers[query_id]))
+        scores.append(np.array(row["scores"], dtype=np.float64).astype(rules.score_type)[kept])
         own.append(np.array([languages.of_document[name] == language for name in row["doc_ids"]], dtype=bool)[kept])
-    query_N, score_N, own_N = np.repeat(np.arange(len(lengths)), lengths), np.concatenate(scores), np.concatenate(own)
-    return same_language_share(query_N, score_N, own_N, np.ones(len(predictions), dtype=bool), _SHARE_DEPTH)
-
-
-def _mean(name: str, values: np.ndarray) -> dict[str, float]:
-    known = values[np.isfinite(values)]
-    return {name: float(known.mean())} if len(known) else {}
+    columns = (np.concatenate(queries), np.concatenate(scores), np.concatenate(own))
+    return same_language_share(*columns, np.ones(len(numbers), dtype=bool), FIRST_PLACES)

@@ -4,12 +4,13 @@ Everything is paired: both systems answered the same queries, and what counts is
 tests the one by randomization assumes nothing of how differences are distributed, the t test is quicker (Smucker,
 Allan and Carterette 2007, who compare them). A query that counts for neither system, NaN in both, is left out.
 
-Shape letters: Q queries, S resamples.
+Shape letters: Q queries of a cell, U of all cells together (parallel ones are one), C cells, S resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,13 @@ from scipy import special, stats
 
 # Random signs or choices of queries that are held at once.
 _BATCH_VALUES = 2**22
+# Cells whose values are held as one matrix.
+_BLOCK_CELLS = 32
+# The least p-value of S random swaps is 1 / (1 + S), which Holm's correction multiplies by the number of cells: with
+# so many resamples a cell it stays below 0.005.
+_RESAMPLES_PER_CELL = 200
+# Random signs for all cells of a table, 3 seconds or so; the t test is for larger ones.
+_MOST_SIGNS = 10**9
 
 
 class Comparison(NamedTuple):
@@ -27,12 +35,14 @@ class Comparison(NamedTuple):
         p_value (`float`): How often a difference as large as this, either way, comes about between equal systems.
         adjusted_p_value (`float`): The same after correction for all comparisons made together; else `p_value`.
         num_queries (`int`): Queries that count.
+        test (`str`, *optional*, defaults to `"randomization"`): Where the p-value is from, or `"t"`.
     """
 
     difference: float
     p_value: float
     adjusted_p_value: float
     num_queries: int
+    test: str = "randomization"
 
 
 class Interval(NamedTuple):
@@ -116,7 +126,7 @@ def paired_t_test(first_Q: np.ndarray, second_Q: np.ndarray) -> Comparison:
         p_value = float(2 * special.stdtr(num_queries - 1, -abs(mean) / error))
     else:
         p_value = 0.0 if num_queries > 1 and mean != 0 else 1.0
-    return Comparison(mean, p_value, p_value, num_queries)
+    return Comparison(mean, p_value, p_value, num_queries, "t")
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -149,13 +159,19 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def compare_cells(
     first: Mapping[str, np.ndarray],
     second: Mapping[str, np.ndarray],
-    test: Callable[[np.ndarray, np.ndarray], Comparison] = paired_randomization_test,
+    test: Callable[[np.ndarray, np.ndarray], Comparison] | None = None,
 ) -> dict[str, Comparison]:
     """Two systems in each cell of a table, such as the L x L pairs of languages, with Holm's correction over all.
 
+    The test is by randomization with 10,000 random swaps, or 200 for each cell where that is more: with fewer, nothing
+    in a large table could be significant after the correction. Where they would take too long (more than 10^9 random
+    signs, such as 150 cells of 300 queries or 70 of 1,200) it is the t test, with a p-value of at least 2 / 2^Q, the
+    least that any randomization of so many queries has. Either way no p-value is 0, and `test` of the result says
+    which of them it was.
+
     Args:
         first, second (`Mapping[str, np.ndarray]`): Of each cell a measure of each query, by two systems.
-        test (`Callable`, *optional*, defaults to `paired_randomization_test`): Or `paired_t_test`.
+        test (`Callable`, *optional*): Such as `paired_randomization_test` or `paired_t_test`; by default as above.
 
     Returns:
         `dict[str, Comparison]`: Of each cell, `adjusted_p_value` being the corrected one.
@@ -173,6 +189,8 @@ def compare_cells(
     if first.keys() != second.keys():
         unlike = sorted(first.keys() ^ second.keys())
         raise ValueError(f"cells that only one of the systems has: {', '.join(unlike)}. Compare the same cells.")
+    if test is None:
+        test = _affordable_test(len(first), sum(map(len, first.values())))
     found = {}
     for cell, values_Q in first.items():
         try:
@@ -184,6 +202,21 @@ def compare_cells(
         cell: comparison._replace(adjusted_p_value=value)
         for (cell, comparison), value in zip(found.items(), adjusted.tolist(), strict=True)
     }
+
+
+def _affordable_test(num_cells: int, num_values: int) -> Callable[[np.ndarray, np.ndarray], Comparison]:
+    num_resamples = max(10_000, _RESAMPLES_PER_CELL * num_cells)
+    if num_resamples * num_values <= _MOST_SIGNS:
+        return partial(paired_randomization_test, num_resamples=num_resamples)
+    return _cautious_t_test
+
+
+def _cautious_t_test(first_Q: np.ndarray, second_Q: np.ndarray) -> Comparison:
+    found = paired_t_test(first_Q, second_Q)
+    # all differences of one sign: they, and all of them swapped, are the two most extreme of 2^Q
+    least = 2.0 ** max(1 - found.num_queries, -1000)  # a float has no smaller one by much
+    p_value = max(found.p_value, least)
+    return found._replace(p_value=p_value, adjusted_p_value=p_value)
 
 
 def bootstrap_interval(
@@ -212,8 +245,7 @@ def bootstrap_interval(
         >>> mean, round(low, 1), round(high, 1)
         (0.5, 0.4, 0.6)
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}: give a number between 0 and 1, such as 0.95.")
+    _check_confidence(confidence)
     counted_Q = values_Q[~np.isnan(values_Q)]
     if not len(counted_Q):
         raise ValueError(f"no query counts: {len(values_Q)} values, none of which is a number.")
@@ -230,6 +262,106 @@ def bootstrap_interval(
         random_state=np.random.default_rng(seed),
     )
     return Interval(mean, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
+
+
+def macro_interval(
+    values: Sequence[np.ndarray],
+    queries: Sequence[np.ndarray],
+    confidence: float = 0.95,
+    num_resamples: int = 2_000,
+    seed: int = 0,
+) -> Interval:
+    """Mean over cells of the mean over queries, with its confidence interval, by a bootstrap of parallel queries.
+
+    In a table of languages the same query stands in many cells, in translation, and where it is hard it is hard in
+    many of them: the values are no independent draws. Hence queries are drawn again with replacement, each with all
+    its cells, as many as there are; that S times, and the ends are quantiles of the S means over cells. The cells are
+    not drawn: the interval is for other queries in the same languages. Where each cell has queries of its own, this is
+    the bootstrap of independent queries.
+
+    Args:
+        values (`Sequence[np.ndarray]`): Of each cell a measure of each query, or its difference between two systems,
+            of shape `(Q,)`; NaN where a query does not count. A cell where none counts is left out.
+        queries (`Sequence[np.ndarray]`): Of each cell which queries those are, by number or name, of shape `(Q,)`.
+        confidence (`float`, *optional*, defaults to `0.95`): Share of the means inside, between 0 and 1.
+        num_resamples (`int`, *optional*, defaults to `2000`): S.
+        seed (`int`, *optional*, defaults to `0`): Of the draws.
+
+    Returns:
+        `Interval`: Without width, and so without meaning, for a single query.
+
+    Raises:
+        ValueError: When no query counts, the queries are not those of the values, or the confidence is not between 0
+            and 1.
+
+    Example:
+
+        >>> # a query in both cells counts once, and the smaller cell for as much as the larger one
+        >>> half, queries = np.array([0.0, 1.0] * 50), np.arange(100)
+        >>> mean, low, high = macro_interval([half, half], [queries, queries])
+        >>> mean, round(low, 1), round(high, 1)
+        (0.5, 0.4, 0.6)
+        >>> macro_interval([half, half[1::2]], [queries, queries[1::2]]).mean
+        0.75
+    """
+    _check_confidence(confidence)
+    if [*map(np.shape, values)] != [*map(np.shape, queries)]:
+        raise ValueError("values and queries are not of the same shapes: give the query of each value of each cell.")
+    counted = [~np.isnan(value_Q) for value_Q in values]
+    if not any(map(np.any, counted)):
+        raise ValueError(f"no query counts: {len(values)} cells, none with a value that is a number.")
+    cells = [cell for cell in zip(values, queries, counted, strict=True) if cell[2].any()]
+    values = [value_Q[keep_Q] for value_Q, _, keep_Q in cells]
+    mean = float(np.mean([value_Q.mean() for value_Q in values]))
+    units, unit_of = np.unique(np.concatenate([query_Q[keep_Q] for _, query_Q, keep_Q in cells]), return_inverse=True)
+    blocks = _blocks(values, np.split(unit_of, np.cumsum([len(value_Q) for value_Q in values])[:-1]))
+    rng, num_units = np.random.default_rng(seed), len(units)
+    height = max(1, _BATCH_VALUES // (4 * num_units))
+    means = []
+    for start in range(0, num_resamples, height):
+        times_SU = _times_drawn(rng, min(height, num_resamples - start), num_units)
+        means.append(_macro_means(times_SU, blocks))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Interval(mean, low, high)
+
+
+def _blocks(values: list[np.ndarray], units: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Some cells each, as matrices: the units they have, the sum of values and the number of each unit by cell."""
+    blocks = []
+    for start in range(0, len(values), _BLOCK_CELLS):
+        chosen = slice(start, start + _BLOCK_CELLS)
+        present_U, row = np.unique(np.concatenate(units[chosen]), return_inverse=True)
+        column = np.repeat(np.arange(len(values[chosen])), [len(value_Q) for value_Q in values[chosen]])
+        sum_UC, number_UC = np.zeros((2, len(present_U), len(values[chosen])))
+        np.add.at(sum_UC, (row, column), np.concatenate(values[chosen]))
+        np.add.at(number_UC, (row, column), 1)
+        blocks.append((present_U, sum_UC, number_UC))
+    return blocks
+
+
+def _times_drawn(rng: np.random.Generator, num_resamples: int, num_units: int) -> np.ndarray:
+    """How often each of the units came in so many draws, by resample."""
+    drawn_SU = rng.integers(num_units, size=(num_resamples, num_units))
+    drawn_SU += np.arange(num_resamples)[:, None] * num_units
+    times = np.bincount(drawn_SU.ravel(), minlength=drawn_SU.size)
+    return times.reshape(drawn_SU.shape).astype(np.float64)
+
+
+def _macro_means(times_SU: np.ndarray, blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Of each resample the mean over the cells that have a query in it."""
+    total_S, cells_S = np.zeros((2, len(times_SU)))
+    for present_U, sum_UC, number_UC in blocks:
+        chosen_SU = times_SU[:, present_U]
+        number_SC = chosen_SU @ number_UC
+        there_SC = number_SC > 0
+        total_S += np.divide(chosen_SU @ sum_UC, number_SC, out=np.zeros_like(number_SC), where=there_SC).sum(axis=1)
+        cells_S += there_SC.sum(axis=1)
+    return total_S / cells_S
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: give a number between 0 and 1, such as 0.95.")
 
 
 def _differences(first_Q: np.ndarray, second_Q: np.ndarray) -> np.ndarray:
