@@ -2,8 +2,8 @@
 
 Each language has an index of its own: inverted lists where it is large, exact where it is small. The first places of
 the pool are those of the languages merged, so that monolingual, cross-lingual and multilingual rankings come from one
-search a language. A passage beyond the first `NUM_PLACES` of its language (or as many more as rankings are asked to
-have) counts as not found, in the pool one that comes after so many of any language too.
+search a language. A passage beyond the first `NUM_PLACES` of its language counts as not found, in the pool one that
+comes after so many of any language too, however long the rankings are that somebody wants beside.
 
 Shape letters: B queries of a block, D size of an embedding, R relevant passages, P places, L languages.
 """
@@ -50,7 +50,8 @@ class FaissPool:
         """Rank the pool; see `search.Pool`."""
         queries_BD, num_places = read_rows(self._queries[language], queries), max(NUM_PLACES, depth)
         found = [_search(index, queries_BD, num_places) for index in self._indexes]
-        own_R, pool_R, score_R = self._count(found, relevant)
+        known = [Best(*(column_BP[:, : NUM_PLACES + 1] for column_BP in part)) for part in found]
+        own_R, pool_R, score_R = self._count(known, relevant)
         merged, language_BP = _merged(found, self._starts, num_places)
         first_BP = merged.passage_BP[:, :num_first]
         own_BP = (language_BP[:, :num_first] == language) & (first_BP >= 0)

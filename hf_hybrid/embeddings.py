@@ -59,8 +59,8 @@ class TextEncoder:
         >>> class Letters:
         ...     def encode(self, texts):
         ...         return np.array([[text.count("a"), text.count("b")] for text in texts])
-        >>> TextEncoder(Letters(), query_prompt="b").encode(["aaa"], "query").round(2).tolist()
-        [[0.95, 0.32]]
+        >>> print(TextEncoder(Letters(), query_prompt="b").encode(["aaa"], "query").round(2))
+        [[0.95 0.32]]
     """
 
     def __init__(

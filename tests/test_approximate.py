@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 import torch
 
-from hf_hybrid import approximate
+from hf_hybrid import approximate, search
 from hf_hybrid.approximate import FaissPool
 from hf_hybrid.evaluation import evaluate_retrieval, flatten_scores
 from hf_hybrid.judgements import Relevant
@@ -141,13 +142,55 @@ def reach_written_out(scores_QN: np.ndarray, relevant: Relevant, sizes: Sequence
     return np.array(rows)
 
 
-def test_rankings_are_no_longer_than_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rankings_are_as_long_as_asked_and_change_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [50, 5]
+    pools = Pools(tmp_path, unit_vectors(NUM_QUERIES, 0), [unit_vectors(size, 1 + size) for size in sizes])
     monkeypatch.setattr(approximate, "NUM_PLACES", 8)
-    pools = Pools(tmp_path, unit_vectors(NUM_QUERIES, 0), [unit_vectors(50, 1), unit_vectors(5, 2)])
-    found, expected = pools.rank(random_relevant(pools.sizes))
-    assert [part.passage_BP.shape[1] for part in found.best] == [8, 5, 8]
+    relevant = random_relevant(sizes)
+    short = pools.approximate.rank(0, slice(0, NUM_QUERIES), relevant, 10, 0)
+    found, expected = pools.rank(relevant)  # 30 places
+    assert [part.passage_BP.shape[1] for part in found.best] == [30, 5, 30]
     for one, other in zip(found.best, expected.best, strict=True):
-        np.testing.assert_array_equal(one.passage_BP, other.passage_BP[:, : one.passage_BP.shape[1]])
+        np.testing.assert_array_equal(one.passage_BP, other.passage_BP)
+    for column in ("own_R", "pool_R", "score_R"):
+        np.testing.assert_array_equal(getattr(found, column), getattr(short, column))
+    assert 0 < np.isinf(found.own_R).sum() < len(found.own_R)
+
+
+class NotingIndex:
+    """An index that remembers what it was asked."""
+
+    def __init__(self, index: Any, asked: list[np.ndarray]) -> None:
+        self._index, self._asked = index, asked
+        self.ntotal = index.ntotal
+
+    def search(self, queries: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+        self._asked.append(queries)
+        return self._index.search(queries, places)
+
+
+def test_only_the_rows_that_are_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = Pools(tmp_path, unit_vectors(NUM_QUERIES, 0), [unit_vectors(20, 1)])
+    modes, load = [], np.load
+
+    def noted_load(path: Path, mmap_mode: Any = None) -> np.ndarray:
+        modes.append(mmap_mode)
+        return load(path, mmap_mode=mmap_mode)
+
+    monkeypatch.setattr(np, "load", noted_load)
+    asked: list[np.ndarray] = []
+    index = pools.approximate._indexes[0]
+    monkeypatch.setattr(pools.approximate, "_indexes", [NotingIndex(index, asked)])
+    pools.approximate.rank(0, slice(5, 7), random_relevant([20]).take(slice(0, 0)), 10, 0)
+    assert modes == ["r"] * 3
+    np.testing.assert_array_equal(asked[0], unit_vectors(NUM_QUERIES, 0)[5:7])
+
+
+def test_its_blocks_do_not_shrink_with_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = Pools(tmp_path, unit_vectors(NUM_QUERIES, 0), [unit_vectors(20, 1)])
+    monkeypatch.setattr(search, "_BLOCK_SCORES", 1)
+    assert pools.exact.block_height == 1
+    assert pools.approximate.block_height == 1024
 
 
 # Inverted lists

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hf_hybrid import search
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation import evaluate_retrieval, flatten_scores, scores_table
+from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
 from hf_hybrid.records import Scores
 from tests.toys import toy_corpus, toy_encoder
 
@@ -247,15 +248,17 @@ def written_out(encoder: Any, corpus: ParallelCorpus, max_queries: int | None = 
             for language in {language for language, _ in gains}:
                 here = [place for place, passage in enumerate(pool) if passage[0] == language]
                 found = measures_of([row[place] for place in here], [pool_gains[place] for place in here])
+                found["pool_recall@100"] = recall(ranks[language])
                 by_pair[f"{name}-{corpus.languages[language]}"].append(found)
         pairs.update({pair: mean(found) for pair, found in by_pair.items()})
         pooled.append(mean(whole))
         biases.append(mean(bias))
         num_queries += len(gains_of)
     same = {pair for pair in pairs if pair in {f"{name}-{name}" for name in corpus.languages}}
+    asked = {pair: {name: values[name] for name in MEASURES} for pair, values in pairs.items()}
     return {
-        "monolingual": mean([pairs[pair] for pair in pairs if pair in same]),
-        "cross_lingual": mean([pairs[pair] for pair in pairs if pair not in same]),
+        "monolingual": mean([asked[pair] for pair in pairs if pair in same]),
+        "cross_lingual": mean([asked[pair] for pair in pairs if pair not in same]),
         "multilingual": mean(pooled),
         "bias": mean(biases) | parallel_correlation(corpus, tops),
         "pairs": pairs,
@@ -384,8 +387,10 @@ def test_no_more_scores_are_held_than_a_block_has(monkeypatch: pytest.MonkeyPatc
 def test_a_perfect_encoder_has_perfect_scores() -> None:
     corpus = toy_corpus(20, ("de", "en", "zh"), missing=0.0)
     found = evaluated(ChosenEncoder(perfect), corpus)
-    for setting in (found["monolingual"], found["cross_lingual"], found["multilingual"], *found["pairs"].values()):
-        assert setting == {"MAP": 1, "nDCG@10": 1, "MRR@10": 1, "Recall@100": 1}
+    best = {"MAP": 1, "nDCG@10": 1, "MRR@10": 1, "Recall@100": 1}
+    for setting in (found["monolingual"], found["cross_lingual"], found["multilingual"]):
+        assert setting == best
+    assert list(found["pairs"].values()) == [{**best, "pool_recall@100": 1}] * 9
     assert found["bias"]["rank_distance"] == 2  # three translations at the first three places
     # three places go to the translations, seven to some of the 57 others, a third of which are of its language
     assert found["bias"]["same_language_share@10"] == pytest.approx(1 / 3)
@@ -394,8 +399,10 @@ def test_a_perfect_encoder_has_perfect_scores() -> None:
 def test_a_constant_encoder_has_the_worst_scores() -> None:
     corpus = toy_corpus(120, ("de", "en", "zh"), missing=0.0)
     found = evaluated(ChosenEncoder(constant), corpus)
-    for setting in (found["monolingual"], found["cross_lingual"], *found["pairs"].values()):
-        assert setting == {"MAP": pytest.approx(1 / 120), "nDCG@10": 0, "MRR@10": 0, "Recall@100": 0}
+    worst = {"MAP": pytest.approx(1 / 120), "nDCG@10": 0, "MRR@10": 0, "Recall@100": 0}
+    for setting in (found["monolingual"], found["cross_lingual"]):
+        assert setting == worst
+    assert list(found["pairs"].values()) == [{**worst, "pool_recall@100": 0}] * 9
     assert found["multilingual"]["MAP"] == pytest.approx((1 / 358 + 2 / 359 + 3 / 360) / 3)
     assert found["bias"]["same_language_share@10"] == pytest.approx(1 / 3)
 
@@ -428,7 +435,8 @@ def test_a_pair_without_queries_is_absent() -> None:
     assert list(found["pairs"]) == ["en-de"]
     assert found["num_queries"] == 1
     assert found["monolingual"] == {}
-    assert found["cross_lingual"] == found["multilingual"] == found["pairs"]["en-de"]
+    assert found["cross_lingual"] == found["multilingual"]
+    assert found["pairs"]["en-de"] == {**found["multilingual"], "pool_recall@100": 1}
     # no query has parallel passages or is parallel to another
     assert found["bias"] == {"same_language_share@10": 0, "other_language_recall@100": 1}
     assert "rank_distance" not in scores_table(None, found)

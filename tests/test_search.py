@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_hybrid import search
 from hf_hybrid.judgements import Relevant
-from hf_hybrid.search import Block, DensePool, ScoredPool, best, block_height, count_at_least, language_share
+from hf_hybrid.search import Block, DensePool, ScoredPool, block_height, read_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = {
@@ -57,15 +57,28 @@ def counts_written_out(scores: torch.Tensor, relevant: Relevant, sizes: Sequence
     return found
 
 
+class GivenPool(ScoredPool):
+    """A pool with scores from a table, in tiles of a width."""
+
+    def __init__(self, scores_QN: torch.Tensor, sizes: Sequence[int], width: int | None = None) -> None:
+        self.scores_QN, self.sizes, self.width = scores_QN, list(sizes), width or sum(sizes)
+
+    def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
+        return self.scores_QN[queries, passages]
+
+    def _tiles(self, num_queries: int) -> list[slice]:
+        total = sum(self.sizes)
+        return [slice(start, min(start + self.width, total)) for start in range(0, total, self.width)]
+
+
+NOTHING = Relevant(*np.zeros((4, 0), dtype=np.int64))
+WIDTHS = [None, 1, 4, 5]  # of tiles; None for one tile
+
+
 def counted(
-    scores: torch.Tensor, relevant: Relevant, sizes: Sequence[int], on_device: bool = False
+    scores: torch.Tensor, relevant: Relevant, sizes: Sequence[int], width: int | None = None
 ) -> list[tuple[int, int, float]]:
-    query_R, language_R, passage_R, _ = relevant
-    if on_device:  # what a GPU runs
-        bounds = np.cumsum([0, *sizes])
-        columns = search._count_on_device(scores, query_R, passage_R, bounds[language_R], bounds[language_R + 1])
-    else:
-        columns = count_at_least(scores, query_R, language_R, passage_R, sizes)
+    columns = GivenPool(scores, sizes, width).rank(0, slice(0, len(scores)), relevant, 3, 0)[:3]
     assert [column.dtype for column in columns] == [np.int64, np.int64, np.float32]
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -73,13 +86,21 @@ def counted(
 # Counts
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.fixture(params=["rows", "device"])
+def counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of counting, also the one that is for GPUs."""
+    if request.param == "device":
+        monkeypatch.setattr(search, "_count_in_rows", search._count_on_device)
+
+
+@pytest.mark.usefixtures("counting")
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", SIZES)
-def test_counts_are_those_written_out(name: str, seed: int, on_device: bool) -> None:
+def test_counts_are_those_written_out(name: str, seed: int, width: int | None) -> None:
     sizes = SIZES[name]
     scores, relevant = random_scores(sizes, seed=seed), random_relevant(sizes, seed=seed)
-    assert counted(scores, relevant, sizes, on_device) == counts_written_out(scores, relevant, sizes)
+    assert counted(scores, relevant, sizes, width) == counts_written_out(scores, relevant, sizes)
 
 
 def test_the_random_scores_have_what_makes_counting_hard() -> None:
@@ -98,10 +119,9 @@ def test_the_random_scores_have_what_makes_counting_hard() -> None:
     )
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_a_block_without_relevant_passages_has_no_counts(on_device: bool) -> None:
-    none = np.zeros(0, dtype=np.int64)
-    assert counted(random_scores([3, 4]), Relevant(none, none, none, none), [3, 4], on_device) == []
+@pytest.mark.usefixtures("counting")
+def test_a_block_without_relevant_passages_has_no_counts() -> None:
+    assert counted(random_scores([3, 4]), NOTHING, [3, 4]) == []
 
 
 @pytest.mark.parametrize("num_scores", [1, 24, 100])
@@ -111,8 +131,9 @@ def test_counting_on_a_device_in_parts_gives_identical_counts(
     sizes = SIZES["several languages"]
     scores, relevant = random_scores(sizes), random_relevant(sizes)
     assert len(relevant.query_R) > 100 // sum(sizes)
+    monkeypatch.setattr(search, "_count_in_rows", search._count_on_device)
     monkeypatch.setattr(search, "_COMPARED_SCORES", num_scores)
-    assert counted(scores, relevant, sizes, on_device=True) == counts_written_out(scores, relevant, sizes)
+    assert counted(scores, relevant, sizes) == counts_written_out(scores, relevant, sizes)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -131,27 +152,28 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_a_device_compares_no_more_scores_at_once_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = [3000, 1000]
-    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    scores, (query_R, _, passage_R, _) = random_scores([4000]), random_relevant([4000])
+    given = (scores, query_R, scores.numpy()[query_R, passage_R], np.tile([0, 4000], (len(query_R), 1)))
     with LargestTensor() as whole:
-        counted(scores, relevant, sizes, on_device=True)
-    assert whole.elements == 4000 * len(relevant.query_R) > 40_000
+        expected = search._count_on_device(*given)
+    assert whole.elements == 4000 * len(query_R) > 40_000
     monkeypatch.setattr(search, "_COMPARED_SCORES", 9000)
     with LargestTensor() as bounded:
-        counted(scores, relevant, sizes, on_device=True)
+        assert search._count_on_device(*given).tolist() == expected.tolist()
     assert bounded.elements == 8000
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_counts_on_a_gpu_are_those_of_the_cpu() -> None:
+@pytest.mark.parametrize("width", [None, 700])
+def test_ranks_on_a_gpu_are_those_of_the_cpu(width: int | None) -> None:
     sizes = [3000, 0, 1000]
     scores, relevant = random_scores(sizes), random_relevant(sizes)
-    assert counted(scores.cuda(), relevant, sizes) == counted(scores, relevant, sizes)
-    for found, expected in zip(best(scores.cuda(), 10), best(scores, 10), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    found, expected = (language_share(part, sizes, 0, 10) for part in (scores.cuda(), scores))
-    np.testing.assert_allclose(found, expected)
+    found, expected = (
+        GivenPool(part, sizes, width).rank(0, slice(0, 8), relevant, 10, 20) for part in (scores.cuda(), scores)
+    )
+    for one, other in zip(arrays_of(found), arrays_of(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # The share of a language
@@ -166,6 +188,10 @@ def share_written_out(row: list[float], sizes: Sequence[int], language: int, dep
     return float(np.mean(shares))
 
 
+def share(scores: torch.Tensor, sizes: Sequence[int], language: int, depth: int, width: int | None) -> list[float]:
+    return GivenPool(scores, sizes, width).rank(language, slice(0, len(scores)), NOTHING, depth, 0).share_B.tolist()
+
+
 @pytest.mark.parametrize("sizes", [[2, 3, 1], [0, 4, 2], [5]])
 @pytest.mark.parametrize("depth", [1, 3, 6, 10])
 def test_the_share_of_a_language_is_the_expected_one_where_ties_come_in_any_order(
@@ -174,61 +200,71 @@ def test_the_share_of_a_language_is_the_expected_one_where_ties_come_in_any_orde
     scores = random_scores(sizes, num_queries=4)
     for language in range(len(sizes)):
         expected = [share_written_out(row, sizes, language, depth) for row in scores.tolist()]
-        found = language_share(scores, sizes, language, depth)
-        assert found.tolist() == pytest.approx(expected, abs=1e-12)
+        for width in WIDTHS:
+            assert share(scores, sizes, language, depth, width) == pytest.approx(expected, abs=1e-12)
 
 
-def test_ties_share_the_last_places() -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_ties_share_the_last_places(width: int | None) -> None:
     scores = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]])
-    assert language_share(scores, [2, 3], 0, 2).tolist() == [(1 + 1 / 3) / 2]
-    assert language_share(scores, [2, 3], 1, 2).tolist() == [(0 + 2 / 3) / 2]
+    assert share(scores, [2, 3], 0, 2, width) == [(1 + 1 / 3) / 2]
+    assert share(scores, [2, 3], 1, 2, width) == [(0 + 2 / 3) / 2]
+
+
+@pytest.mark.parametrize("width", [None, 1, 7, 60])
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_do_not_depend_on_the_tiles(seed: int, width: int | None) -> None:
+    """Of ties with the last place some are in earlier tiles, some in later ones, some beyond what a tile lists."""
+    sizes = [30, 50, 41]
+    scores = torch.from_numpy(np.random.default_rng(seed).integers(0, 12, size=(20, 121)).astype(np.float32))
+    for language in range(3):
+        own = np.repeat(range(3), sizes) == language
+        expected = []
+        for row in scores.numpy():
+            last = np.sort(row)[-10]
+            above, level = row > last, row == last
+            expected.append(((own & above).sum() + (10 - above.sum()) * (own & level).sum() / level.sum()) / 10)
+        assert share(scores, sizes, language, 10, width) == pytest.approx(expected, abs=1e-12)
+    assert len(set(expected)) > 8
 
 
 # The first places
 
 
+def stable(scores: torch.Tensor, num_places: int) -> np.ndarray:
+    return np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :num_places]
+
+
+@pytest.mark.parametrize("width", [None, 1, 30, 199])
 @pytest.mark.parametrize("num_places", [1, 2, 10, 200, 500])
-def test_first_places_are_those_of_a_stable_sort(num_places: int) -> None:
+def test_first_places_are_those_of_a_stable_sort(num_places: int, width: int | None) -> None:
     scores = random_scores([200])
-    found = best(scores, num_places)
-    order = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :num_places]
-    np.testing.assert_array_equal(found.passage_BP, order)
-    np.testing.assert_array_equal(found.score_BP, np.take_along_axis(scores.numpy(), order, 1))
-    assert found.passage_BP.dtype == np.int64
-    assert found.score_BP.dtype == np.float32
+    block = GivenPool(scores, [200], width).rank(0, slice(0, 8), NOTHING, 4, num_places)
+    for found in block.best:  # of the one language, and of the pool
+        np.testing.assert_array_equal(found.passage_BP, stable(scores, num_places))
+        np.testing.assert_array_equal(found.score_BP, -np.sort(-scores.numpy(), axis=1)[:, :num_places])
+        assert found.passage_BP.dtype == np.int64
+        assert found.score_BP.dtype == np.float32
+    np.testing.assert_array_equal(block.first_BP, stable(scores, 4))
 
 
-def test_first_places_where_only_some_queries_have_ties() -> None:
+@pytest.mark.parametrize("width", [None, 1, 3])
+def test_first_places_where_only_some_queries_have_ties(width: int | None) -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0, 0.0], [1.0, 2.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    assert best(scores, 2).passage_BP.tolist() == [[0, 1], [1, 0], [0, 1]]
+    block = GivenPool(scores, [4], width).rank(0, slice(0, 3), NOTHING, 2, 2)
+    assert block.best[0].passage_BP.tolist() == block.first_BP.tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
-def test_a_language_without_passages_has_no_first_places() -> None:
-    assert best(torch.zeros(3, 0), 5).passage_BP.shape == (3, 0)
-
-
-class GivenPool(ScoredPool):
-    """A pool with scores from a table."""
-
-    def __init__(self, scores_QN: torch.Tensor, sizes: list[int]) -> None:
-        self.scores_QN, self.sizes = scores_QN, sizes
-
-    def scores(self, language: int, queries: slice) -> torch.Tensor:
-        return self.scores_QN[queries]
-
-
-def test_a_pool_is_ranked_as_a_whole_and_by_language() -> None:
-    sizes = SIZES["languages without passages"]
-    scores, relevant = random_scores(sizes), random_relevant(sizes)
-    block = GivenPool(scores, sizes).rank(3, slice(0, 8), relevant, 4, 3)
-    counts = counts_written_out(scores, relevant, sizes)
-    assert list(zip(block.own_R, block.pool_R, block.score_R, strict=True)) == counts
-    assert block.share_B.tolist() == language_share(scores, sizes, 3, 4).tolist()
-    assert block.share_B.tolist() != language_share(scores, sizes, 1, 4).tolist()
-    np.testing.assert_array_equal(block.first_BP, best(scores, 4).passage_BP)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", SIZES)
+def test_a_pool_is_ranked_as_a_whole_and_by_language(name: str, width: int | None) -> None:
+    sizes = SIZES[name]
+    scores = random_scores(sizes)
+    block = GivenPool(scores, sizes, width).rank(0, slice(0, 8), random_relevant(sizes), 4, 3)
     starts = np.cumsum([0, *sizes])
     for (start, end), found in zip([*pairwise(starts), (0, sum(sizes))], block.best, strict=True):
-        np.testing.assert_array_equal(found.passage_BP, best(scores[:, start:end], 3).passage_BP)
+        np.testing.assert_array_equal(found.passage_BP, stable(scores[:, start:end], 3))
+    np.testing.assert_array_equal(block.first_BP, stable(scores, 4))
 
 
 def test_rankings_are_made_only_on_request() -> None:
@@ -286,20 +322,28 @@ def test_scores_are_inner_products_however_shards_are_cut(
     pool = dense_pool(tmp_path, cut)
     assert pool.sizes == POOL_SIZES
     for language, queries in ((0, slice(0, 7)), (2, slice(1, 4)), (0, slice(5, 7)), (2, slice(0, 5))):
-        found = pool.scores(language, queries)
-        assert found.dtype == torch.float32
-        assert found.tolist() == (QUERIES[language][queries] @ np.concatenate(PASSAGES).T).tolist()
+        for passages in (slice(None), slice(0, 4), slice(3, 10), slice(5, 7), slice(12, 13)):
+            found = pool.scores(language, queries, passages)
+            expected = QUERIES[language][queries] @ np.concatenate(PASSAGES)[passages].T
+            assert found.dtype == torch.float32
+            assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("rows", [slice(0, 7), slice(0, 3), slice(2, 5), slice(3, 4), slice(6, 7)])
+def test_rows_are_read_across_shards(rows: slice, tmp_path: Path) -> None:
+    paths = saved(tmp_path, "queries", QUERIES[0], [3, 1, 3])
+    np.testing.assert_array_equal(read_rows(paths, rows), QUERIES[0][rows])
 
 
 @pytest.mark.parametrize("block_scores", [1, 30, 1000])
-def test_blocks_of_queries_give_the_ranks_of_all_at_once(
-    block_scores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("height", [1, 2, 7])
+def test_blocks_and_tiles_give_the_ranks_of_all_at_once(
+    height: int, block_scores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, relevant = dense_pool(tmp_path), random_relevant(POOL_SIZES, num_queries=7)
     whole = pool.rank(0, slice(0, 7), relevant, 3, 2)
     monkeypatch.setattr(search, "_BLOCK_SCORES", block_scores)
-    height = block_height(pool.sizes)
-    assert height == {1: 1, 30: 2, 1000: 76}[block_scores]
+    assert len(pool._tiles(height)) == -(-13 // max(1, block_scores // height))
     blocks = []
     for first in range(0, 7, height):
         queries = slice(first, min(first + height, 7))
@@ -308,6 +352,33 @@ def test_blocks_of_queries_give_the_ranks_of_all_at_once(
     joined = map(np.concatenate, zip(*map(arrays_of, blocks), strict=True))
     for found, expected in zip(joined, arrays_of(whole), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_no_more_scores_are_held_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = [
+        saved(tmp_path, name, vectors(number, 1), [40] * (number // 40)) for name, number in (("q", 40), ("p", 400))
+    ]
+    pool, relevant = DensePool([shards[0]], [shards[1]], torch.device("cpu")), random_relevant([400], num_queries=40)
+    with LargestTensor() as whole:
+        expected = pool.rank(0, slice(0, 40), relevant, 3, 5)
+    assert whole.elements == 40 * 400
+    monkeypatch.setattr(search, "_BLOCK_SCORES", 40 * 50)
+    with LargestTensor() as bounded:
+        found = pool.rank(0, slice(0, 40), relevant, 3, 5)
+    assert bounded.elements == 40 * 50
+    for one, other in zip(arrays_of(found), arrays_of(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_block_is_as_high_as_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_BLOCK_SCORES", 10_000)
+    assert block_height([30, 0, 9]) == 256  # all scores of so many queries
+    assert block_height([30, 0, 10]) == 100  # else as many queries as passages, and tiles of those
+    assert block_height([10**9]) == 100
+    assert dense_pool(tmp_path).block_height == 10_000 // 13
+    assert GivenPool(random_scores([39]), [39]).block_height == 256
+    assert GivenPool(random_scores([400]), [400]).block_height == 25
+    assert GivenPool(torch.zeros(1, 20_000), [20_000]).block_height == 1
 
 
 def test_scores_stay_in_float32_under_autocast(tmp_path: Path) -> None:
@@ -321,6 +392,35 @@ def test_scores_stay_in_float32_under_autocast(tmp_path: Path) -> None:
         found = pool.scores(0, slice(0, 5))
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
+
+
+@pytest.fixture
+def short_products() -> Iterator[list[Any]]:
+    """As after `torch.set_float32_matmul_precision("medium")`, or under a `Trainer` with `tf32=True`."""
+    products: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [product.fp32_precision for product in products]
+    for product, precision in zip(products, ("tf32", "bf16"), strict=True):
+        product.fp32_precision = precision
+    yield products
+    for product, precision in zip(products, before, strict=True):
+        product.fp32_precision = "none"  # then it is what torch says for all products
+        if product.fp32_precision != precision:
+            product.fp32_precision = precision
+
+
+def test_products_are_not_made_of_shorter_numbers(
+    short_products: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, multiply = [], torch.mm
+
+    def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append([product.fp32_precision for product in short_products])
+        return multiply(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    dense_pool(tmp_path).scores(0, slice(0, 7))
+    assert seen == [["ieee", "ieee"]] * NUM_SHARDS
+    assert [product.fp32_precision for product in short_products] == ["tf32", "bf16"]
 
 
 class Mappings:
@@ -361,7 +461,7 @@ def test_a_pool_that_is_too_large_is_read_shard_by_shard_for_each_block(
     pool = dense_pool(tmp_path)
     assert mappings.alive == 0
     assert mappings.most_alive == 1
-    pool.scores(0, slice(0, 1))  # reads the queries
+    pool.scores(0, slice(0, 7))  # reads the queries
     for _ in range(2):
         mappings.start()
         pool.scores(0, slice(0, 7))
@@ -376,17 +476,18 @@ def test_a_pool_that_is_small_enough_is_opened_once(tmp_path: Path, monkeypatch:
     mappings = Mappings(monkeypatch)
     pool = dense_pool(tmp_path)
     assert mappings.alive == NUM_SHARDS
-    pool.scores(0, slice(0, 1))  # reads the queries
+    pool.scores(0, slice(0, 7))  # reads the queries
     mappings.start()
     pool.scores(0, slice(0, 7))
     assert mappings.opened == 0
 
 
-def test_queries_of_one_language_are_read_once_for_all_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_of_a_block_are_read_once_for_all_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = dense_pool(tmp_path)
     mappings = Mappings(monkeypatch)
-    for first in range(7):
-        pool.scores(0, slice(first, first + 1))
+    for first in range(12):
+        pool.scores(0, slice(0, 7), slice(first, first + 1))
     assert mappings.opened == 3
-    pool.scores(2, slice(0, 5))
-    assert mappings.opened == 3 + 2
+    pool.scores(0, slice(2, 3))
+    pool.scores(2, slice(2, 3))
+    assert mappings.opened == 3 + 3 + 2
