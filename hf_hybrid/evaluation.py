@@ -24,7 +24,7 @@ from .approximate import FaissPool
 from .embeddings import EmbeddingStore, TextEncoder
 from .judgements import Relevant, judged_queries, judgements
 from .metrics.beir_cross_lingual import ranking
-from .search import Best, Block, DensePool, Pool, block_height
+from .search import Best, Block, DensePool, Pool
 from .tally import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _rank_blocks(
 ) -> Iterator[Block]:
     """Block after block of this process' share of the queries of one language."""
     share = np.array_split(np.arange(num_queries), distributed.world_size())[distributed.rank()]
-    height = block_height(pool.sizes)
+    height = pool.block_height
     for first in range(0, len(share), height):
         queries = slice(int(share[first]), int(share[min(first + height, len(share)) - 1]) + 1)
         begin, end = np.searchsorted(relevant.query_R, [queries.start, queries.stop])

@@ -33,6 +33,8 @@ from .judgements import Relevant
 _BLOCK_SCORES = 2**27
 # With at least so many queries in a block, products are as fast as with more, and the pool may be read for each block.
 _ENOUGH_QUERIES = 256
+# Passages multiplied at once: on a CPU a product that stays in its caches, and is then copied, is made 20% faster.
+_PRODUCT_ROWS = 2**10
 # Scores that are compared at once on a GPU: 256 MiB, copied for each relevant passage.
 _COMPARED_SCORES = 2**26
 # A pool of at most so many bytes is kept in memory (on a GPU, of half of what is free there); a larger one is read
@@ -132,7 +134,8 @@ class ScoredPool:
         for tile in tiles:
             here = np.flatnonzero((relevant.passage_R >= tile.start) & (relevant.passage_R < tile.stop))
             if len(here):
-                score_R[here] = _chosen(scores(tile), relevant.query_R[here], relevant.passage_R[here] - tile.start)
+                chosen = relevant.query_R[here], relevant.passage_R[here] - tile.start
+                score_R[here] = scores(tile)[chosen].cpu().numpy()
         # Step 4
         places = _Places(self.sizes, language, relevant, score_R, num_first, depth)
         for tile in tiles:
@@ -187,7 +190,7 @@ class DensePool(ScoredPool):
         scores_BT = torch.empty(len(queries_BD), end - first, device=self._device)
         with _full_float32(self._device):
             for start, some_TD in self._passages(first, end):
-                torch.mm(queries_BD, some_TD.T, out=scores_BT[:, start - first : start - first + len(some_TD)])
+                scores_BT[:, start - first : start - first + len(some_TD)] = torch.mm(queries_BD, some_TD.T)
         return scores_BT
 
     def _tiles(self, num_queries: int) -> list[slice]:
@@ -195,12 +198,14 @@ class DensePool(ScoredPool):
         return [slice(start, min(start + width, total)) for start in range(0, total, width)]
 
     def _passages(self, first: int, end: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """The parts of shards between two places of the pool, and where each begins."""
+        """Parts of the shards between two places of the pool, and where each begins."""
         for number, (start, stop) in enumerate(pairwise(self._bounds)):
             if start < end and stop > first:
                 # a mapping ends with its turn, so that its pages do not stay resident
                 shard_ND = self._resident[number] if self._resident else _mapped(self._shards[number])
-                yield max(start, first), shard_ND[max(first - start, 0) : end - start].to(self._device)
+                some_TD = shard_ND[max(first - start, 0) : end - start].to(self._device)
+                for offset in range(0, len(some_TD), _PRODUCT_ROWS):
+                    yield max(start, first) + offset, some_TD[offset : offset + _PRODUCT_ROWS]
 
 
 def read_rows(paths: Sequence[Path], rows: slice) -> np.ndarray:
@@ -238,11 +243,6 @@ def _full_float32(device: torch.device) -> Iterator[None]:
             product.fp32_precision = "none"  # as `torch.backends.fp32_precision` says
             if product.fp32_precision != precision:
                 product.fp32_precision = precision
-
-
-def _chosen(scores_BT: torch.Tensor, query_S: np.ndarray, place_S: np.ndarray) -> np.ndarray:
-    query, place = (torch.from_numpy(column).to(scores_BT.device) for column in (query_S, place_S))
-    return scores_BT[query, place].cpu().numpy()
 
 
 class _Top(NamedTuple):
