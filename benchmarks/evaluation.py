@@ -194,7 +194,7 @@ def compare_scoring(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def random_runs(num_queries: int, num_hits: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Runs, best hit first, and references: five documents that are in the run, one that is not."""
+    """Runs, best hit first; references: five documents of the run, mostly in its first 100 places, and one beside it."""
     generator = np.random.default_rng(0)
     documents = [f"document-{number}" for number in range(20 * num_hits)]
     predictions, references = [], []
@@ -202,7 +202,8 @@ def random_runs(num_queries: int, num_hits: int) -> tuple[list[dict[str, Any]], 
         hits = generator.choice(len(documents), num_hits + 1, replace=False).tolist()
         ids = [documents[number] for number in hits]
         scores = np.sort(generator.standard_normal(num_hits).astype(np.float32))[::-1].tolist()
-        relevant = [ids[place] for place in (generator.integers(num_hits // 5, size=5) * 5 + np.arange(5)).tolist()]
+        places = np.minimum(generator.geometric(5 / 50, size=5), num_hits // 5) * 5 - 1 - np.arange(5)
+        relevant = [ids[place] for place in places.tolist()]
         grades = generator.integers(1, 4, size=6).tolist()
         predictions.append({"query_id": f"query-{query}", "doc_ids": ids[:-1], "scores": scores})
         references.append({"query_id": f"query-{query}", "doc_ids": [*relevant, ids[-1]], "relevance": grades})
@@ -263,11 +264,11 @@ def search_in_process(side: str, folder: Path) -> dict[str, Any]:
 def search_ours(folder: Path) -> np.ndarray:
     """As an evaluation does it: the first places, and the rank of a passage that is called relevant."""
     from hf_hybrid.judgements import Relevant
-    from hf_hybrid.search import DensePool, block_height
+    from hf_hybrid.search import DensePool
 
     shards, queries = sorted(folder.glob("shard-*.npy")), folder / "queries.npy"
     pool = DensePool([[queries]], [shards], torch.device("cpu"))
-    found, height, num_queries = [], block_height(pool.sizes), len(np.load(queries, mmap_mode="r"))
+    found, height, num_queries = [], pool.block_height, len(np.load(queries, mmap_mode="r"))
     for start in range(0, num_queries, height):
         query_R = np.arange(min(height, num_queries - start))
         relevant = Relevant(query_R, np.zeros_like(query_R), query_R, np.ones_like(query_R))

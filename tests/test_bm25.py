@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_hybrid import bm25
 from hf_hybrid.bm25 import TermPool, evaluate_bm25, terms
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 
@@ -126,6 +127,30 @@ def test_passages_without_any_term_score_nothing(german: str) -> None:
     assert scores.shape == (3, 3)
     assert not scores[:, :2].any()
     assert scores[:, 2].any() == (german != "!")
+
+
+def test_texts_are_read_in_parts_and_only_those_that_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, rows = small_corpus(), np.array([0, 1, 3, 4, 6])
+    whole = pool_of(corpus, english=[1, 2]).scores(0, slice(0, 7))
+    for number in (1, 2, 100):
+        monkeypatch.setattr(bm25, "_READ_ROWS", number)
+        assert list(bm25._texts(corpus.queries("en"), rows)) == [QUERIES[row] for row in rows]
+        assert list(bm25._texts(corpus.queries("en"), rows[:0])) == []
+        assert torch.equal(pool_of(corpus, english=[1, 2]).scores(0, slice(0, 7)), whole)
+
+
+def test_scores_of_some_passages_are_part_of_all() -> None:
+    pool = pool_of(small_corpus())
+    assert torch.equal(pool.scores(0, slice(0, 7), slice(2, 5)), pool.scores(0, slice(0, 7))[:, 2:5])
+
+
+def test_bars_are_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_bm25(small_corpus())
+    assert capsys.readouterr().err == ""
+    evaluate_bm25(small_corpus(), show_progress=True)
+    shown = capsys.readouterr().err
+    assert "Reading" in shown
+    assert "Evaluating" in shown
 
 
 # In an evaluation

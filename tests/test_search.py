@@ -491,3 +491,124 @@ def test_queries_of_a_block_are_read_once_for_all_tiles(tmp_path: Path, monkeypa
     pool.scores(0, slice(2, 3))
     pool.scores(2, slice(2, 3))
     assert mappings.opened == 3 + 3 + 2
+
+
+class NotingPool(GivenPool):
+    """Remembers which tiles it was asked for, and how many were alive at once."""
+
+    def __init__(self, scores_QN: torch.Tensor, sizes: Sequence[int], width: int | None = None) -> None:
+        super().__init__(scores_QN, sizes, width)
+        self.asked: list[tuple[int, int]] = []
+        self.most_alive = 0
+        self._made: list[weakref.ref[torch.Tensor]] = []
+
+    def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
+        made = super().scores(language, queries, passages).clone()
+        self.asked.append((passages.start, passages.stop))
+        self._made.append(weakref.ref(made))
+        self.most_alive = max(self.most_alive, sum(reference() is not None for reference in self._made))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("width", "relevant_in", "asked"),
+    [
+        (24, (0, 24), [(0, 24)]),
+        (10, (0, 24), [(0, 10), (10, 20), (20, 24)] * 2),
+        (10, (10, 20), [(10, 20), (0, 10), (10, 20), (20, 24)]),
+        (10, (0, 0), [(0, 10), (10, 20), (20, 24)]),
+    ],
+)
+def test_a_tile_is_computed_as_often_as_needed_and_never_held_beside_another(
+    width: int, relevant_in: tuple[int, int], asked: list[tuple[int, int]]
+) -> None:
+    sizes = SIZES["several languages"]
+    scores, relevant = random_scores(sizes), random_relevant(sizes)
+    relevant = relevant.take((relevant.passage_R >= relevant_in[0]) & (relevant.passage_R < relevant_in[1]))
+    pool = NotingPool(scores, sizes, width)
+    pool.rank(0, slice(0, 8), relevant, 3, 4)
+    assert pool.asked == asked
+    assert pool.most_alive == 1
+
+
+@pytest.mark.parametrize("width", [1, 5, 7])
+@pytest.mark.parametrize("values", [1, 2, 5, 50, 10_000])
+def test_tiles_change_nothing(values: int, width: int) -> None:
+    """Where all scores tie, where most do, and where few do."""
+    sizes = [0, 23, 40, 1, 57, 0]
+    scores = np.random.default_rng(values).integers(0, values, size=(40, sum(sizes))).astype(np.float32)
+    relevant = random_relevant(sizes, num_queries=40)
+    found, expected = (
+        GivenPool(torch.from_numpy(scores), sizes, tile).rank(2, slice(0, 40), relevant, 10, 20)
+        for tile in (width, None)
+    )
+    for one, other in zip(arrays_of(found), arrays_of(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("width", [1, 3, 9])
+def test_scores_that_rise_or_fall_from_tile_to_tile(width: int) -> None:
+    """The last of the first places changes with each tile, or never again."""
+    steps = np.repeat([0.0, 1.0, 2.0, 2.0, 3.0, 3.0], 3).astype(np.float32)
+    scores = torch.from_numpy(np.stack([steps, steps[::-1], np.ones(18, dtype=np.float32)]))
+    assert share(scores, [9, 9], 0, 4, width) == [0, 1, 0.5]
+    assert share(scores, [9, 9], 1, 8, width) == [(6 + 2 * 1 / 2) / 8, 2 * (1 / 2) / 8, 0.5]
+
+
+def test_a_relevant_score_is_that_of_the_product_it_is_compared_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a rounding could put a passage behind or before itself."""
+    generator = np.random.default_rng(0)
+    queries, passages = (generator.standard_normal((number, 384), dtype=np.float32) for number in (37, 501))
+    paths = [saved(tmp_path, "q", queries, [20, 17]), saved(tmp_path, "p", passages, [100, 203, 198])]
+    pool, relevant = DensePool([paths[0]], [paths[1]], torch.device("cpu")), random_relevant([501], num_queries=37)
+    monkeypatch.setattr(search, "_BLOCK_SCORES", 37 * 64)
+    monkeypatch.setattr(search, "_PRODUCT_ROWS", 50)
+    tiles = pool._tiles(37)
+    assert len(tiles) == 8
+    products = torch.cat([pool.scores(0, slice(0, 37), tile) for tile in tiles], dim=1)
+    np.testing.assert_allclose(products, queries @ passages.T, rtol=1e-4, atol=1e-4)
+    found = pool.rank(0, slice(0, 37), relevant, 10, 20)
+    assert (found.score_R != (queries[relevant.query_R] * passages[relevant.passage_R]).sum(axis=1)).any()
+    columns = zip(found.own_R.tolist(), found.pool_R.tolist(), found.score_R.tolist(), strict=True)
+    assert list(columns) == counts_written_out(products, relevant, [501])
+    np.testing.assert_array_equal(found.best[1].passage_BP, stable(products, 20))
+
+
+def test_a_large_pool_is_read_twice_for_a_block_in_several_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_RESIDENT_BYTES", 0)
+    pool, relevant = dense_pool(tmp_path), random_relevant(POOL_SIZES, num_queries=7)
+    pool.scores(0, slice(0, 7))  # reads the queries
+    mappings = Mappings(monkeypatch)
+    for block_scores, opened in (
+        (7 * 13, NUM_SHARDS),
+        (7 * 9, 2 * NUM_SHARDS),  # the tiles end with the languages
+        (7 * 6, 2 * (NUM_SHARDS + 2)),  # at places 6 and 12, within shards
+    ):
+        monkeypatch.setattr(search, "_BLOCK_SCORES", block_scores)
+        mappings.start()
+        pool.rank(0, slice(0, 7), relevant, 3, 2)
+        assert mappings.opened == opened
+        assert mappings.most_alive <= 2
+        assert mappings.alive == 0
+
+
+def test_precision_is_put_back_after_an_error_and_still_follows_the_general_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    backends: Any = torch.backends
+    pool, before = dense_pool(tmp_path), backends.fp32_precision
+    try:
+        backends.fp32_precision = "tf32"  # what a Trainer does with `tf32=True`
+        monkeypatch.setattr(torch, "mm", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pool.scores(0, slice(0, 1))
+        assert {product.fp32_precision for product in products} == {"tf32"}
+        backends.fp32_precision = "ieee"
+        assert {product.fp32_precision for product in products} == {"ieee"}
+    finally:
+        backends.fp32_precision = before

@@ -128,7 +128,8 @@ def _columns(entry: Mapping[str, Any], kind: str, values: str) -> tuple[str, lis
 def _numbers(numbers: Any, kind: str, query_id: str, values: str) -> np.ndarray:
     where = f"{kind}, query {query_id!r}: {values} must be finite numbers"
     try:
-        found_N = np.fromiter(numbers, np.float64, len(numbers))
+        given = isinstance(numbers, np.ndarray)
+        found_N = numbers.astype(np.float64) if given else np.fromiter(numbers, np.float64, len(numbers))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}, found {numbers!r:.80}.") from None
     finite_N = np.isfinite(found_N)
