@@ -194,7 +194,7 @@ def compare_scoring(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def random_runs(num_queries: int, num_hits: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Runs, best hit first; references: five documents of the run, mostly in its first 100 places, and one beside it."""
+    """Runs, best hit first; references: five documents of the run, mostly in its first 100 places, and another one."""
     generator = np.random.default_rng(0)
     documents = [f"document-{number}" for number in range(20 * num_hits)]
     predictions, references = [], []

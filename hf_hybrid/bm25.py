@@ -22,8 +22,6 @@ from .evaluation import evaluate_pool
 from .search import ScoredPool
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from .corpus import ParallelCorpus
     from .records import Scores
 
@@ -84,7 +82,7 @@ class TermPool(ScoredPool):
         passages = []
         with tqdm(total=sum(self.sizes), desc="Reading", unit="text", disable=not show_progress, leave=False) as bar:
             for language, rows in zip(corpus.languages, candidates, strict=True):
-                for text in _texts(corpus.passages(language), rows):
+                for text in _texts(corpus, corpus.PASSAGE, language, rows):
                     # numbers of four bytes, where each word would be an object of sixty
                     passages.append(array("i", (self._number(term) for term in terms(text))))
                     bar.update()
@@ -94,10 +92,10 @@ class TermPool(ScoredPool):
 
     def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
         """Scores `(B, T)` of some queries of one language."""
-        asked = self._corpus.queries(self._corpus.languages[language])
+        corpus, name = self._corpus, self._corpus.languages[language]
         none = np.zeros(sum(self.sizes), dtype=np.float32)
         found = []
-        for text in _texts(asked, self._queries[language][queries]):
+        for text in _texts(corpus, corpus.QUERY, name, self._queries[language][queries]):
             known = [self._vocabulary[term] for term in terms(text) if term in self._vocabulary]
             found.append(np.asarray(self._index.get_scores_from_ids(known), dtype=np.float32) if known else none)
         return torch.from_numpy(np.stack(found))[:, passages]
@@ -106,15 +104,10 @@ class TermPool(ScoredPool):
         return self._vocabulary.setdefault(term, len(self._vocabulary))
 
 
-def _texts(column: pa.ChunkedArray, rows: np.ndarray) -> Iterator[str]:
-    """The texts at some rows, which increase."""
-    import pyarrow as pa
-
+def _texts(corpus: ParallelCorpus, kind: int, language: str, rows: np.ndarray) -> Iterator[str]:
+    """The texts at some rows, which increase, some at a time."""
     for start in range(0, len(rows), _READ_ROWS):
-        some = rows[start : start + _READ_ROWS]
-        wanted = np.zeros(int(some[-1] - some[0]) + 1, dtype=bool)
-        wanted[some - some[0]] = True
-        yield from column.slice(int(some[0]), len(wanted)).filter(pa.array(wanted)).to_pylist()
+        yield from corpus.texts(kind, language, rows[start : start + _READ_ROWS])
 
 
 def evaluate_bm25(corpus: ParallelCorpus, **options: Any) -> Scores:

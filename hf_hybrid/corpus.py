@@ -154,6 +154,10 @@ class ParallelCorpus:
         """One text: `kind` is `QUERY` or `PASSAGE`."""
         return self._texts(kind, language)["text"][int(row)].as_py()
 
+    def texts(self, kind: int, language: str, rows: np.ndarray) -> list[str]:
+        """The texts at increasing `rows`."""
+        return _take(self._texts(kind, language)["text"], rows).to_pylist()
+
     def row_ids(self, kind: int, language: str) -> pa.ChunkedArray | None:
         """The source's own id of each text row (BEIR's query and document ids), `None` where it has none."""
         table = self._texts(kind, language)
@@ -375,9 +379,10 @@ class CorpusBuilder(CorpusWriter):
 
 def _take(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
     """Texts at increasing `rows`, chunk by chunk: `take` joins the chunks, which 32-bit offsets may not hold."""
-    wanted = np.zeros(len(column), dtype=bool)
-    wanted[rows] = True
-    return column.filter(pa.array(wanted))
+    first, last = (int(rows[0]), int(rows[-1])) if len(rows) else (0, -1)
+    wanted = np.zeros(last + 1 - first, dtype=bool)
+    wanted[rows - first] = True
+    return column.slice(first, len(wanted)).filter(pa.array(wanted))
 
 
 def _renumber(rows: np.ndarray, kept: np.ndarray) -> np.ndarray:

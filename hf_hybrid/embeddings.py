@@ -234,7 +234,7 @@ class EmbeddingStore:
     def _encode(self, side: int, language: str, rows: np.ndarray) -> np.ndarray:
         """Embeddings `(len(rows), D)`, each process having encoded its share."""
         share = (distributed.rank(), distributed.world_size())
-        own_ND = self.encoder.encode(self._texts(side, language, rows), SIDES[side], share)
+        own_ND = self.encoder.encode(self.corpus.texts(side, language, rows), SIDES[side], share)
         own = torch.as_tensor(own_ND, dtype=torch.float32, device=distributed.device())
         embeddings_ND = distributed.sum_over_ranks(own).cpu().numpy()
         if not np.isfinite(embeddings_ND).all():
@@ -244,16 +244,6 @@ class EmbeddingStore:
                 "bf16)?"
             )
         return embeddings_ND
-
-    def _texts(self, side: int, language: str, rows: np.ndarray) -> list[str]:
-        import pyarrow as pa  # here, so that the trainer imports where only a model and tokens are at hand
-
-        column = self.corpus.queries(language) if side == self.corpus.QUERY else self.corpus.passages(language)
-        first = int(rows[0])
-        wanted = np.zeros(int(rows[-1]) + 1 - first, dtype=bool)
-        wanted[rows - first] = True
-        # `take` would join the chunks, which may pass 2 GiB
-        return column.slice(first, len(wanted)).filter(pa.array(wanted)).to_pylist()
 
 
 def _normalized(vectors: Any) -> np.ndarray:

@@ -27,8 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tables": {"corpus_files", "readers"},
     "formats": {"corpus_files", "languages", "readers", "tables"},
     "presets": {"readers"},
-    "sources": {"corpus", "corpus_files", "formats", "languages", "presets", "readers", "sample"}
-    | {"tables"},
+    "sources": {"corpus", "corpus_files", "formats", "languages", "presets", "readers", "sample"} | {"tables"},
     "sample": {"corpus"},
     # from items to gradients
     "mix": set(),

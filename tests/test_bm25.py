@@ -134,8 +134,8 @@ def test_texts_are_read_in_parts_and_only_those_that_are_wanted(monkeypatch: pyt
     whole = pool_of(corpus, english=[1, 2]).scores(0, slice(0, 7))
     for number in (1, 2, 100):
         monkeypatch.setattr(bm25, "_READ_ROWS", number)
-        assert list(bm25._texts(corpus.queries("en"), rows)) == [QUERIES[row] for row in rows]
-        assert list(bm25._texts(corpus.queries("en"), rows[:0])) == []
+        assert list(bm25._texts(corpus, corpus.QUERY, "en", rows)) == [QUERIES[row] for row in rows]
+        assert list(bm25._texts(corpus, corpus.QUERY, "en", rows[:0])) == []
         assert torch.equal(pool_of(corpus, english=[1, 2]).scores(0, slice(0, 7)), whole)
 
 
