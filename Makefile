@@ -14,7 +14,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-train: $(VENV)/.train ## train on the built-in sample corpus: no network, 4 minutes on two cores
+train: $(VENV)/.train ## train on the built-in sample corpus: no network, minutes on two cores
 	HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/train.py
 
 test: $(VENV)/.dev ## run the whole suite that needs no GPU, and the examples in the docstrings

@@ -219,6 +219,9 @@ class EvaluationArguments:
     corpus_format: str = _option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
     split: str | None = _option(None, "Split of a BEIR folder or a preset.")
     languages: str | None = _option(None, "Comma-separated codes; all languages of the corpus by default.")
+    held_out: float = _option(
+        0.0, "Only what train.py holds out of the corpus with the same --held_out; by default all of it."
+    )
     on_bad_row: str = _option("refuse", "refuse: stop at the first bad row; skip: leave it out and count it.")
     cache_dir: str = _option(CACHE_DIR, "Where built corpora are kept.")
     settings: str = _option("monolingual,cross_lingual,multilingual", "Which of these three.")
@@ -256,6 +259,8 @@ class EvaluationArguments:
             if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
                 extra = {"bm25s": "bm25"}.get(package, package)
                 raise ValueError(f'{package} is not installed: pip install "hf-hybrid[{extra}]".')
+        if os.path.isfile(self.output_dir):
+            raise ValueError(f"output_dir={self.output_dir!r} is a file; name a folder.")
         if os.path.exists(os.path.join(self.output_dir, "run.json")):
             raise ValueError(f"output_dir={self.output_dir!r} holds a training run, whose eval.json would be lost.")
         if self.run_depth != 1000 and not self.save_runs:
@@ -275,6 +280,9 @@ def explained_errors(program: str) -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _fair_threads() -> int:

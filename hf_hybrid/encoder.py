@@ -114,9 +114,10 @@ class HybridEncoder(nn.Module):
         try:
             model = model_folder.load_model(name, revision, dtype, attention_dropout, wanted.get("pooling"))
         except OSError as error:
-            raise OSError(
-                f"{name!r} is no model folder here and no model on the Hub that can be had: {error}"
-            ) from error
+            what = (
+                "a folder without a model" if os.path.isdir(name) else "no folder here, and no model that the Hub gave"
+            )
+            raise OSError(f"{name!r} is {what}: {error}") from error
         wanted = {"projection": model.projection, "attention": attention, **model.settings, **wanted}
         return cls(model.backbone, model.tokenizer, **wanted)
 

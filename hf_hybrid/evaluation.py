@@ -151,7 +151,7 @@ def evaluate_pool(
     Raises:
         ValueError: When there is nothing to evaluate, or an argument is not one of those allowed.
     """
-    _check(settings, measures, max_queries)
+    check_asked(settings, measures, max_queries)
     tally, depth = Tally(corpus, settings), details.run_depth if details is not None else 0
     alone = tuple(settings) == ("monolingual",)
     for view in [corpus.select_languages([name]) for name in corpus.languages] if alone else [corpus]:
@@ -225,11 +225,12 @@ def table(columns: dict[str, Scores | None]) -> str:
     )
 
 
-def _check(settings: Sequence[str], measures: Sequence[str], max_queries: int | None) -> None:
+def check_asked(settings: Sequence[str], measures: Sequence[str], max_queries: int | None) -> None:
+    """Refuse settings, measures and numbers of queries that there are not, before any work (ValueError)."""
     if not settings or not set(settings) <= set(SETTINGS):
         raise ValueError(f"settings={list(settings)}: give some of {', '.join(SETTINGS)}.")
     if max_queries is not None and max_queries < 1:
-        raise ValueError(f"max_queries={max_queries}: give at least 1, or None for all queries.")
+        raise ValueError(f"max_queries={max_queries}: give at least 1, or leave it out for all queries.")
     if not measures:
         raise ValueError(f"measures={list(measures)}: give some, such as {', '.join(ranking.MEASURES)}.")
     for name in measures:

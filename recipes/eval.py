@@ -1,6 +1,6 @@
 """Evaluate a model on all languages against all, from one encoding of each.
 
-    python recipes/eval.py --model runs/sample-hybrid/model
+    python recipes/eval.py --model runs/sample-hybrid/model --languages en,de,ja --held_out 100
     python recipes/eval.py --model intfloat/multilingual-e5-small --corpus FOLDER --query_prompt "query: " \
         --passage_prompt "passage: " --save_runs
     accelerate launch recipes/eval.py --model runs/mine/model --corpus miracl --settings monolingual
@@ -24,7 +24,7 @@ from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, load_corpus
 from hf_hybrid.arguments import EvaluationArguments, explained_errors, parse_arguments, split_codes
 from hf_hybrid.bm25 import evaluate_bm25
 from hf_hybrid.comparison import check_comparable, compare, comparison_table, write_comparison
-from hf_hybrid.evaluation import evaluate_retrieval, table, what_is_evaluated
+from hf_hybrid.evaluation import check_asked, evaluate_retrieval, table, what_is_evaluated
 from hf_hybrid.evaluation_files import PER_QUERY_NAME, EvaluationFiles
 from hf_hybrid.machine import environment
 from hf_hybrid.records import Scores
@@ -39,7 +39,9 @@ def main() -> None:
     # Arguments
     with explained_errors("eval.py"):
         args, _ = parse_arguments([EvaluationArguments])
-        process = PartialState(cpu=args.use_cpu, timeout=PATIENCE)
+        check_asked(split_codes(args.settings) or [], split_codes(args.measures) or [], args.max_queries)
+        # without a word from us, accelerate would not connect processes where there is no GPU
+        process = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available(), timeout=PATIENCE)
     say = print if process.is_main_process else lambda *_: None
 
     # Corpus and model
@@ -69,7 +71,7 @@ def main() -> None:
 
 
 def open_corpus(args: EvaluationArguments) -> ParallelCorpus:
-    return load_corpus(
+    corpus = load_corpus(
         args.corpus,
         args.corpus_format,
         languages=split_codes(args.languages),
@@ -77,6 +79,8 @@ def open_corpus(args: EvaluationArguments) -> ParallelCorpus:
         cache_dir=args.cache_dir,
         split=args.split,
     )
+    share = args.held_out
+    return corpus.split(held_out=share if share < 1 else int(share))[1] if share else corpus
 
 
 def open_model(args: EvaluationArguments, device: torch.device) -> Any:
@@ -86,7 +90,8 @@ def open_model(args: EvaluationArguments, device: torch.device) -> Any:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise ImportError('It is not installed: pip install "hf-hybrid[sentence_transformers]".') from None
+            name = "sentence_transformers"
+            raise ImportError(f'{name} is not installed: pip install "hf-hybrid[{name}]".') from None
         kwargs = {"dtype": dtype}
         model = SentenceTransformer(args.model, revision=args.revision, device=str(device), model_kwargs=kwargs)
         model.max_seq_length = args.max_length or model.max_seq_length

@@ -64,12 +64,14 @@ def test_a_training_run_keeps_its_scores(evaluate: Callable[..., Any], tmp_path:
 def test_a_model_in_sentence_transformers_has_the_same_scores(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     folders = [tmp_path / library for library in ("hf_hybrid", "sentence_transformers")]
     for folder in folders:
-        evaluate("--output_dir", folder, "--library", folder.name, "--settings", "monolingual,cross_lingual")
+        words = ["--library", folder.name, "--settings", "monolingual,cross_lingual", "--held_out", 20]
+        evaluate("--output_dir", folder, *words)
     ours, theirs = (RunFolder(folder).read_eval()["after"] for folder in folders)
     assert ours is not None
     assert theirs is not None
     assert ours["cross_lingual"] == pytest.approx(theirs["cross_lingual"], abs=1e-3)
     assert ours["multilingual"] == {}
+    assert 0 < ours["num_queries"] <= 20 * 5
 
 
 def test_embeddings_that_are_kept_are_not_encoded_again(evaluate: Callable[..., Any], tmp_path: Path) -> None:
@@ -128,6 +130,7 @@ def test_two_processes_give_the_scores_of_one(evaluate: Callable[..., Any], tmp_
         (["--split", "test"], "only BEIR folders and presets have splits"),
         (["--corpus", "sample", "--split", "test"], "the sample corpus has neither"),
         (["--run_depth", "5"], "Add --save_runs"),
+        (["--output_dir", __file__], "is a file"),
         (["--library", "sentence_transformers", "--batch_tokens", "100"], "leave it out"),
         (["--settings", ""], "give some of"),
         (["--measures", ""], "give some"),
