@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .records import Scores
 
 SETTINGS = ("monolingual", "cross_lingual", "multilingual")
+_GROUPS = (*SETTINGS, "bias")  # of `eval.json`, in the order of tables
 INDEXES = ("exact", "faiss")
 
 
@@ -188,8 +189,7 @@ def flatten_scores(scores: Scores) -> dict[str, float]:
         ...                 "pairs": {}, "num_queries": 1})
         {'monolingual/MAP': 0.5}
     """
-    groups = (*SETTINGS, "bias")
-    return {f"{group}/{name}": value for group in groups for name, value in scores[group].items()}  # type: ignore[literal-required]
+    return {f"{group}/{name}": value for group in _GROUPS for name, value in scores[group].items()}  # type: ignore[literal-required]
 
 
 def scores_table(before: Scores | None, after: Scores) -> str:
@@ -210,9 +210,8 @@ def scores_table(before: Scores | None, after: Scores) -> str:
 def table(columns: dict[str, Scores | None]) -> str:
     """The settings of several evaluations side by side, as text."""
     flat = {title: flatten_scores(scores) if scores else {} for title, scores in columns.items()}
-    groups = (*SETTINGS, "bias")
     found_names = dict.fromkeys(name for found in flat.values() for name in found)
-    names = sorted(found_names, key=lambda name: groups.index(name.partition("/")[0]))
+    names = sorted(found_names, key=lambda name: _GROUPS.index(name.partition("/")[0]))
     rows = [("measure", *flat)]
     for name in names:
         digits = 1 if name.endswith("rank_distance") else 4

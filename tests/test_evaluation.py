@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_hybrid import search
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation import evaluate_retrieval, flatten_scores, scores_table
 from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
 from hf_hybrid.records import Scores
-from tests.toys import toy_corpus, toy_encoder
+from tests.toys import LargestTensor, toy_corpus, toy_encoder
 
 # The encoders
 
@@ -355,21 +354,6 @@ def test_small_blocks_give_identical_scores(name: str, block: int, monkeypatch: 
     whole = evaluated(encoder, corpus)
     monkeypatch.setattr(search, "_BLOCK_SCORES", block)
     assert evaluated(encoder, corpus) == whole
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that a tensor made inside it had."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, list | tuple) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return made
 
 
 def test_no_more_scores_are_held_than_a_block_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_hybrid import search
 from hf_hybrid.judgements import Relevant
 from hf_hybrid.search import Block, DensePool, ScoredPool, block_height, read_rows
+from tests.toys import LargestTensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = {
@@ -134,21 +134,6 @@ def test_counting_on_a_device_in_parts_gives_identical_counts(
     monkeypatch.setattr(search, "_count_in_rows", search._count_on_device)
     monkeypatch.setattr(search, "_COMPARED_SCORES", num_scores)
     assert counted(scores, relevant, sizes) == counts_written_out(scores, relevant, sizes)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that a tensor made inside it had."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, list | tuple) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return made
 
 
 def test_a_device_compares_no_more_scores_at_once_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_hybrid.collator import HybridCollator, TokenCache
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
@@ -80,3 +81,18 @@ def toy_collators(
 ) -> list[HybridCollator]:
     """The collator of each rank."""
     return [HybridCollator(schedule, cache, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that a tensor made inside it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
