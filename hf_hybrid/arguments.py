@@ -77,7 +77,8 @@ class HybridTrainingArguments(TrainingArguments):
 
     Defaults that differ from the parent: `output_dir="runs/hybrid"`, `max_steps=1000` (a plan has no epochs),
     `learning_rate=2e-5`, `warmup_steps=0.1` (a share of the steps), `logging_steps=10`, `logging_nan_inf_filter=False`
-    (it waits for the device at every step), `save_strategy="no"`. The batch size of a device follows from
+    (it waits for the device at every step), `save_strategy="no"`, `dataloader_num_workers=2` where there is a GPU,
+    `ddp_broadcast_buffers=False` (an encoder's are constant). The batch size of a device follows from
     `global_batch_size`. `gradient_accumulation_steps=G` averages the gradients of G successive batches of the plan,
     each of `global_batch_size`; the plan then has `max_steps * G` batches.
 
@@ -98,6 +99,10 @@ class HybridTrainingArguments(TrainingArguments):
     logging_steps: float = _option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
     logging_nan_inf_filter: bool = _option(False, "Leave NaN and infinite losses out of the logged mean.")
     save_strategy: str = _option("no", "no, steps or best: when checkpoint-N is written.")
+    dataloader_num_workers: int | None = _option(  # type: ignore[assignment]
+        None, "Processes that make batches ahead of time; by default 2 where there is a GPU, else 0."
+    )
+    ddp_broadcast_buffers: bool | None = _option(False, "Send the first process's buffers to all in each step.")
     num_train_epochs: float | None = _option(  # type: ignore[assignment]
         None, "Refused: a plan has steps and no epochs; set max_steps."
     )
@@ -108,6 +113,11 @@ class HybridTrainingArguments(TrainingArguments):
         None, "Follows from global_batch_size; refused otherwise."
     )
     global_batch_size: int = _option(256, "Most queries that one batch contrasts, over all devices.")
+    chunk_tokens: int | None = _option(
+        None,
+        "Most tokens of one forward pass of a process; a larger batch runs in chunks with the same loss (GradCache), "
+        "each embedded twice. By default all at once, and less where memory runs out.",
+    )
     mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool.")
     smoothing: float = _option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
     cells: str | None = _option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
@@ -138,6 +148,8 @@ class HybridTrainingArguments(TrainingArguments):
             )
         self._refuse_what_cannot_be_honoured()
         self.per_device_train_batch_size = self.per_device_eval_batch_size = share
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = 2 if torch.accelerator.is_available() and not self.use_cpu else 0
         self.num_train_epochs = 1  # the plan is gone through once
         if self.metric_for_best_model and "bias/" in self.metric_for_best_model and self.greater_is_better is None:
             self.greater_is_better = False
@@ -155,6 +167,11 @@ class HybridTrainingArguments(TrainingArguments):
             "num_train_epochs": (self.num_train_epochs is not None, "a plan has steps and no epochs; set max_steps"),
             "per_device_eval_batch_size": (self.per_device_eval_batch_size is not None, "set eval_batch_tokens"),
             "seed": (self.seed < 0, "it must not be negative"),
+            "chunk_tokens": (self.chunk_tokens is not None and self.chunk_tokens < 1, "at least 1"),
+            "optim": (
+                "lomo" in str(self.optim),
+                "it updates weights in the midst of a backward pass; use adamw_torch_fused",
+            ),
             "temperature": (not 0 < self.temperature < float("inf"), "it divides the scores: a number above 0"),
             "max_eval_queries": (self.max_eval_queries is not None and self.max_eval_queries < 1, "at least 1"),
             "eval_batch_tokens": (self.eval_batch_tokens < 1, "at least 1"),

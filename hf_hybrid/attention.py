@@ -94,11 +94,13 @@ class LengthBucket(NamedTuple):
         sequences (`torch.Tensor` of shape `(N,)`): Their numbers.
         token_NL (`torch.Tensor` of shape `(N, L)`): The row of each of their tokens; padding repeats the last one.
         valid_NL (`torch.Tensor` of shape `(N, L)`): False on padding.
+        has_padding (`bool`): Whether any is.
     """
 
     sequences: torch.Tensor
     token_NL: torch.Tensor
     valid_NL: torch.Tensor
+    has_padding: bool
 
 
 class LengthBuckets(NamedTuple):
@@ -109,24 +111,23 @@ class LengthBuckets(NamedTuple):
     position_T: torch.Tensor
 
 
-def length_buckets(cu_seqlens: torch.Tensor, growth: float = _BUCKET_GROWTH) -> LengthBuckets:
+def length_buckets(
+    lengths: np.ndarray, device: torch.device | str = "cpu", growth: float = _BUCKET_GROWTH
+) -> LengthBuckets:
     """Sort sequences by length and cut them where the length has grown by `growth`.
 
     Args:
-        cu_seqlens (`torch.Tensor` of shape `(N + 1,)`): Where each sequence begins, and the number of tokens.
+        lengths (`np.ndarray` of shape `(N,)`): Tokens of each sequence.
+        device (`torch.device`, *optional*): Where the tensors go, without waiting.
         growth (`float`, *optional*, defaults to 1.25): Greatest ratio of lengths in a bucket; `inf` makes one bucket.
-
-    Returns:
-        `LengthBuckets`: on the device of `cu_seqlens`.
 
     Example:
 
-        >>> found = length_buckets(torch.tensor([0, 2, 12, 14]))
+        >>> found = length_buckets(np.array([2, 10, 2]))
         >>> [bucket.sequences.tolist() for bucket in found.buckets]
         [[0, 2], [1]]
     """
-    bounds, device = cu_seqlens.cpu().numpy().astype(np.int64), cu_seqlens.device
-    lengths = np.diff(bounds)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order]
     position = np.empty(bounds[-1], dtype=np.int64)
@@ -139,10 +140,16 @@ def length_buckets(cu_seqlens: torch.Tensor, growth: float = _BUCKET_GROWTH) -> 
         tokens = bounds[sequences, None] + np.minimum(columns, lengths[sequences, None] - 1)
         position[tokens[valid]] = filled + np.flatnonzero(valid)
         filled, first = filled + valid.size, end
-        arrays = (torch.from_numpy(array).to(device) for array in (sequences, tokens, valid))
-        buckets.append(LengthBucket(*arrays))
+        sequences_N, token_NL, valid_NL = (_on_device(array, device) for array in (sequences, tokens, valid))
+        buckets.append(LengthBucket(sequences_N, token_NL, valid_NL, has_padding=not valid.all()))
     token_S = torch.cat([bucket.token_NL.flatten() for bucket in buckets])
-    return LengthBuckets(buckets, token_S, torch.from_numpy(position).to(device))
+    return LengthBuckets(buckets, token_S, _on_device(position, device))
+
+
+def _on_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """From pinned memory a GPU copies without the host waiting for it."""
+    tensor, on_gpu = torch.from_numpy(array), torch.device(device).type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor
 
 
 def packed_attention(
@@ -223,6 +230,7 @@ def _flash(
     return output_THE
 
 
+@torch.compiler.disable  # as many calls as buckets: each batch would be compiled anew
 def _bucketed(
     q_THE: torch.Tensor,
     k_THE: torch.Tensor,
@@ -239,22 +247,24 @@ def _bucketed(
     for bucket, *parts in zip(found.buckets, *gathered, strict=True):
         q, k, v = (part.unflatten(0, bucket.token_NL.shape).transpose(1, 2) for part in parts)  # (N, H, L, E)
         output_NHLE = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=_mask(bucket.valid_NL, sliding_window), dropout_p=dropout, scale=scaling
+            q, k, v, attn_mask=_mask(bucket, sliding_window), dropout_p=dropout, scale=scaling
         )
         outputs.append(output_NHLE.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, found.position_T)
 
 
-def _mask(valid_NL: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:
+def _mask(bucket: LengthBucket, sliding_window: int | None) -> torch.Tensor | None:
     """Boolean mask of shape `(N or 1, 1, L or 1, L)`; `None` where all is attended to, for speed."""
+    valid_NL = bucket.valid_NL
     length = valid_NL.shape[1]
-    padded = not valid_NL[:, -1].all()
     if sliding_window is None or length <= sliding_window:
-        return valid_NL[:, None, None, :] if padded else None
+        return valid_NL[:, None, None, :] if bucket.has_padding else None
     positions = torch.arange(length, device=valid_NL.device)
     near_LL = (positions[:, None] - positions[None, :]).abs() < sliding_window
+    if not bucket.has_padding:
+        return near_LL[None, None]
     # Queries of padding see padding: a row that sees nothing would be NaN, and poison the gradient.
-    return near_LL & (valid_NL[:, None, None, :] | ~valid_NL[:, None, :, None]) if padded else near_LL[None, None]
+    return near_LL & (valid_NL[:, None, None, :] | ~valid_NL[:, None, :, None])
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

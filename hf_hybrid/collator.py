@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .packing import pack
 from .schedule import PASSAGE, QUERY, HybridBatch, HybridSchedule
 
 if TYPE_CHECKING:
@@ -36,34 +37,6 @@ if TYPE_CHECKING:
 SIDES = ("queries", "passages")
 _BLOCK_ROWS = 65_536  # rows of one Arrow record batch: row r lies in batch r // _BLOCK_ROWS
 _NEGATIVES_STREAM = 3  # beside the streams of the schedule
-
-
-def pack(sequences: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Join sequences of token ids into one row without padding.
-
-    Args:
-        sequences (`Sequence[np.ndarray]`): N integer arrays of token ids, none empty.
-
-    Returns:
-        `dict`: `input_ids`, `position_ids` (from 0 in each sequence) and `sequence_ids`, int64 of shape `(T,)`;
-        `cu_seqlens`, int32 of shape `(N + 1,)`, where each sequence begins; `max_length`, an int.
-
-    Example:
-
-        >>> packed = pack([np.array([5, 6, 7]), np.array([8, 9])])
-        >>> packed["cu_seqlens"].tolist(), packed["position_ids"].tolist(), packed["max_length"]
-        ([0, 3, 5], [0, 1, 2, 0, 1], 3)
-    """
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    ends = np.cumsum(lengths)
-    sequence_ids = np.repeat(np.arange(len(lengths)), lengths)
-    return {
-        "input_ids": torch.from_numpy(np.concatenate(sequences).astype(np.int64)),
-        "position_ids": torch.from_numpy(np.arange(ends[-1]) - (ends - lengths)[sequence_ids]),
-        "sequence_ids": torch.from_numpy(sequence_ids),
-        "cu_seqlens": torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
-        "max_length": int(lengths.max()),
-    }
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> tuple[list[list[int]], int]:
@@ -262,11 +235,19 @@ class BatchFacts:
 
 
 class HybridInputs(TypedDict):
-    """A rank's share of a step: `tokens` for the encoder (queries, then passages), `targets` for the loss, `facts`."""
+    """A rank's share of a step.
+
+    Keys:
+        tokens (`dict`): What the encoder takes: queries, then passages, as `packing.pack` makes it.
+        targets (`Targets`): What the loss must know.
+        facts (`BatchFacts`): What the resource log says.
+        lengths (`list[np.ndarray]`): The tokens of each sequence, of every rank.
+    """
 
     tokens: dict[str, Any]
     targets: Targets
     facts: BatchFacts
+    lengths: list[np.ndarray]
 
 
 def hard_negatives(corpus: ParallelCorpus, num_negatives: int) -> list[tuple[np.ndarray, np.ndarray] | None]:
@@ -332,10 +313,12 @@ class HybridCollator:
             num_positives=len(batch.positive_items),
             rank=self.rank,
         )
-        sequences = self._sequences(batch, own, passages[self.rank])
-        if not sequences:  # fewer items than ranks: one sequence without a target, so that all ranks step alike
-            sequences = self._sequences(batch, shares[0][:1], _Passages(*np.zeros((3, 0), dtype=np.int64)))
-        return HybridInputs(tokens=pack(sequences), targets=targets, facts=self._facts(batch, passages))
+        sequences = [self._sequences(batch, share, part) for share, part in zip(shares, passages, strict=True)]
+        facts = self._facts(batch, passages, sequences)
+        # Fewer items than ranks: one sequence without a target, so that all ranks step alike.
+        sequences = [found or sequences[0][:1] for found in sequences]
+        lengths = [np.fromiter(map(len, found), dtype=np.int64) for found in sequences]
+        return HybridInputs(tokens=pack(sequences[self.rank]), targets=targets, facts=facts, lengths=lengths)
 
     @cached_property
     def _passage_groups(self) -> list[np.ndarray]:
@@ -370,14 +353,15 @@ class HybridCollator:
             for language, row in zip(passages.languages, passages.rows, strict=True)
         ]
 
-    def _facts(self, batch: HybridBatch, passages: list[_Passages]) -> BatchFacts:
-        everything = _Passages(*(np.concatenate(columns) for columns in zip(*passages, strict=True)))
-        lengths = [len(sequence) for sequence in self._sequences(batch, np.arange(len(batch.items)), everything)]
-        names = [batch.query_language] * len(batch.items) + [self.corpus.languages[i] for i in everything.languages]
+    def _facts(self, batch: HybridBatch, passages: list[_Passages], sequences: list[list[np.ndarray]]) -> BatchFacts:
         per_language: Counter[str] = Counter()
-        for name, length in zip(names, lengths, strict=True):
-            per_language[name] += length
-        squares = int(np.square(lengths, dtype=np.int64).sum())
+        squares = 0
+        for part, found in zip(passages, sequences, strict=True):
+            num_queries = len(found) - len(part.rows)
+            names = [batch.query_language] * num_queries + [self.corpus.languages[i] for i in part.languages]
+            for name, sequence in zip(names, found, strict=True):
+                per_language[name] += len(sequence)
+                squares += len(sequence) ** 2
         return BatchFacts(batch.kind, batch.cell.name, len(batch.items), dict(per_language), squares)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+embedding_bytes_sent = 0  # by this process so far, for embeddings and their gradients
 
 
 def rank() -> int:
@@ -31,18 +34,31 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_ND: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
         ctx.counts = counts
-        padded = rows_ND.new_zeros(max(counts), *rows_ND.shape[1:])
+        height, width = max(counts), rows_ND.shape[1:]
+        padded = rows_ND.new_zeros(height, *width)
         padded[: len(rows_ND)] = rows_ND
-        blocks = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(blocks, padded)
-        return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
+        blocks = rows_ND.new_empty(len(counts) * height, *width)
+        dist.all_gather_into_tensor(blocks, padded)
+        _count_sent(padded)
+        parts = zip(blocks.split(height), counts, strict=True)
+        return torch.cat([block[:count] for block, count in parts])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        grad_GD = grad_outputs[0].clone(memory_format=torch.contiguous_format)  # summed in place
-        dist.all_reduce(grad_GD)
-        start = sum(ctx.counts[: rank()])
-        return grad_GD[start : start + ctx.counts[rank()]], None
+        (grad_GD,), height = grad_outputs, max(ctx.counts)
+        padded = grad_GD.new_zeros(len(ctx.counts), height, *grad_GD.shape[1:])
+        for block, part in zip(padded, grad_GD.split(ctx.counts), strict=True):
+            block[: len(part)] = part
+        own = torch.empty_like(padded[0])
+        dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
+        _count_sent(own)
+        return own[: ctx.counts[rank()]], None
+
+
+def _count_sent(block: torch.Tensor) -> None:
+    """A ring, as NCCL makes one, passes each rank's block by every other rank."""
+    global embedding_bytes_sent
+    embedding_bytes_sent += (world_size() - 1) * block.numel() * block.element_size()
 
 
 def gather_rows(rows_ND: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -71,6 +87,20 @@ def device() -> torch.device:
     """Where tensors must be for a collective: NCCL takes those on a GPU alone."""
     on_gpu = world_size() > 1 and dist.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+def any_rank(here: bool) -> bool:
+    """Whether something is so on any rank. The hosts ask each other: no one waits for a device."""
+    if world_size() == 1:
+        return here
+    found = torch.tensor([int(here)])
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=_host_group())
+    return bool(found)
+
+
+@lru_cache
+def _host_group() -> dist.ProcessGroup | None:
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 def barrier() -> None:

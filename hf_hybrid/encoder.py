@@ -20,7 +20,8 @@ from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedToken
 
 from . import model_folder
 from .attention import PACKED_ATTENTION, choose_attention, flash_runs, length_buckets, position_offset
-from .collator import pack, tokenize
+from .collator import tokenize
+from .packing import pack, token_batches
 
 POOLINGS = ("mean", "cls", "pooler")
 
@@ -79,7 +80,7 @@ class HybridEncoder(nn.Module):
         self.position_offset = position_offset(backbone)
         self.max_length = min(max_length, positions - self.position_offset)
         self.num_length_buckets: int | None = None
-        self.padding_tokens = 0  # that the last forward pass computed on
+        self.padding_tokens = 0  # computed on in forward passes with gradient; who reads it sets it back
         self._take_pooler()
         self.attention = choose_attention(backbone, attention)
         backbone.set_attn_implementation(PACKED_ATTENTION if self.attention == "varlen" else self.attention)
@@ -196,22 +197,22 @@ class HybridEncoder(nn.Module):
         position_ids: torch.Tensor,
         sequence_ids: torch.Tensor,
         cu_seqlens: torch.Tensor,
-        max_length: int,
+        lengths: np.ndarray,
     ) -> torch.Tensor:
         """Embeddings of packed sequences.
 
         Args:
-            input_ids, position_ids, sequence_ids (`torch.Tensor` of shape `(T,)`): int64, from `collator.pack`.
+            input_ids, position_ids, sequence_ids (`torch.Tensor` of shape `(T,)`): int64, from `packing.pack`.
             cu_seqlens (`torch.Tensor` of shape `(N + 1,)`): int32, where each sequence begins.
-            max_length (`int`): Length of the longest sequence.
+            lengths (`np.ndarray` of shape `(N,)`): Tokens of each sequence.
 
         Returns:
             `torch.Tensor` of shape `(N, D)`, float32.
         """
         if self.attention == "varlen":
-            states_TD = self._run_packed(input_ids, position_ids, cu_seqlens, max_length)
+            states_TD = self._run_packed(input_ids, position_ids, cu_seqlens, lengths)
         else:
-            states_TD = self._run_padded(input_ids, cu_seqlens)
+            states_TD = self._run_padded(input_ids, lengths)
         return self._pool(states_TD.float(), sequence_ids, cu_seqlens.long())
 
     def encode(
@@ -309,7 +310,7 @@ class HybridEncoder(nn.Module):
             raise ValueError(f"{folder} holds the weights of another model: {wrong[:3]} are missing or unknown.")
 
     def _run_packed(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_length: int
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, lengths: np.ndarray
     ) -> torch.Tensor:
         autocast = torch.is_autocast_enabled(input_ids.device.type)
         dtype = torch.get_autocast_dtype(input_ids.device.type) if autocast else self.backbone.dtype
@@ -321,15 +322,17 @@ class HybridEncoder(nn.Module):
             input_ids=input_ids[None],
             position_ids=position_ids[None] + self.position_offset,
             cu_seq_lens_q=cu_seqlens,
-            max_length_q=max_length,
-            buckets=None if flash else length_buckets(cu_seqlens),
+            # Few different values, so that a compiled model is compiled few times.
+            max_length_q=-(-int(lengths.max()) // 32) * 32,
+            buckets=None if flash else length_buckets(lengths, input_ids.device),
         )
         return output.last_hidden_state[0]
 
-    def _run_padded(self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    def _run_padded(self, input_ids: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
         whole = {"growth": float("inf")} if self.num_length_buckets == 1 else {}
-        found = length_buckets(cu_seqlens, **whole)
-        self.padding_tokens = sum(bucket.valid_NL.numel() for bucket in found.buckets) - len(input_ids)
+        found = length_buckets(lengths, input_ids.device, **whole)
+        if torch.is_grad_enabled():
+            self.padding_tokens += len(found.token_S) - len(input_ids)
         padding_id = self.tokenizer.pad_token_id or 0  # any will do: it is masked
         states = []
         for bucket in found.buckets:
@@ -358,25 +361,6 @@ class HybridEncoder(nn.Module):
             self.projection = nn.Sequential(pooler.dense, nn.Tanh())
         if pooler is not None:
             backbone.pooler = None
-
-
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
-    """Sequences sorted by length, longest first, cut into batches of at most `batch_tokens` tokens (one at the least).
-
-    Example:
-
-        >>> [batch.tolist() for batch in token_batches([3, 9, 4, 2], 10)]
-        [[1], [2, 0, 3]]
-    """
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    first, filled = 0, 0
-    for end, number in enumerate(order):
-        if filled + lengths[number] > batch_tokens and end > first:
-            yield order[first:end]
-            first, filled = end, 0
-        filled += lengths[number]
-    if len(order):
-        yield order[first:]
 
 
 def _check_word(name: str, given: str, allowed: Sequence[str]) -> None:

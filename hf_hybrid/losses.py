@@ -17,14 +17,17 @@ Shape letters: as in `collator.py`; D is the size of an embedding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from .distributed import gather_rows
 
 if TYPE_CHECKING:
     from .collator import Targets
+
+_BLOCK_SCORES = 2**24  # of one block, 64 MiB in float32
 
 
 def contrastive_loss(
@@ -51,30 +54,50 @@ def contrastive_loss(
     passages_GD = gather_rows(passages_CD, targets["passage_counts"])
     first = sum(targets["query_counts"][:rank])
     groups_B = targets["query_groups_Q"][first : first + len(queries_BD)]
-    scores_BG = queries_BD @ passages_GD.T / temperature
     loss_P = _info_nce(
-        scores_BG, groups_B, targets["passage_groups_G"], targets["positive_query_P"], targets["positive_passage_P"]
-    )
+        queries_BD, passages_GD / temperature, groups_B, targets["passage_groups_G"],
+        targets["positive_query_P"], targets["positive_passage_P"],
+    )  # fmt: skip
     if symmetric:
         queries_QD = gather_rows(queries_BD, targets["query_counts"])
         start = sum(targets["passage_counts"][:rank])
         groups_C = targets["passage_groups_G"][start : start + len(passages_CD)]
-        scores_CQ = passages_CD @ queries_QD.T / temperature
         local, query = targets["positive_passage_P"] - start, targets["positive_query_P"] + first
-        loss_P = (loss_P + _info_nce(scores_CQ, groups_C, targets["query_groups_Q"], local, query)) / 2
+        backward_P = _info_nce(
+            passages_CD, queries_QD / temperature, groups_C, targets["query_groups_Q"], local, query
+        )
+        loss_P = (loss_P + backward_P) / 2
     return loss_P.sum() * (world_size / targets["num_positives"])
 
 
 def _info_nce(
-    scores_XY: torch.Tensor,
+    rows_XD: torch.Tensor,
+    columns_YD: torch.Tensor,
     groups_X: torch.Tensor,
     groups_Y: torch.Tensor,
     row_P: torch.Tensor,
     column_P: torch.Tensor,
 ) -> torch.Tensor:
     """Loss of each pair (row, column) against the columns of other groups than its row's."""
+    height = max(1, _BLOCK_SCORES // len(columns_YD))
+    if len(rows_XD) <= height:
+        negatives_X = _negatives(rows_XD, columns_YD, groups_X, groups_Y)
+    else:
+        # The scores of a block are let go, and computed again in the backward pass.
+        options: Any = {"use_reentrant": False, "preserve_rng_state": False}
+        negatives_X = torch.cat([
+            checkpoint(_negatives, rows, columns_YD, groups, groups_Y, **options)
+            for rows, groups in zip(rows_XD.split(height), groups_X.split(height), strict=True)
+        ])  # fmt: skip
+    positives_P = (rows_XD[row_P] * columns_YD[column_P]).sum(dim=1)
+    return torch.logaddexp(positives_P, negatives_X[row_P]) - positives_P
+
+
+def _negatives(
+    rows_XD: torch.Tensor, columns_YD: torch.Tensor, groups_X: torch.Tensor, groups_Y: torch.Tensor
+) -> torch.Tensor:
+    """Of each row, the logarithm of the sum of exponentials of its scores with columns of other groups."""
     same_XY = groups_X[:, None] == groups_Y[None, :]
     # The least finite number, not -inf: a row without negatives must have a zero gradient, not NaN.
-    negatives_X = scores_XY.masked_fill(same_XY, torch.finfo(scores_XY.dtype).min).logsumexp(dim=1)
-    positives_P = scores_XY[row_P, column_P]
-    return torch.logaddexp(positives_P, negatives_X[row_P]) - positives_P
+    least = torch.finfo(rows_XD.dtype).min
+    return (rows_XD @ columns_YD.T).masked_fill(same_XY, least).logsumexp(dim=1)

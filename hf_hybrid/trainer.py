@@ -2,32 +2,38 @@
 
 The data loader yields the steps of the plan, each as this rank's share of the global batch, so Accelerate has nothing
 to shard and a resumed run skips numbers, not data.  A step is one forward pass through the wrapped model (queries and
-passages packed together), then the loss over the embeddings of all ranks.
+passages packed together), then the loss over the embeddings of all ranks, then one backward pass; or, where that does
+not fit, the same in chunks (see `gradcache.py`).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import operator
 import os
 import time
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import TorchDynamoPlugin
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
 
-from . import distributed
+from . import distributed, gradcache
 from .arguments import CACHE_DIR, HybridTrainingArguments
 from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache, hard_negatives
 from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval, flatten_scores
 from .losses import contrastive_loss
+from .memory import Chunking, OutOfMemory, attempt_together, is_out_of_memory
 from .records import Scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 from .schedule import HybridSchedule
@@ -35,6 +41,8 @@ from .schedule import HybridSchedule
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
 
+
+logger = logging.getLogger(__name__)
 
 PLAN_NAME = "plan.json"  # in a checkpoint: what its batches follow from
 
@@ -92,8 +100,23 @@ class HybridTrainer(Trainer):
         )
         self.resource_log = ResourceLogCallback(args.output_dir, args.energy, args.peak_flops, started_at)
         self.add_callback(self.resource_log)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        self.chunking = Chunking(args.chunk_tokens)
+        if self._is_sharded:
             model.num_length_buckets = 1  # sharded weights are gathered in each call: ranks must make equally many
+        if args.torch_compile:
+            self._compile(model)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _compile(self, model: HybridEncoder) -> None:
+        """Compile the backbone for any number of tokens, and nothing else: the rest depends on the batch."""
+        if self._is_sharded:
+            raise ValueError("torch_compile=True is for one device or DDP: FSDP and DeepSpeed change the layers.")
+        self.accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend="no")  # not the model as a whole
+        options = {"backend": self.args.torch_compile_backend, "mode": self.args.torch_compile_mode}
+        model.backbone.compile(dynamic=True, **options)
 
     @cached_property
     def schedule(self) -> HybridSchedule:
@@ -121,7 +144,7 @@ class HybridTrainer(Trainer):
             StepDataset(collator),
             batch_sampler=BatchSampler(range(len(self.schedule)), batch_size=1, drop_last=False),
             collate_fn=operator.itemgetter(0),
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=self.args.dataloader_num_workers or 0,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -153,19 +176,132 @@ class HybridTrainer(Trainer):
 
     # Batches, data sets and counts are of our own kinds, hence the remarks to the type checker.
 
+    def training_step(  # type: ignore[override]
+        self, model: nn.Module, inputs: HybridInputs, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Add the gradients of a batch; where memory runs out, once more in smaller chunks.
+
+        Args:
+            model (`nn.Module`): The wrapped encoder.
+            inputs (`HybridInputs`): This rank's share of the batch.
+            num_items_in_batch (`int`, *optional*): Not used.
+
+        Returns:
+            `torch.Tensor`: The loss of this rank's share, without gradient.
+
+        Raises:
+            RuntimeError: When memory runs out and no smaller chunk can help, or another rank already waits for this
+                one; the message says what to set.
+        """
+        model.train()
+        optimizer: Any = self.optimizer
+        if callable(getattr(optimizer, "train", None)):  # a schedule-free one
+            optimizer.train()
+        inputs = self._prepare_input(inputs)
+        restore = self._restore_point(model)
+        while True:
+            try:
+                loss = self._add_gradients(model, inputs)
+                break
+            except OutOfMemory as error:
+                problem = str(error)  # not the error: its traceback holds the tensors that must go
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise RuntimeError(f"{error}\n{self.chunking.advice(inputs['lengths'])}") from error
+                raise
+            self._take_smaller_chunks(inputs, problem)
+            restore()
+        self._record(inputs)
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
+        return loss / self.current_gradient_accumulation_steps
+
+    def _add_gradients(self, model: nn.Module, inputs: HybridInputs) -> torch.Tensor:
+        chunks = self.chunking.chunks(inputs["tokens"], inputs["lengths"])
+        scale = self.current_gradient_accumulation_steps
+        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+
+        def loss(embeddings: torch.Tensor) -> torch.Tensor:
+            return self.compute_loss(lambda **_: embeddings, inputs)
+
+        step = partial(
+            gradcache.backward_in_chunks,
+            chunks,
+            lambda tokens: model(**tokens),
+            loss,
+            backward=lambda value: self.accelerator.backward(value / scale, **options),
+            without_exchange=partial(self._without_exchange, model),
+            device=self.args.device,
+        )
+        if self._is_sharded:  # ranks meet inside the model: one that fails there cannot tell the others
+            return step()
+        return attempt_together(step) if self.args.world_size == 1 else step(attempt=attempt_together)
+
+    @contextmanager
+    def _without_exchange(self, model: nn.Module) -> Iterator[None]:
+        """Forward and backward passes in it leave gradients on their rank, to be exchanged with those that follow."""
+        state = self.accelerator.gradient_state
+        exchanges = state.sync_gradients
+        state._set_sync_gradients(False)  # what DeepSpeed goes by
+        try:
+            if self.is_deepspeed_enabled:
+                yield
+            else:
+                with self.accelerator.no_sync(model):
+                    yield
+        finally:
+            state._set_sync_gradients(exchanges)
+
+    def _restore_point(self, model: nn.Module) -> Callable[[], None]:
+        """What undoes a step that did not come to its end."""
+        encoder, device = self.accelerator.unwrap_model(self.model), self.args.device
+        state, padding_tokens = gradcache.random_state(device), encoder.padding_tokens
+        earlier = {}  # gradients of earlier batches of this optimizer step
+        if self.current_gradient_accumulation_steps > 1 and not self._is_sharded:
+            earlier = {weight: weight.grad.clone() for weight in model.parameters() if weight.grad is not None}
+
+        def restore() -> None:
+            for weight in model.parameters():
+                weight.grad = earlier.get(weight)
+            clear_device_cache(garbage_collection=True)
+            gradcache.set_random_state(state, device)
+            encoder.padding_tokens = padding_tokens
+
+        return restore
+
+    def _take_smaller_chunks(self, inputs: HybridInputs, problem: str) -> None:
+        if (tokens := self.chunking.shrink(inputs["lengths"])) is None:
+            raise RuntimeError(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
+        logger.warning(
+            "Step %d: out of memory (%s). It is done again, and the next steps are done, in chunks of at most %d tokens, "
+            "slower and with the same loss. A run with --chunk_tokens %d begins with that.",
+            self.state.global_step + 1, problem, tokens, tokens,
+        )  # fmt: skip
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Copies from pinned memory go on while the host does other work."""
+        return data.to(self.args.device, non_blocking=True) if torch.is_tensor(data) else super()._prepare_input(data)
+
     def compute_loss(  # type: ignore[override]
         self,
-        model: nn.Module,
+        model: Callable[..., torch.Tensor],
         inputs: HybridInputs,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The contrastive loss of this rank's share; its mean over ranks is the loss of the global batch."""
+        """The contrastive loss of this rank's share; its mean over ranks is the loss of the global batch.
+
+        Args:
+            model (`Callable`): Gives embeddings of `inputs["tokens"]`: the encoder, or what has embedded them before.
+            inputs (`HybridInputs`): This rank's share.
+            return_outputs (`bool`, *optional*, defaults to `False`): Return the embeddings too.
+            num_items_in_batch (`int`, *optional*): Not used.
+        """
         targets = inputs["targets"]
         num_queries = targets["query_counts"][targets["rank"]]
         num_passages = targets["passage_counts"][targets["rank"]]
         embeddings = model(**inputs["tokens"])
-        self._record(inputs)
         with torch.autocast(embeddings.device.type, enabled=False):
             queries, passages = embeddings.float()[: num_queries + num_passages].split([num_queries, num_passages])
             loss = contrastive_loss(queries, passages, targets, self.args.temperature, self.args.symmetric)
@@ -174,7 +310,8 @@ class HybridTrainer(Trainer):
         return (loss, embeddings) if return_outputs else loss
 
     def _record(self, inputs: HybridInputs) -> None:
-        facts = inputs["facts"]
+        facts, encoder = inputs["facts"], self.accelerator.unwrap_model(self.model)
+        padding_tokens, encoder.padding_tokens = encoder.padding_tokens, 0
         self.resource_log.record_step(
             StepRecord(
                 kind=facts.kind,
@@ -182,7 +319,7 @@ class HybridTrainer(Trainer):
                 pairs=facts.pairs,
                 tokens_per_language=facts.tokens_per_language,
                 sum_squared_lengths=facts.sum_squared_lengths,
-                padding_tokens=self.accelerator.unwrap_model(self.model).padding_tokens,
+                padding_tokens=padding_tokens,
                 data_wait_s=self._data_wait_s.pop(0) if self._data_wait_s else 0.0,
             )
         )
@@ -298,7 +435,7 @@ class HybridTrainer(Trainer):
             self.accelerator.unwrap_model(self.model).load_weights(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self._is_sharded:
             super()._load_best_model()
         else:
             self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)

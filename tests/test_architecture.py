@@ -32,16 +32,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     # from items to gradients
     "mix": set(),
     "schedule": {"corpus", "mix"},
-    "collator": {"schedule"},
+    "packing": set(),
+    "collator": {"packing", "schedule"},
     "attention": set(),
     "model_folder": set(),
-    "encoder": {"attention", "collator", "model_folder"},
+    "encoder": {"attention", "collator", "model_folder", "packing"},
     "distributed": set(),
     "losses": {"distributed"},
     "gradcache": set(),
+    "memory": {"distributed", "packing"},
     "arguments": {"mix"},
-    "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "gradcache", "losses", "records"}
-    | {"resources", "schedule"},
+    "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "gradcache", "losses", "memory"}
+    | {"records", "resources", "schedule"},
     "mlm": {"arguments", "corpus"},
     # what is measured, and the files that later tools read
     "metrics.__init__": set(),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hf_hybrid.collator import HybridCollator, HybridInputs, StepDataset, TokenCache, pack
+from hf_hybrid.collator import HybridCollator, HybridInputs, StepDataset, TokenCache
 from hf_hybrid.corpus import ParallelCorpus
 from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule
 from tests.toys import toy_cache, toy_collators, toy_corpus, toy_encoder
@@ -39,14 +39,6 @@ def sequences(tokens: dict) -> list[list[int]]:
     bounds = tokens["cu_seqlens"].tolist()
     ids = tokens["input_ids"].tolist()
     return [ids[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def test_pack_keeps_every_token() -> None:
-    packed = pack([np.arange(3), np.arange(5), np.arange(1)])
-    assert sequences(packed) == [[0, 1, 2], [0, 1, 2, 3, 4], [0]]
-    assert packed["position_ids"].tolist() == packed["input_ids"].tolist()
-    assert packed["sequence_ids"].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 2]
-    assert packed["max_length"] == 5
 
 
 def test_cache_holds_what_the_tokenizer_says(corpus: ParallelCorpus, cache: TokenCache) -> None:

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, T5Config, T5Model
 
 from hf_hybrid import attention as attention_module
 from hf_hybrid.attention import length_buckets
-from hf_hybrid.collator import pack
-from hf_hybrid.encoder import HybridEncoder, token_batches
+from hf_hybrid.encoder import HybridEncoder
+from hf_hybrid.packing import pack
 
 from . import families
 from .families import FAMILIES, MAX_LENGTH, PACKABLE, assert_near, differ
@@ -90,8 +90,8 @@ class TestPackedEqualsPadded:
         whole = torch.tensor([0, len(packed["input_ids"])], dtype=torch.int32)
         with torch.no_grad():
             right, wrong = (
-                encoder._run_packed(packed["input_ids"], packed["position_ids"], cu, len(packed["input_ids"]))
-                for cu in (packed["cu_seqlens"], whole)
+                encoder._run_packed(packed["input_ids"], packed["position_ids"], cu, lengths)
+                for cu, lengths in ((packed["cu_seqlens"], packed["lengths"]), (whole, whole[1:].numpy()))
             )
         assert differ(right, wrong, 0.1)
 
@@ -304,26 +304,12 @@ class TestEncode:
             encoder.encode(TEXTS, "document")
 
 
-class TestTokenBatches:
-    @pytest.mark.parametrize("budget", [1, 50, 333, 100_000])
-    def test_parts_every_sequence_once_within_the_budget(self, budget: int) -> None:
-        lengths = np.random.default_rng(0).integers(1, 60, size=200).tolist()
-        batches = list(token_batches(lengths, budget))
-        assert sorted(np.concatenate(batches).tolist()) == list(range(200))
-        assert all(len(batch) == 1 or sum(lengths[i] for i in batch) <= budget for batch in batches)
-        longest = [max(lengths[i] for i in batch) for batch in batches]
-        assert longest == sorted(longest, reverse=True)
-
-    def test_of_nothing_is_nothing(self) -> None:
-        assert list(token_batches([], 10)) == []
-
-
 class TestPaddedBatches:
     def test_count_their_padding(self) -> None:
         encoder = families.encoder("bert", attention="sdpa")
         packed = pack(families.sequences(*LENGTHS))
         encoder(**packed)
-        buckets = length_buckets(packed["cu_seqlens"])
+        buckets = length_buckets(packed["lengths"])
         assert encoder.padding_tokens == len(buckets.token_S) - sum(LENGTHS) > 0
         packed_encoder = families.encoder("bert")
         packed_encoder(**packed)
@@ -340,6 +326,8 @@ class TestPaddedBatches:
         encoder.num_length_buckets = 1
         assert_near(encoder.embed(families.sequences(*LENGTHS)), several)
         assert calls == [(len(LENGTHS), MAX_LENGTH)]
+        assert encoder.padding_tokens == 0, "what no gradient goes through is not counted"
+        encoder(**pack(families.sequences(*LENGTHS)))
         assert encoder.padding_tokens == len(LENGTHS) * MAX_LENGTH - sum(LENGTHS)
 
 
