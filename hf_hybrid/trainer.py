@@ -274,8 +274,8 @@ class HybridTrainer(Trainer):
         if (tokens := self.chunking.shrink(inputs["lengths"])) is None:
             raise RuntimeError(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
         logger.warning(
-            "Step %d: out of memory (%s). It is done again, and the next steps are done, in chunks of at most %d tokens, "
-            "slower and with the same loss. A run with --chunk_tokens %d begins with that.",
+            "Step %d: out of memory (%s). This step is done again, and all that follow, in chunks of at most %d tokens: "
+            "slower, with the same loss. A run with --chunk_tokens %d begins with that.",
             self.state.global_step + 1, problem, tokens, tokens,
         )  # fmt: skip
 

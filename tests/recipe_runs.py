@@ -43,13 +43,13 @@ def write_model(folder: Path, **options: Any) -> Path:
 
 def run_recipe(
     *options: Any,
-    script: str = "train.py",
+    script: str = "recipes/train.py",
     launch: list[str] | None = None,
     check: bool = True,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess:
     """`accelerate launch recipes/train.py OPTIONS`, or another script or launcher."""
-    command = [*(launch or [*LAUNCH, "--cpu", "--num_processes", "1"]), str(REPOSITORY / "recipes" / script)]
+    command = [*(launch or [*LAUNCH, "--cpu", "--num_processes", "1"]), str(REPOSITORY / script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"}
     found = subprocess.run(
         [*command, *map(str, options)],
@@ -64,6 +64,12 @@ def run_recipe(
             f"{command} ended with {found.returncode}:\n{found.stdout[-3000:]}\n{found.stderr[-6000:]}"
         )
     return found
+
+
+def shipped(name: str, *options: str) -> list[str]:
+    """The launcher with one of `accelerate_configs/`."""
+    command = [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
+    return [*command, str(REPOSITORY / "tests" / "fsdp_on_cpu.py")] if name == "fsdp2" else command
 
 
 def losses(folder: Path) -> list[float]:

@@ -1,4 +1,4 @@
-"""Two and four processes equal one: the shipped Accelerate configurations, over gloo, on the recipe that users run."""
+"""Two processes equal one: the shipped Accelerate configurations, over gloo, on the recipe that users run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from hf_hybrid import distributed
-from tests.recipe_runs import LAUNCH, REPOSITORY, losses, run_recipe, weights, write_jsonl_corpus, write_model
+from tests.recipe_runs import losses, run_recipe, shipped, weights, write_jsonl_corpus, write_model
 
 pytestmark = pytest.mark.distributed
 STEPS = 6
@@ -64,11 +64,6 @@ def one_process(inputs: list[object], tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def launch(name: str, *options: str) -> list[str]:
-    command = [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
-    return [*command, str(REPOSITORY / "tests" / "fsdp_on_cpu.py")] if name == "fsdp2" else command
-
-
 def kind_of_run(folder: Path) -> tuple[str, int | None, int]:
     found = json.loads((folder / "run.json").read_text())
     distributed = found["environment"]["distributed"]
@@ -93,13 +88,8 @@ def weights_before(reference: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", TWO_PROCESSES)
 def test_two_processes_equal_one(name: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
-    run_recipe(*inputs, "--output_dir", tmp_path, launch=launch(name))
+    run_recipe(*inputs, "--output_dir", tmp_path, launch=shipped(name))
     assert kind_of_run(tmp_path) == TWO_PROCESSES[name]
-    assert_same_run(tmp_path, one_process)
-
-
-def test_four_processes_equal_one(inputs: list[object], one_process: Path, tmp_path: Path) -> None:
-    run_recipe(*inputs, "--output_dir", tmp_path, launch=launch("ddp", "--num_processes", "4"))
     assert_same_run(tmp_path, one_process)
 
 
@@ -107,14 +97,14 @@ def test_four_processes_equal_one(inputs: list[object], one_process: Path, tmp_p
 def test_padded_attention_equals_packed(
     attention: str, inputs: list[object], one_process: Path, tmp_path: Path
 ) -> None:
-    run_recipe(*inputs, "--output_dir", tmp_path, "--attention", attention, launch=launch("cpu"))
+    run_recipe(*inputs, "--output_dir", tmp_path, "--attention", attention, launch=shipped("cpu"))
     assert_same_run(tmp_path, one_process)
 
 
 def test_padded_attention_makes_equal_calls_under_sharding(
     inputs: list[object], one_process: Path, tmp_path: Path
 ) -> None:
-    run_recipe(*inputs, "--output_dir", tmp_path, "--attention", "sdpa", launch=launch("fsdp2"))
+    run_recipe(*inputs, "--output_dir", tmp_path, "--attention", "sdpa", launch=shipped("fsdp2"))
     assert_same_run(tmp_path, one_process)
 
 

@@ -29,7 +29,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 @pytest.fixture
 def evaluate(quick: list[object]) -> Callable[..., subprocess.CompletedProcess]:
     def run(*options: Any, **how: Any) -> subprocess.CompletedProcess:
-        return run_recipe(*quick, *options, **{"script": "eval.py", "launch": [sys.executable], **how})
+        return run_recipe(*quick, *options, **{"script": "recipes/eval.py", "launch": [sys.executable], **how})
 
     return run
 
@@ -154,7 +154,7 @@ def test_mistakes_are_explained(
 
 
 def test_a_model_must_be_named_and_no_traceback_is_shown() -> None:
-    found = run_recipe(script="eval.py", launch=[sys.executable], check=False)
+    found = run_recipe(script="recipes/eval.py", launch=[sys.executable], check=False)
     assert found.returncode == 2
     assert "--model is missing" in found.stderr
     assert "Traceback" not in found.stderr

@@ -73,7 +73,9 @@ def assert_same_end(trainer: HybridTrainer, reference: HybridTrainer) -> None:
     for name, weight in reference.model.named_parameters():
         moved = float((weight - start[name]).norm())
         total += moved
-        assert (trainer.model.get_parameter(name) - weight).norm() <= 1e-4 * moved + 1e-6, name  # a key bias moves by rounding alone
+        assert (trainer.model.get_parameter(name) - weight).norm() <= 1e-4 * moved + 1e-6, (
+            name
+        )  # a key bias moves by rounding alone
     assert total > 0.1, "the weights must have moved for their equality to mean anything"
     losses = [[entry["loss"] for entry in one.state.log_history if "loss" in entry] for one in (trainer, reference)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -127,7 +129,7 @@ class TestRunsThatCannot:
             train(tmp_path, corpus, in_forward=Failing(*range(1, 50)))
 
     def test_other_errors_are_left_as_they_are(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
-        with pytest.raises(RuntimeError, match="^shape mismatch$"):
+        with pytest.raises(RuntimeError, match=r"^shape mismatch$"):
             train(tmp_path, corpus, in_forward=Failing(1, error=RuntimeError("shape mismatch")))
 
 
