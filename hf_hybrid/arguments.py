@@ -78,7 +78,7 @@ class HybridTrainingArguments(TrainingArguments):
     Defaults that differ from the parent: `output_dir="runs/hybrid"`, `max_steps=1000` (a plan has no epochs),
     `learning_rate=2e-5`, `warmup_steps=0.1` (a share of the steps), `logging_steps=10`, `logging_nan_inf_filter=False`
     (it waits for the device at every step), `save_strategy="no"`, `dataloader_num_workers=2` where there is a GPU,
-    `ddp_broadcast_buffers=False` (an encoder's are constant). The batch size of a device follows from
+    `ddp_find_unused_parameters=False` (all are used). The batch size of a device follows from
     `global_batch_size`. `gradient_accumulation_steps=G` averages the gradients of G successive batches of the plan,
     each of `global_batch_size`; the plan then has `max_steps * G` batches.
 
@@ -102,7 +102,7 @@ class HybridTrainingArguments(TrainingArguments):
     dataloader_num_workers: int | None = _option(  # type: ignore[assignment]
         None, "Processes that make batches ahead of time; by default 2 where there is a GPU, else 0."
     )
-    ddp_broadcast_buffers: bool | None = _option(False, "Send the first process's buffers to all in each step.")
+    ddp_find_unused_parameters: bool | None = _option(False, "Look for weights without a gradient in each step.")
     num_train_epochs: float | None = _option(  # type: ignore[assignment]
         None, "Refused: a plan has steps and no epochs; set max_steps."
     )

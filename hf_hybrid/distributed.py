@@ -34,25 +34,27 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_ND: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
         ctx.counts = counts
-        height, width = max(counts), rows_ND.shape[1:]
-        padded = rows_ND.new_zeros(height, *width)
-        padded[: len(rows_ND)] = rows_ND
-        blocks = rows_ND.new_empty(len(counts) * height, *width)
-        dist.all_gather_into_tensor(blocks, padded)
+        padded = _padded(rows_ND, max(counts))
+        blocks = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(blocks, padded)
         _count_sent(padded)
-        parts = zip(blocks.split(height), counts, strict=True)
-        return torch.cat([block[:count] for block, count in parts])
+        return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (grad_GD,), height = grad_outputs, max(ctx.counts)
-        padded = grad_GD.new_zeros(len(ctx.counts), height, *grad_GD.shape[1:])
-        for block, part in zip(padded, grad_GD.split(ctx.counts), strict=True):
-            block[: len(part)] = part
-        own = torch.empty_like(padded[0])
-        dist.reduce_scatter_tensor(own, padded.flatten(0, 1))
+        grad_GD = grad_outputs[0]
+        blocks = [_padded(part, max(ctx.counts)) for part in grad_GD.split(ctx.counts)]
+        own = torch.empty_like(blocks[0])
+        dist.reduce_scatter(own, blocks)
         _count_sent(own)
         return own[: ctx.counts[rank()]], None
+
+
+def _padded(rows_ND: torch.Tensor, height: int) -> torch.Tensor:
+    """The rows, and zeros below them; a tensor of its own, as collectives need it."""
+    padded = rows_ND.new_zeros(height, *rows_ND.shape[1:])
+    padded[: len(rows_ND)] = rows_ND
+    return padded
 
 
 def _count_sent(block: torch.Tensor) -> None:

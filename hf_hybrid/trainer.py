@@ -24,6 +24,7 @@ import torch
 from accelerate.utils import TorchDynamoPlugin
 from accelerate.utils.memory import clear_device_cache
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
 
@@ -101,6 +102,9 @@ class HybridTrainer(Trainer):
         self.resource_log = ResourceLogCallback(args.output_dir, args.energy, args.peak_flops, started_at)
         self.add_callback(self.resource_log)
         self.chunking = Chunking(args.chunk_tokens)
+        # DDP would send constants in forward passes, where ranks that ran out of memory do not meet the others.
+        buffers = [name for name, _ in model.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, buffers)
         if self._is_sharded:
             model.num_length_buckets = 1  # sharded weights are gathered in each call: ranks must make equally many
         if args.torch_compile:
@@ -256,12 +260,15 @@ class HybridTrainer(Trainer):
     def _restore_point(self, model: nn.Module) -> Callable[[], None]:
         """What undoes a step that did not come to its end."""
         encoder, device = self.accelerator.unwrap_model(self.model), self.args.device
+        reducer = getattr(model, "reducer", None)
         state, padding_tokens = gradcache.random_state(device), encoder.padding_tokens
         earlier = {}  # gradients of earlier batches of this optimizer step
         if self.current_gradient_accumulation_steps > 1 and not self._is_sharded:
             earlier = {weight: weight.grad.clone() for weight in model.parameters() if weight.grad is not None}
 
         def restore() -> None:
+            if reducer is not None:  # DDP still waits for the backward pass of the forward pass that was given up
+                reducer._reset_state()
             for weight in model.parameters():
                 weight.grad = earlier.get(weight)
             clear_device_cache(garbage_collection=True)

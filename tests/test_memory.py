@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,34 @@ def test_out_of_memory_is_told_from_other_errors(name: str) -> None:
     assert not is_out_of_memory(RuntimeError("size mismatch"))
     with pytest.raises(OutOfMemory, match=re.escape(str(MESSAGES[name]))):
         attempt_together(Failing(1, error=MESSAGES[name]))
+
+
+def _train_rank(rank: int, folder: str, calls: tuple[int, ...], options: dict[str, Any]) -> None:
+    """A run in which the second of two processes runs out of memory in step 3."""
+    # accelerate asks for an address even where the group is already there, by way of a file
+    os.environ.update(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    failing = Failing(*(calls if rank == 1 else ()))
+    trainer = train(Path(folder) / "run", toy_corpus(num_items=80, negatives=2), in_forward=failing, **options)
+    assert failing.failed == (rank == 1)
+    assert failing.count > 1, "both ranks embed the batch again"
+    torch.save(trainer.model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("options", "call"), [({}, 1), ({"chunk_tokens": 80}, 1), ({"chunk_tokens": 80}, 3)], ids=str)
+def test_all_ranks_do_a_step_again_where_one_ran_out(
+    options: dict[str, Any], call: int, corpus: ParallelCorpus, tmp_path: Path
+) -> None:
+    reference = train(tmp_path / "reference", corpus)
+    mp.spawn(_train_rank, args=(str(tmp_path), (call,), options), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    start = toy_encoder(corpus).state_dict()
+    for name, weight in reference.model.state_dict().items():
+        assert torch.equal(first[name], second[name]), name
+        assert (first[name] - weight).norm() <= 1e-4 * (weight - start[name]).norm() + 1e-6, name
 
 
 def _attempt(rank: int, file: str, work: Callable[[int], Any]) -> None:
