@@ -89,7 +89,8 @@ def test_rows(growth: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     found = json.loads((tmp_path / "rows.json").read_text())
     assert [row["languages"] for row in found["rows"]] == [2, 3, 5]
     assert set(found["fits"]) == {
-        "setup_time_s", "host_memory_mib", "step_time_s", "token_cache_time_s", "peak_host_memory_mib",
+        "setup_time_s", "host_memory_mib", "step_time_s", "step_cpu_time_s", "token_cache_time_s",
+        "peak_host_memory_mib",
     }  # fmt: skip
     for row in found["rows"]:
         training = row["training"]
@@ -97,6 +98,7 @@ def test_rows(growth: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert training["num_steps"] == 2 * 4
         low, high = training["step_time_quartiles_s"]
         assert 0 < low <= training["step_time_s"] <= high
+        assert training["step_cpu_time_s"] > 0
         assert training["token_cache_time_s"] > 0
     first = found["rows"][0]
     assert first["peer"]["datasets"] == 4
