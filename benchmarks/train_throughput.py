@@ -17,9 +17,8 @@
 special tokens included, are made up, and random weights for an encoder.
 
 A row has `ours` and `peer`, each a dictionary or "out of memory", and their `ratio`: pairs/s of ours over the peer's,
-memory of the peer's over ours. `padding_share` is of the positions that the linear layers computed on,
-`attention_padding_share` of those that attention did (null where it was compiled), `mfu` the operations that the model
-needs for the real tokens, by `hf_hybrid.resources.encoder_flops`, over the time and the measured matrix rate.
+memory of the peer's over ours. `padding_share` is of the positions that were computed on, `mfu` the operations that the
+model needs for the real tokens, by `hf_hybrid.resources.encoder_flops`, over the time and the measured matrix rate.
 `peak_memory_gib` is of tensors on CUDA, of the whole process on CPU. `attention_dropout` is what was asked of both
 sides, null for the model's own, and `dropout` what each side's model then had. `chunk_tokens` of ours is the bound of
 its chunks at the end, null where batches ran all at once: ours goes over to chunks by itself where memory runs out.
@@ -120,6 +119,7 @@ class Job:
     chunk_tokens: int | None
     peer_mini_batch: int | None
     torch_compile: bool
+    seen_embeddings_only: bool
     first_step_only: bool = False
 
     @property
@@ -187,6 +187,7 @@ def train_ours(job: Job, window: TimedWindow, output: str) -> tuple[Any, dict[st
         cpu_threads=job.threads,
         energy="none",
         torch_compile=job.torch_compile,
+        seen_embeddings_only=job.seen_embeddings_only,
     )
     encoder = HybridEncoder.from_pretrained(
         job.model,
@@ -204,7 +205,6 @@ def train_ours(job: Job, window: TimedWindow, output: str) -> tuple[Any, dict[st
         cache_dir=job.cache,
         callbacks=[window],
     )
-    attention = None if job.torch_compile or encoder.attention != "varlen" else AttentionPadding(encoder)
     loss = trainer.train().training_loss
     totals = trainer.resource_log.totals
     padding_share = totals.padding_tokens / (totals.tokens + totals.padding_tokens)
@@ -212,31 +212,8 @@ def train_ours(job: Job, window: TimedWindow, output: str) -> tuple[Any, dict[st
         "loss": loss,
         "chunk_tokens": trainer.chunking.max_tokens,
         "padding_share": padding_share,
-        "attention_padding_share": attention.share if attention else None,
         "dropout": dropout_of(encoder.config),
     }
-
-
-class AttentionPadding:
-    """Counts the padding that packed attention computes on where it gathers sequences of like length.
-
-    Args:
-        encoder (`HybridEncoder`): One that runs packed.
-    """
-
-    def __init__(self, encoder: HybridEncoder) -> None:
-        self.tokens = self.positions = 0
-        encoder.backbone.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        tokens, buckets = kwargs["input_ids"].numel(), kwargs["buckets"]
-        self.tokens += tokens
-        self.positions += tokens if buckets is None else len(buckets.token_S)
-
-    @property
-    def share(self) -> float:
-        """Padding among all positions so far."""
-        return 1 - self.tokens / self.positions
 
 
 def train_peer(job: Job, window: TimedWindow, output: str) -> tuple[Any, dict[str, Any]]:
@@ -296,13 +273,11 @@ def contents_of(batches: Iterable[tuple[Sequence[torch.Tensor], int]]) -> dict[s
         for sequence in sequences:
             lengths.append(len(sequence))
             digest.update(np.asarray([len(sequence), *sequence.tolist()], dtype=np.int64).tobytes())
-    padding_share = 1 - sum(lengths) / positions
     return {
         "pairs_per_step": pairs_per_step,
         "tokens": sum(lengths),
         "sum_squared_lengths": sum(length**2 for length in lengths),
-        "padding_share": padding_share,
-        "attention_padding_share": padding_share,
+        "padding_share": 1 - sum(lengths) / positions,
         "digest": digest.hexdigest(),
     }
 
@@ -519,7 +494,6 @@ def summary(rounds: Sequence[dict[str, Any]], shape: tuple[int, int, int], rate:
         "pairs_per_step": first["pairs_per_step"],
         "tokens": first["tokens"],
         "padding_share": first["padding_share"],
-        "attention_padding_share": first["attention_padding_share"],
         "dropout": first["dropout"],
         **{name: first[name] for name in ("chunk_tokens",) if name in first},
     }
@@ -636,6 +610,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=float, default=0.02)
     add("--seed", type=int, default=42)
     add("--torch_compile", action="store_true", help="ours only")
+    add("--seen_embeddings_only", action="store_true", help="ours only: the same model, to rounding")
 
 
 def numbers(words: str) -> list[int]:

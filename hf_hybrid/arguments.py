@@ -22,6 +22,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import HfArgumentParser, TrainingArguments
 
 from .mix import MixConfig
+from .vocabulary import EXACT_OPTIMIZERS
 
 CACHE_DIR = os.environ.get("HF_HYBRID_CACHE", os.path.join(HF_HOME, "hf_hybrid"))
 
@@ -118,6 +119,11 @@ class HybridTrainingArguments(TrainingArguments):
         "Most tokens of one forward pass of a process; a larger batch runs in chunks with the same loss (GradCache), "
         "each embedded twice. By default all at once, and less where memory runs out.",
     )
+    seen_embeddings_only: bool = _option(
+        False,
+        "Train only the token embeddings that the corpus uses; the others decay, as they would anyway: the same "
+        "model, to rounding, for less time and memory.",
+    )
     mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool.")
     smoothing: float = _option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
     cells: str | None = _option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
@@ -161,6 +167,7 @@ class HybridTrainingArguments(TrainingArguments):
     def _refuse_what_cannot_be_honoured(self) -> None:
         best = self.load_best_model_at_end or self.save_strategy == "best"
         no_metric = best and self.metric_for_best_model in (None, "loss", "eval_loss")
+        inexact = self.optim not in EXACT_OPTIMIZERS or self.neftune_noise_alpha is not None
         no_gpu = not self.use_cpu and not torch.accelerator.is_available()
         reasons = {
             "max_steps": (self.max_steps < 1, "a plan has a fixed number of steps and no epochs; set max_steps"),
@@ -171,6 +178,10 @@ class HybridTrainingArguments(TrainingArguments):
             "optim": (
                 "lomo" in str(self.optim),
                 "it updates weights in the midst of a backward pass; use adamw_torch_fused",
+            ),
+            "seen_embeddings_only": (
+                self.seen_embeddings_only and inexact,
+                f"it takes optim {' or '.join(EXACT_OPTIMIZERS)}, and no neftune_noise_alpha",
             ),
             "temperature": (not 0 < self.temperature < float("inf"), "it divides the scores: a number above 0"),
             "max_eval_queries": (self.max_eval_queries is not None and self.max_eval_queries < 1, "at least 1"),

@@ -2,8 +2,9 @@
 
 Tokens of all sequences stand in one row, so every matrix product of the model runs without padding; only here is each
 sequence kept to itself.  On CUDA in half precision that is one variable-length flash-attention call.  Elsewhere, and
-where attention dropout is on (which that kernel lacks), sequences of like length are gathered and padded for
-`scaled_dot_product_attention`, bucket by bucket: the same result with little waste.
+where attention dropout is on (which that kernel lacks), the row is sorted by the length of the sequences, and those of
+like length are attended to together, bucket by bucket: on a CPU those of equal length, without padding, with matrix
+products written out, since the backward pass of its fused kernel is several times slower.
 
 Shape letters: T tokens, H heads, E size of a head, N sequences of a bucket, L their greatest length, S tokens of all
 buckets with their padding.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,12 +23,15 @@ from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from .dropout import dropout as fast_dropout
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PACKED_ATTENTION = "hf_hybrid_packed"
 ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
 _BUCKET_GROWTH = 1.25  # a bucket holds lengths up to this multiple of its shortest: at most 25% padding
+_LONGEST_WRITTEN_OUT = 1024  # tokens; beyond, a matrix of all scores is too large
 _VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters  # not in torch 2.10
 # What some models add to the scores, or to the sum under the softmax; leaving it out would be another model.
 _UNKNOWN_TERMS = ("position_bias", "softcap", "s_aux")
@@ -103,8 +108,12 @@ class LengthBucket(NamedTuple):
     has_padding: bool
 
 
-class LengthBuckets(NamedTuple):
-    """All buckets of a packed batch, `token_S` of them one after the other, and where each token stands in that."""
+@dataclass(frozen=True, eq=False)
+class LengthBuckets:
+    """All buckets of a packed batch, `token_S` of them one after the other, and where each token stands in that.
+
+    No tuple: a compiler would look into it, and compile a model anew for each number of buckets.
+    """
 
     buckets: list[LengthBucket]
     token_S: torch.Tensor
@@ -176,7 +185,8 @@ def packed_attention(
         attention_mask (`torch.Tensor`, *optional*): Not used: the sequence bounds say it all.
         cu_seq_lens_q (`torch.Tensor` of shape `(N + 1,)`): int32, where each sequence begins.
         max_length_q (`int`): Length of the longest sequence.
-        buckets (`LengthBuckets`, *optional*): Given where the flash kernel cannot be used.
+        buckets (`LengthBuckets`, *optional*): Given where the flash kernel cannot be used; T is then S, the tokens of
+            the buckets one after the other.
         scaling (`float`, *optional*): Factor on the scores; by default `E ** -0.5`.
         dropout (`float`, *optional*, defaults to 0.0): On attention probabilities.
         sliding_window (`int`, *optional*): Tokens at this distance or farther are not attended to.
@@ -232,25 +242,38 @@ def _flash(
 
 @torch.compiler.disable  # as many calls as buckets: each batch would be compiled anew
 def _bucketed(
-    q_THE: torch.Tensor,
-    k_THE: torch.Tensor,
-    v_THE: torch.Tensor,
+    q_SHE: torch.Tensor,
+    k_SHE: torch.Tensor,
+    v_SHE: torch.Tensor,
     found: LengthBuckets,
     scaling: float | None,
     dropout: float,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    # Gathered once for all buckets: the backward pass of each gather writes a gradient of all T rows.
-    sizes = [bucket.token_NL.numel() for bucket in found.buckets]
-    gathered = [heads.index_select(0, found.token_S).split(sizes) for heads in (q_THE, k_THE, v_THE)]
+    sizes = [bucket.valid_NL.numel() for bucket in found.buckets]
     outputs = []
-    for bucket, *parts in zip(found.buckets, *gathered, strict=True):
-        q, k, v = (part.unflatten(0, bucket.token_NL.shape).transpose(1, 2) for part in parts)  # (N, H, L, E)
-        output_NHLE = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=_mask(bucket, sliding_window), dropout_p=dropout, scale=scaling
-        )
+    for bucket, *parts in zip(found.buckets, q_SHE.split(sizes), k_SHE.split(sizes), v_SHE.split(sizes), strict=True):
+        q, k, v = (part.unflatten(0, bucket.valid_NL.shape).transpose(1, 2) for part in parts)  # (N, H, L, E)
+        output_NHLE = _attend(q, k, v, _mask(bucket, sliding_window), scaling, dropout)
         outputs.append(output_NHLE.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, found.position_T)
+    return torch.cat(outputs)
+
+
+def _attend(
+    q_NHLE: torch.Tensor,
+    k_NHLE: torch.Tensor,
+    v_NHLE: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    if q_NHLE.device.type != "cpu" or mask is not None or q_NHLE.shape[2] > _LONGEST_WRITTEN_OUT:
+        return nn.functional.scaled_dot_product_attention(
+            q_NHLE, k_NHLE, v_NHLE, attn_mask=mask, dropout_p=dropout, scale=scaling
+        )
+    scores_NHLL = q_NHLE @ (k_NHLE * (q_NHLE.shape[-1] ** -0.5 if scaling is None else scaling)).transpose(-1, -2)
+    weights_NHLL = scores_NHLL.softmax(dim=-1, dtype=v_NHLE.dtype)
+    return (fast_dropout(weights_NHLL, dropout) if dropout else weights_NHLL) @ v_NHLE
 
 
 def _mask(bucket: LengthBucket, sliding_window: int | None) -> torch.Tensor | None:

@@ -127,6 +127,14 @@ class TokenCache:
         block = self._open(side, language)[number]
         return block.values[block.offsets[offset] : block.offsets[offset + 1]]
 
+    def seen_tokens(self) -> np.ndarray:
+        """The ids that occur in any text, ascending."""
+        seen = np.zeros(len(self.tokenizer), dtype=bool)
+        for side, language in self._keys():
+            for block in self._open(side, language):
+                seen[block.values] = True
+        return np.flatnonzero(seen)
+
     def _keys(self) -> Iterator[tuple[int, str]]:
         return ((side, language) for language in self.corpus.languages for side in (QUERY, PASSAGE))
 

@@ -19,8 +19,16 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from . import model_folder
-from .attention import PACKED_ATTENTION, choose_attention, flash_runs, length_buckets, position_offset
+from .attention import (
+    PACKED_ATTENTION,
+    LengthBuckets,
+    choose_attention,
+    flash_runs,
+    length_buckets,
+    position_offset,
+)
 from .collator import tokenize
+from .dropout import replace_dropout
 from .packing import pack, token_batches
 
 POOLINGS = ("mean", "cls", "pooler")
@@ -82,6 +90,7 @@ class HybridEncoder(nn.Module):
         self.num_length_buckets: int | None = None
         self.padding_tokens = 0  # computed on in forward passes with gradient; who reads it sets it back
         self._take_pooler()
+        replace_dropout(backbone)
         self.attention = choose_attention(backbone, attention)
         backbone.set_attn_implementation(PACKED_ATTENTION if self.attention == "varlen" else self.attention)
 
@@ -318,21 +327,25 @@ class HybridEncoder(nn.Module):
             getattr(self.config, name, 0.0) for name in model_folder.ATTENTION_DROPOUT_NAMES
         )
         flash = flash_runs(input_ids.device, dtype) and not dropout
+        buckets = None
+        if not flash:
+            growth = {"growth": 1.0} if input_ids.device.type == "cpu" else {}
+            buckets = self._buckets(lengths, input_ids.device, **growth)
+            input_ids, position_ids = input_ids[buckets.token_S], position_ids[buckets.token_S]
         output = self.backbone(
             input_ids=input_ids[None],
             position_ids=position_ids[None] + self.position_offset,
             cu_seq_lens_q=cu_seqlens,
             # Few different values, so that a compiled model is compiled few times.
             max_length_q=-(-int(lengths.max()) // 32) * 32,
-            buckets=None if flash else length_buckets(lengths, input_ids.device),
+            buckets=buckets,
         )
-        return output.last_hidden_state[0]
+        states_SD = output.last_hidden_state[0]
+        return states_SD if buckets is None else states_SD.index_select(0, buckets.position_T)
 
     def _run_padded(self, input_ids: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
         whole = {"growth": float("inf")} if self.num_length_buckets == 1 else {}
-        found = length_buckets(lengths, input_ids.device, **whole)
-        if torch.is_grad_enabled():
-            self.padding_tokens += len(found.token_S) - len(input_ids)
+        found = self._buckets(lengths, input_ids.device, **whole)
         padding_id = self.tokenizer.pad_token_id or 0  # any will do: it is masked
         states = []
         for bucket in found.buckets:
@@ -340,6 +353,12 @@ class HybridEncoder(nn.Module):
             output = self.backbone(input_ids=padded_NL, attention_mask=bucket.valid_NL.long())
             states.append(output.last_hidden_state.flatten(0, 1))
         return torch.cat(states).index_select(0, found.position_T)
+
+    def _buckets(self, lengths: np.ndarray, device: torch.device, **options: Any) -> LengthBuckets:
+        found = length_buckets(lengths, device, **options)
+        if torch.is_grad_enabled():
+            self.padding_tokens += len(found.token_S) - len(found.position_T)
+        return found
 
     def _pool(self, states_TD: torch.Tensor, sequence_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         if self.pooling == "mean":

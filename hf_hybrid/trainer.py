@@ -20,6 +20,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from accelerate.utils.memory import clear_device_cache
@@ -28,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
 
-from . import distributed, gradcache
+from . import distributed, gradcache, vocabulary
 from .arguments import CACHE_DIR, HybridTrainingArguments
 from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache, hard_negatives
 from .encoder import HybridEncoder
@@ -102,13 +103,15 @@ class HybridTrainer(Trainer):
         self.resource_log = ResourceLogCallback(args.output_dir, args.energy, args.peak_flops, started_at)
         self.add_callback(self.resource_log)
         self.chunking = Chunking(args.chunk_tokens)
-        # DDP would send constants in forward passes, where ranks that ran out of memory do not meet the others.
-        buffers = [name for name, _ in model.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, buffers)
         if self._is_sharded:
             model.num_length_buckets = 1  # sharded weights are gathered in each call: ranks must make equally many
         if args.torch_compile:
             self._compile(model)
+        if args.seen_embeddings_only and (self._is_sharded or self.optimizer is not None):
+            raise ValueError(
+                "seen_embeddings_only=True is for one device or DDP, since FSDP and DeepSpeed spread the table, and "
+                "not for an optimizer of your own: set optim."
+            )
 
     @property
     def _is_sharded(self) -> bool:
@@ -142,7 +145,7 @@ class HybridTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """The steps of the plan in order, one `HybridInputs` each; not sharded: each rank takes its own share."""
         collator = HybridCollator(
-            self.schedule, self._token_cache(), self.args.num_negatives, distributed.rank(), distributed.world_size()
+            self.schedule, self._token_cache, self.args.num_negatives, distributed.rank(), distributed.world_size()
         )
         return DataLoader(
             StepDataset(collator),
@@ -154,6 +157,7 @@ class HybridTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
 
+    @cached_property
     def _token_cache(self) -> TokenCache:
         model = self.accelerator.unwrap_model(self.model)
         cache = TokenCache(
@@ -281,8 +285,8 @@ class HybridTrainer(Trainer):
         if (tokens := self.chunking.shrink(inputs["lengths"])) is None:
             raise RuntimeError(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
         logger.warning(
-            "Step %d: out of memory (%s). This step is done again, and all that follow, in chunks of at most %d tokens: "
-            "slower, with the same loss. A run with --chunk_tokens %d begins with that.",
+            "Step %d: out of memory (%s). This step is done again, and the later ones are done, in chunks of at most "
+            "%d tokens: slower, with the same loss. A run with --chunk_tokens %d begins with that.",
             self.state.global_step + 1, problem, tokens, tokens,
         )  # fmt: skip
 
@@ -403,7 +407,25 @@ class HybridTrainer(Trainer):
         """
         if isinstance(resume_from_checkpoint, str):
             self._refuse_another_plan(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        encoder = self.accelerator.unwrap_model(self.model)
+        if self.args.seen_embeddings_only:
+            vocabulary.train_seen_rows(encoder.backbone, self._seen_tokens(encoder))
+            self.optimizer = self.lr_scheduler = None  # of an earlier call: of other parameters
+        # DDP would send constants in forward passes, where ranks that ran out of memory do not meet the others.
+        constants = [name for name, _ in encoder.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(encoder, constants)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if self.args.seen_embeddings_only:
+                vocabulary.train_all_rows(encoder.backbone)
+                self.model_wrapped = self.model
+
+    def _seen_tokens(self, encoder: HybridEncoder) -> np.ndarray:
+        tokens = np.append(self._token_cache.seen_tokens(), encoder.tokenizer.pad_token_id or 0)
+        seen = np.unique(tokens)
+        logger.info("%d of %d rows of the token embeddings are trained", len(seen), encoder.config.vocab_size)
+        return seen
 
     def _plan_identity(self) -> dict[str, Any]:
         args, schedule = self.args, self.schedule

@@ -12,7 +12,14 @@ from torch import nn
 from transformers import LlamaConfig, LlamaModel, MobileBertConfig, MobileBertModel
 
 from hf_hybrid import attention
-from hf_hybrid.attention import can_pack, choose_attention, flash_runs, length_buckets, packed_attention
+from hf_hybrid.attention import (
+    LengthBuckets,
+    can_pack,
+    choose_attention,
+    flash_runs,
+    length_buckets,
+    packed_attention,
+)
 
 from . import families
 from .families import assert_near, differ
@@ -54,9 +61,19 @@ def reference(
     return torch.cat(outputs, dim=1).transpose(0, 1)[None]
 
 
-def run(tensors: Heads, cu_seqlens: torch.Tensor, **options: Any) -> torch.Tensor:
-    options |= {"cu_seq_lens_q": cu_seqlens, "max_length_q": int(cu_seqlens.diff().max())}
-    return packed_attention(nn.Identity(), *tensors, attention_mask=None, **options)[0]
+def run(
+    tensors: Heads, cu_seqlens: torch.Tensor, buckets: LengthBuckets | None = None, **options: Any
+) -> torch.Tensor:
+    """As the encoder does: tokens go in in the order of the buckets, and come out in their own."""
+    options |= {"cu_seq_lens_q": cu_seqlens, "max_length_q": int(cu_seqlens.diff().max()), "buckets": buckets}
+    if buckets is not None:
+        tensors = (
+            tensors[0][:, :, buckets.token_S],
+            tensors[1][:, :, buckets.token_S],
+            tensors[2][:, :, buckets.token_S],
+        )
+    output = packed_attention(nn.Identity(), *tensors, attention_mask=None, **options)[0]
+    return output if buckets is None else output[:, buckets.position_T]
 
 
 def output_and_gradients(output: torch.Tensor, tensors: Heads) -> list[torch.Tensor]:
@@ -93,6 +110,22 @@ class TestPackedAttention:
         expected = output_and_gradients(reference(tensors, cu, window), tensors)
         for one, other in zip(output_and_gradients(found, tensors), expected, strict=True):
             assert_near(one, other, 1e-12)
+
+    def test_long_sequences_take_the_fused_kernel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tensors, cu = heads(), bounds()
+        buckets = length_buckets(np.array(LENGTHS), growth=1.0)
+        written_out = run(tensors, cu, buckets=buckets)
+        monkeypatch.setattr(attention, "_LONGEST_WRITTEN_OUT", 16)
+        calls: list[int] = []
+        fused = nn.functional.scaled_dot_product_attention
+
+        def watched(query: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+            calls.append(query.shape[2])
+            return fused(query, *args, **options)
+
+        monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched)
+        assert_near(run(tensors, cu, buckets=buckets), written_out, 1e-12)
+        assert calls == sorted({length for length in LENGTHS if length > 16})
 
     def test_no_row_of_a_mask_is_empty(self) -> None:
         bucket = length_buckets(np.array(LENGTHS), growth=float("inf")).buckets[0]

@@ -90,7 +90,7 @@ def test_a_comparison_of_different_work_is_refused(
 def test_a_side_that_runs_out_of_memory_is_recorded(throughput: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = {"loss": 2.1, "digest": "same", "pairs_per_step": [4], "dropout": {}}
     figures |= {"time_s": 2.0, "step_time_s": [2.0], "tokens": 8, "sum_squared_lengths": 16, "peak_memory_gib": 1.0}
-    figures |= {"padding_share": 0.0, "attention_padding_share": 0.0}
+    figures |= {"padding_share": 0.0}
     answers = iter([figures, None, figures])  # by turns; who has failed once is not asked again
     monkeypatch.setattr(throughput, "run_child", lambda *_: next(answers))
     rounds = throughput.run_rounds(two_jobs(throughput), 2)
@@ -119,9 +119,8 @@ def test_train_throughput_does_the_same_work_on_both_sides(tmp_path: Path) -> No
     assert row["first_step_loss"]["ours"] > 0.1
     assert row["first_step_loss"]["difference"] <= row["first_step_loss"]["allowed"] == 1e-4
 
-    # Each batch of the peer is as long as its longest passage; ours has no padding but a little in attention.
+    # Each batch of the peer is as long as its longest passage; ours has no padding.
     assert ours["padding_share"] == 0
-    assert 0 <= ours["attention_padding_share"] <= 0.2
     positions = peer["tokens"] / (1 - peer["padding_share"])
     assert positions == pytest.approx(num_pairs * (QUERY + LONG))
 

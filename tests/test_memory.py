@@ -60,7 +60,7 @@ def train(
     for hook in filter(None, [in_forward]):
         encoder.backbone.register_forward_hook(hook)
     for hook in filter(None, [in_backward]):
-        encoder.backbone.embeddings.register_full_backward_hook(hook)
+        encoder.get_input_embeddings().register_full_backward_hook(hook)
     args = HybridTrainingArguments(str(folder), temperature=0.1, **{**settings, **options})
     trainer = HybridTrainer(encoder, args, train_dataset=corpus, cache_dir=folder.parent / "cache")
     for hook in filter(None, [in_forward, in_backward]):
@@ -120,7 +120,7 @@ class TestRunsThatGoOn:
         reference = train(tmp_path / "reference", corpus)
         trainer = train(tmp_path / "disturbed", corpus, in_forward=Failing(1))
         for name in ("num_pairs", "tokens", "padding_tokens", "flops"):
-            found, expected = (one.resource_log.summary()[name] for one in (trainer, reference))  # type: ignore[literal-required]
+            found, expected = (one.resource_log.summary()[name] for one in (trainer, reference))
             assert found == expected, name
 
 
