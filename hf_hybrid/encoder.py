@@ -257,7 +257,7 @@ class HybridEncoder(nn.Module):
             for numbers in token_batches([len(sequence) for sequence in ids], batch_tokens * world_size):
                 own = numbers[rank::world_size]  # they are sorted by length: every rank gets as many long ones
                 embedded = self.embed([np.asarray(ids[i]) for i in (own if len(own) else numbers[:1])])
-                embeddings[own] = embedded[: len(own)].cpu().numpy()
+                embeddings[own] = embedded[: len(own)].float().cpu().numpy()  # FSDP gives bf16
                 bar.update(len(numbers))
         return embeddings
 

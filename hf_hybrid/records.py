@@ -65,9 +65,15 @@ class Share(TypedDict):
     time_s: float
 
 
-class Resources(TypedDict):
-    """`resources.json`. None means: not measured."""
+class BytesSent(TypedDict):
+    """What the processes sent each other in training, over all of them and all steps."""
 
+    embeddings: int  # counted: embeddings and their gradients
+    weights: int  # weights and their gradients, by the formula
+    formula: str
+
+
+class _Resources(TypedDict):
     train_time_s: float
     setup_time_s: float
     num_steps: int
@@ -85,6 +91,12 @@ class Resources(TypedDict):
     energy_source: str | None  # nvml, rapl, codecarbon
     per_language: dict[str, Share]
     per_cell: dict[str, Share]
+
+
+class Resources(_Resources, total=False):
+    """`resources.json`. None means: not measured."""
+
+    bytes_sent: BytesSent | None  # None on one process; absent in files of before it was counted
 
 
 class Scores(TypedDict):

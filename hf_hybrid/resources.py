@@ -5,8 +5,8 @@
 3. Where the trainer logs, saves, evaluates or stops, a *window* of steps is closed: the device is waited for, and the
    wall time of the window is shared out over its steps in proportion to (2).  Logging, saving and evaluation lie
    between windows, so `train_time_s` has none of them.
-4. There the ranks exchange memory peaks, padding and energy, and rank 0 writes a line of `resources.jsonl`; at the end
-   `resources.json`.  Both go on after a resume: the totals travel in the checkpoint's `trainer_state.json`.
+4. There the ranks exchange memory peaks, padding, bytes sent and energy; rank 0 writes a line of `resources.jsonl`, at
+   the end `resources.json`.  Both go on after a resume: the totals travel in the checkpoint's `trainer_state.json`.
 
 Nothing is invented: what no meter of this machine can tell is null.
 """
@@ -23,19 +23,19 @@ from typing import Any
 
 import psutil
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from . import distributed
 from .machine import ENERGY_CHOICES, Meter, Moment, open_meter, peak_host_memory
-from .records import ResourceLine, Resources, RunFolder, Share
+from .records import BytesSent, ResourceLine, Resources, RunFolder, Share
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
 FLOPS_FORMULA = "6 * num_matmul_parameters * tokens + 12 * num_layers * hidden_size * sum(length^2)"
+_RANK_SUMS = ("padding_tokens", "embedding_bytes", "weight_bytes")  # what each rank alone knows
 _LINE_SUMS = ("train_time_s", "data_wait_s", "num_steps", "num_pairs", "tokens", "padding_tokens", "energy_wh")
 
 
@@ -92,7 +92,7 @@ def encoder_shape(model: Any) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one batch holds. All but the last two are sums over ranks, the same on every rank.
+    """What one batch holds. All but the last four are sums over ranks, the same on every rank.
 
     Args:
         kind (`str`): `mono`, `cross`, `pool`, or another trainer's word.
@@ -102,6 +102,8 @@ class StepRecord:
         sum_squared_lengths (`int`, *optional*, defaults to 0): Sum of the squared sequence lengths, in tokens squared.
         padding_tokens (`int`, *optional*, defaults to 0): Padding that this rank computed on.
         data_wait_s (`float`, *optional*, defaults to 0.0): How long this rank waited for the batch, in seconds.
+        embedding_bytes (`int`, *optional*, defaults to 0): What this rank sent of embeddings and their gradients.
+        weight_bytes (`int`, *optional*, defaults to 0): What it sent of weights and theirs, by formula.
     """
 
     kind: str
@@ -111,6 +113,8 @@ class StepRecord:
     sum_squared_lengths: int = 0
     padding_tokens: int = 0
     data_wait_s: float = 0.0
+    embedding_bytes: int = 0
+    weight_bytes: int = 0
 
 
 @dataclass
@@ -124,6 +128,8 @@ class _Totals:
     num_pairs: int = 0
     tokens: int = 0
     padding_tokens: int = 0
+    embedding_bytes: int = 0
+    weight_bytes: int = 0
     sum_squared_lengths: int = 0
     energy_wh: float | None = None
     energy_source: str | None = None
@@ -195,7 +201,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self.totals = _Totals(**saved.get("totals", {}))
         self._earlier = _Totals(**asdict(self.totals))  # what former processes of this run left
         self._line_start = saved.get("line_start") or _line_start(self.totals)
-        self._padding_tokens = 0  # of this rank in this process
+        self._own = dict.fromkeys(_RANK_SUMS, 0)  # of this rank in this process
         self._records: list[StepRecord] = []  # of the current step
         self._window: list[tuple[list[StepRecord], Callable[[], float]]] = []  # steps and their durations
         self._window_start = 0.0
@@ -228,7 +234,8 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         wait_s = sum(record.data_wait_s for record in self._records)
         if not self._window:
             self._window_start = self._step_start.host_s - wait_s
-        self._padding_tokens += sum(record.padding_tokens for record in self._records)
+        for name in _RANK_SUMS:
+            self._own[name] += sum(getattr(record, name) for record in self._records)
         self._window.append((self._records, self._step_start.until(Moment(self._cuda), wait_s)))
         self._records = []
         self._settle(state, control)
@@ -286,16 +293,17 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
     def _exchange(self) -> None:
         """Bring together what each rank alone knows; every rank must come here."""
         own = {
-            "padding_tokens": self._padding_tokens,
+            **self._own,
             "device_gib": torch.cuda.max_memory_allocated() / GIB if self._cuda else None,
             "host_gib": peak_host_memory() / GIB,
             "resident_gib": psutil.Process().memory_info().rss / GIB,
             "energy_source": self._meter.source if self._meter else None,
             "meters": self._read_meter(),
         }
-        ranks = _gather(own)
+        ranks = distributed.from_all(own)
         totals, earlier = self.totals, self._earlier
-        totals.padding_tokens = earlier.padding_tokens + sum(rank["padding_tokens"] for rank in ranks)
+        for name in _RANK_SUMS:
+            setattr(totals, name, getattr(earlier, name) + sum(rank[name] for rank in ranks))
         totals.peak_host_memory_gib = _highest(earlier.peak_host_memory_gib, [rank["host_gib"] for rank in ranks])
         if all(rank["device_gib"] is not None for rank in ranks):
             devices_gib = [rank["device_gib"] for rank in ranks]
@@ -360,6 +368,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             "energy_source": totals.energy_source,
             "per_language": totals.per_language,
             "per_cell": totals.per_cell,
+            "bytes_sent": _bytes_sent(totals),
         }
 
 
@@ -373,11 +382,10 @@ def _highest(earlier: list[float], now: list[float]) -> list[float]:
     return [max(pair) for pair in zip_longest(earlier, now, fillvalue=0.0)]
 
 
-def _gather(own: dict[str, Any]) -> list[dict[str, Any]]:
-    ranks = [own] * distributed.world_size()
-    if len(ranks) > 1:
-        dist.all_gather_object(ranks, own)
-    return ranks
+def _bytes_sent(totals: _Totals) -> BytesSent | None:
+    embeddings, weights = totals.embedding_bytes, totals.weight_bytes
+    formula = distributed.WEIGHT_BYTES_FORMULA
+    return {"embeddings": embeddings, "weights": weights, "formula": formula} if embeddings or weights else None
 
 
 def _sum_energy(ranks: list[dict[str, Any]], earlier: _Totals) -> tuple[float | None, str | None]:

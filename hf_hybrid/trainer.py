@@ -15,27 +15,26 @@ import operator
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
-from accelerate.utils.memory import clear_device_cache
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
-from . import distributed, gradcache, vocabulary
+from . import distributed, vocabulary
 from .arguments import CACHE_DIR, HybridTrainingArguments
+from .chunked import ChunkedTrainer
 from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache, hard_negatives
 from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval, flatten_scores
 from .losses import contrastive_loss
-from .memory import Chunking, OutOfMemory, attempt_together, is_out_of_memory
+from .memory import Chunking
 from .records import Scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 from .schedule import HybridSchedule
@@ -49,7 +48,7 @@ logger = logging.getLogger(__name__)
 PLAN_NAME = "plan.json"  # in a checkpoint: what its batches follow from
 
 
-class HybridTrainer(Trainer):
+class HybridTrainer(ChunkedTrainer):
     """Trains a [`HybridEncoder`] on a [`ParallelCorpus`] by the plan of a [`HybridSchedule`].
 
     Args:
@@ -112,10 +111,6 @@ class HybridTrainer(Trainer):
                 "seen_embeddings_only=True is for one device or DDP, since FSDP and DeepSpeed spread the table, and "
                 "not for an optimizer of your own: set optim."
             )
-
-    @property
-    def _is_sharded(self) -> bool:
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _compile(self, model: HybridEncoder) -> None:
         """Compile the backbone for any number of tokens, and nothing else: the rest depends on the batch."""
@@ -184,116 +179,6 @@ class HybridTrainer(Trainer):
 
     # Batches, data sets and counts are of our own kinds, hence the remarks to the type checker.
 
-    def training_step(  # type: ignore[override]
-        self, model: nn.Module, inputs: HybridInputs, num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Add the gradients of a batch; where memory runs out, once more in smaller chunks.
-
-        Args:
-            model (`nn.Module`): The wrapped encoder.
-            inputs (`HybridInputs`): This rank's share of the batch.
-            num_items_in_batch (`int`, *optional*): Not used.
-
-        Returns:
-            `torch.Tensor`: The loss of this rank's share, without gradient.
-
-        Raises:
-            RuntimeError: When memory runs out and no smaller chunk can help, or another rank already waits for this
-                one; the message says what to set.
-        """
-        model.train()
-        optimizer: Any = self.optimizer
-        if callable(getattr(optimizer, "train", None)):  # a schedule-free one
-            optimizer.train()
-        inputs = self._prepare_input(inputs)
-        restore = self._restore_point(model)
-        while True:
-            try:
-                loss = self._add_gradients(model, inputs)
-                break
-            except OutOfMemory as error:
-                problem = str(error)  # not the error: its traceback holds the tensors that must go
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise RuntimeError(f"{error}\n{self.chunking.advice(inputs['lengths'])}") from error
-                raise
-            self._take_smaller_chunks(inputs, problem)
-            restore()
-        self._record(inputs)
-        every = self.args.torch_empty_cache_steps
-        if every is not None and self.state.global_step % every == 0:
-            clear_device_cache()
-        return loss / self.current_gradient_accumulation_steps
-
-    def _add_gradients(self, model: nn.Module, inputs: HybridInputs) -> torch.Tensor:
-        chunks = self.chunking.chunks(inputs["tokens"], inputs["lengths"])
-        scale = self.current_gradient_accumulation_steps
-        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-
-        def loss(embeddings: torch.Tensor) -> torch.Tensor:
-            return self.compute_loss(lambda **_: embeddings, inputs)
-
-        step = partial(
-            gradcache.backward_in_chunks,
-            chunks,
-            lambda tokens: model(**tokens),
-            loss,
-            backward=lambda value: self.accelerator.backward(value / scale, **options),
-            without_exchange=partial(self._without_exchange, model),
-            device=self.args.device,
-        )
-        if self._is_sharded:  # ranks meet inside the model: one that fails there cannot tell the others
-            return step()
-        return attempt_together(step) if self.args.world_size == 1 else step(attempt=attempt_together)
-
-    @contextmanager
-    def _without_exchange(self, model: nn.Module) -> Iterator[None]:
-        """Forward and backward passes in it leave gradients on their rank, to be exchanged with those that follow."""
-        state = self.accelerator.gradient_state
-        exchanges = state.sync_gradients
-        state._set_sync_gradients(False)  # what DeepSpeed goes by
-        try:
-            if self.is_deepspeed_enabled:
-                yield
-            else:
-                with self.accelerator.no_sync(model):
-                    yield
-        finally:
-            state._set_sync_gradients(exchanges)
-
-    def _restore_point(self, model: nn.Module) -> Callable[[], None]:
-        """What undoes a step that did not come to its end."""
-        encoder, device = self.accelerator.unwrap_model(self.model), self.args.device
-        reducer = getattr(model, "reducer", None)
-        state, padding_tokens = gradcache.random_state(device), encoder.padding_tokens
-        earlier = {}  # gradients of earlier batches of this optimizer step
-        if self.current_gradient_accumulation_steps > 1 and not self._is_sharded:
-            earlier = {weight: weight.grad.clone() for weight in model.parameters() if weight.grad is not None}
-
-        def restore() -> None:
-            if reducer is not None:  # DDP still waits for the backward pass of the forward pass that was given up
-                reducer._reset_state()
-            for weight in model.parameters():
-                weight.grad = earlier.get(weight)
-            clear_device_cache(garbage_collection=True)
-            gradcache.set_random_state(state, device)
-            encoder.padding_tokens = padding_tokens
-
-        return restore
-
-    def _take_smaller_chunks(self, inputs: HybridInputs, problem: str) -> None:
-        if (tokens := self.chunking.shrink(inputs["lengths"])) is None:
-            raise RuntimeError(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
-        logger.warning(
-            "Step %d: out of memory (%s). This step is done again, and the later ones are done, in chunks of at most "
-            "%d tokens: slower, with the same loss. A run with --chunk_tokens %d begins with that.",
-            self.state.global_step + 1, problem, tokens, tokens,
-        )  # fmt: skip
-
-    def _prepare_input(self, data: Any) -> Any:
-        """Copies from pinned memory go on while the host does other work."""
-        return data.to(self.args.device, non_blocking=True) if torch.is_tensor(data) else super()._prepare_input(data)
-
     def compute_loss(  # type: ignore[override]
         self,
         model: Callable[..., torch.Tensor],
@@ -320,7 +205,8 @@ class HybridTrainer(Trainer):
                 loss = loss + 0.0 * embeddings.sum()  # a rank without items still takes part in the backward pass
         return (loss, embeddings) if return_outputs else loss
 
-    def _record(self, inputs: HybridInputs) -> None:
+    def record_batch(self, inputs: HybridInputs) -> None:
+        """Tell the resource log what a batch held."""
         facts, encoder = inputs["facts"], self.accelerator.unwrap_model(self.model)
         padding_tokens, encoder.padding_tokens = encoder.padding_tokens, 0
         self.resource_log.record_step(
@@ -332,7 +218,29 @@ class HybridTrainer(Trainer):
                 sum_squared_lengths=facts.sum_squared_lengths,
                 padding_tokens=padding_tokens,
                 data_wait_s=self._data_wait_s.pop(0) if self._data_wait_s else 0.0,
+                embedding_bytes=distributed.take_embedding_bytes(),
+                weight_bytes=self._weight_bytes_sent(inputs),
             )
+        )
+
+    def _weight_bytes_sent(self, inputs: HybridInputs) -> int:
+        """What this rank sends of weights and gradients for a batch, by formula."""
+        if self.args.world_size == 1:
+            return 0
+        kind, stage = self.distributed_strategy().values()
+        weights = list(self.accelerator.unwrap_model(self.model).parameters())
+        sizes = [getattr(weight, "ds_numel", weight.numel()) for weight in weights]  # ZeRO 3 leaves 0 elements
+        halved = self._is_sharded and (self.args.bf16 or self.args.fp16)
+        width = 2 if halved else weights[0].element_size()
+        mesh = self.accelerator.parallelism_config
+        return distributed.weight_bytes_sent(
+            {"DEEPSPEED": f"zero{stage}", "FSDP": "fsdp2"}.get(kind, "ddp"),
+            width * sum(sizes),
+            width * sum(size for size, weight in zip(sizes, weights, strict=True) if weight.requires_grad),
+            self.args.world_size,
+            chunks=max(map(len, self.chunking.bounds(inputs["lengths"]))),
+            last=self.accelerator.sync_gradients,
+            replicas=mesh.dp_replicate_size if mesh is not None and self.is_fsdp_enabled else 1,
         )
 
     def floating_point_ops(self, inputs: HybridInputs) -> float:  # type: ignore[override]

@@ -184,11 +184,22 @@ def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:
     query_length, passage_length = trainer.max_lengths
     return f"""
 {cut} of {texts} training texts were cut, at {query_length} tokens (queries) or {passage_length} (passages).
-The model:        {folder.path}/model        loads with AutoModel and SentenceTransformer
+{wire_words(trainer)}The model:        {folder.path}/model        loads with AutoModel and SentenceTransformer
 The scores:       {folder.path}/eval.json    all pairs of languages
 The cost:         {folder.path}/resources.json, .jsonl
 What was run:     {folder.path}/run.json
 Next: recipes/README.md trains on your own corpus and from a checkpoint; --help lists every option."""
+
+
+def wire_words(trainer: HybridTrainer) -> str:
+    """What a step sends, on several processes; nothing on one."""
+    resources = trainer.resource_log.summary()
+    if (sent := resources["bytes_sent"]) is None:
+        return ""
+    parts = resources["num_steps"] * trainer.args.world_size * 2**20
+    embeddings, weights = (f"{total / parts:,.2f} MiB" for total in (sent["embeddings"], sent["weights"]))
+    parts_sent = f"embeddings {embeddings}, gradients and weights {weights} (by formula)"
+    return f"Each step sends, from each process: {parts_sent}.\n"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Run a script with FSDP on CPU processes: `accelerate launch --config_file fsdp2.yaml tests/fsdp_on_cpu.py SCRIPT`.
 
 torch's `fully_shard` works over gloo, but accelerate turns FSDP on only where it finds GPUs.  This takes that
-condition away, and gathers the weights that are saved, which the copy from GPU to host does else.
+condition away; what follows is what accelerate does on GPUs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import runpy
 import sys
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 _original = AcceleratorState.__init__
@@ -21,19 +20,13 @@ def _with_fsdp(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kw
     _original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # each later state begins with it
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
         self.fsdp_plugin = fsdp_plugin
 
 
-_get_state_dict = Accelerator.get_state_dict
-
-
-def _whole(self: Accelerator, *args: Any, **kwargs: Any) -> Any:
-    found = _get_state_dict(self, *args, **kwargs)
-    return {name: weight.full_tensor() for name, weight in found.items()}
-
-
 if __name__ == "__main__":
-    Accelerator.get_state_dict = _whole
     AcceleratorState.__init__ = _with_fsdp
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"distributed", "packing"},
     "vocabulary": set(),
     "arguments": {"mix", "vocabulary"},
-    "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "gradcache", "losses", "memory"}
+    "chunked": {"gradcache", "memory"},
+    "trainer": {"arguments", "chunked", "collator", "distributed", "encoder", "evaluation", "losses", "memory"}
     | {"records", "resources", "schedule", "vocabulary"},
     "mlm": {"arguments", "corpus"},
     # what is measured, and the files that later tools read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 @pytest.fixture(scope="module")
 def one_process(inputs: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    run_recipe(*inputs, "--output_dir", folder)
+    printed = run_recipe(*inputs, "--output_dir", folder).stdout
+    assert "sends" not in printed
+    assert bytes_sent(folder) is None
     assert len(set(losses(folder))) == STEPS
     return folder
 
@@ -81,6 +84,10 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     assert total > 0.1, "the weights must have moved for their equality to mean anything"
 
 
+def bytes_sent(folder: Path) -> dict[str, Any] | None:
+    return json.loads((folder / "resources.json").read_text())["bytes_sent"]
+
+
 def weights_before(reference: Path) -> dict[str, torch.Tensor]:
     config = json.loads((reference / "run.json").read_text())["config"]
     return load_file(Path(config["model_name_or_path"]) / "model.safetensors")
@@ -88,8 +95,23 @@ def weights_before(reference: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", TWO_PROCESSES)
 def test_two_processes_equal_one(name: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
-    run_recipe(*inputs, "--output_dir", tmp_path, launch=shipped(name))
+    printed = run_recipe(*inputs, "--output_dir", tmp_path, launch=shipped(name)).stdout
     assert kind_of_run(tmp_path) == TWO_PROCESSES[name]
+    assert_same_run(tmp_path, one_process)
+    # Halves of the weights that each process sends: see `weight_bytes_sent`.
+    halves = {"ddp": 2, "fsdp2": 3, "deepspeed_zero1": 3, "deepspeed_zero2": 3, "deepspeed_zero3": 2}[name]
+    sent, num_weights = bytes_sent(tmp_path), sum(weight.numel() for weight in weights(tmp_path).values())
+    assert sent is not None
+    assert sent["weights"] == 2 * STEPS * halves * 4 * num_weights // 2
+    # At the least one passage and one query of 32 numbers, and their gradients, both ways in each step.
+    assert 2 * STEPS * 4 * 32 * 4 < sent["embeddings"] < sent["weights"]
+    step = 2 * STEPS * 2**20
+    embeddings, others = sent["embeddings"] / step, sent["weights"] / step
+    assert f"process: embeddings {embeddings:.2f} MiB, gradients and weights {others:.2f} MiB (by formula)." in printed
+
+
+def test_seen_embeddings_are_trained_alike(inputs: list[object], one_process: Path, tmp_path: Path) -> None:
+    run_recipe(*inputs, "--output_dir", tmp_path, "--seen_embeddings_only", "true", launch=shipped("ddp"))
     assert_same_run(tmp_path, one_process)
 
 
@@ -118,6 +140,9 @@ def _gathered(rank: int, file: str) -> None:
     ((rank + 1) * gathered.square().sum()).backward()
     assert rows.grad is not None
     assert torch.equal(rows.grad, torch.full_like(rows, 2 * (rank + 1) * (1 + 2 + 3)))
+    # A block is as high as the highest: 3 rows of 2 numbers of 4 bytes, passed on by 2 others, there and back.
+    assert distributed.take_embedding_bytes() == 2 * (2 * 3 * 2 * 4)
+    assert distributed.take_embedding_bytes() == 0
     assert distributed.sum_over_ranks(torch.tensor([rank])).item() == 3
     torch.distributed.destroy_process_group()
 
@@ -129,4 +154,30 @@ def test_gather_adds_the_gradients_of_all_ranks(tmp_path: Path) -> None:
 def test_one_process_gathers_nothing() -> None:
     rows = torch.ones(2, 3)
     assert distributed.gather_rows(rows, (2,)) is rows
+    assert distributed.take_embedding_bytes() == 0
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "one_chunk", "three_chunks", "not_last"),
+    [
+        ("ddp", 300, 300, 0),
+        ("zero1", 450, 450, 0),
+        ("zero2", 450, 2 * 3 * 150 + 150, 300),
+        ("zero3", 600 + 150, 9 * 600 + 3 * 150, 600 + 150),
+        ("fsdp2", 2 * 600 + 150, 9 * 600 + 150, 2 * 600),
+    ],
+)
+def test_bytes_of_weights(strategy: str, one_chunk: int, three_chunks: int, not_last: int) -> None:
+    """Four processes, 800 bytes of weights and 200 of gradients: one sends 600 and 150 in a ring."""
+
+    def sent(**options: Any) -> int:
+        return distributed.weight_bytes_sent(strategy, 800, 200, 4, **options)
+
+    assert (sent(), sent(chunks=3), sent(last=False)) == (one_chunk, three_chunks, not_last)
+    assert distributed.weight_bytes_sent(strategy, 800, 200, 1) == 0
+
+
+def test_bytes_of_weights_with_a_copy_on_each_machine() -> None:
+    """Rings of two: half of 800 bytes in each of two passes and of 200; 100 of these go to the other copy and back."""
+    assert distributed.weight_bytes_sent("fsdp2", 800, 200, 4, replicas=2) == 2 * 400 + 100 + 100

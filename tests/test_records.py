@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from hf_hybrid import records
-from hf_hybrid.records import Evaluation, ResourceLine, Run, RunFolder, Scores
+from hf_hybrid.records import Evaluation, ResourceLine, Resources, Run, RunFolder, Scores
 
 
 def make_run(status: str = "running") -> Run:
@@ -43,6 +43,29 @@ def make_line(step: int, loss: float | None = 1.5) -> ResourceLine:
     }
 
 
+def make_resources() -> Resources:
+    """As they were before bytes were counted."""
+    return {
+        "train_time_s": 2.0,
+        "setup_time_s": 1.0,
+        "num_steps": 2,
+        "num_pairs": 8,
+        "tokens": 100,
+        "padding_tokens": 4,
+        "pairs_per_s": 4.0,
+        "tokens_per_s": 50.0,
+        "flops": None,
+        "flops_formula": "f",
+        "mfu": None,
+        "peak_device_memory_gib": None,
+        "peak_host_memory_gib": [0.5],
+        "energy_wh": None,
+        "energy_source": None,
+        "per_language": {"de": {"steps": 2, "tokens": 100, "time_s": 2.0}},
+        "per_cell": {},
+    }
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
@@ -66,6 +89,15 @@ def test_each_document_is_read_as_it_was_written(folder: RunFolder) -> None:
         "name": "hf_hybrid run folder",
         "version": 1,
     }
+
+
+def test_resources_may_say_what_was_sent(folder: RunFolder) -> None:
+    older = make_resources()
+    counted: Resources = {**older, "bytes_sent": {"embeddings": 10, "weights": 20, "formula": "g"}}
+    one_process: Resources = {**older, "bytes_sent": None}
+    for resources in (older, counted, one_process):
+        folder.write_resources(resources)
+        assert folder.read_resources() == resources
 
 
 def test_text_is_utf8_not_escapes(folder: RunFolder) -> None:

@@ -38,7 +38,9 @@ def record_of(step: int, padding_tokens: int = 0) -> StepRecord:
     kind, cell = CELLS[step % 3]
     languages = {"de->de": ["de"], "de->zh": ["de", "zh"], "de->*": ["de", "fr", "zh"]}[cell]
     tokens = {language: 10 * (step + 1) + index for index, language in enumerate(languages)}
-    return StepRecord(kind, cell, step + 2, tokens, sum(n * n for n in tokens.values()), padding_tokens, WAIT_S)
+    squares = sum(n * n for n in tokens.values())
+    sent = {"embedding_bytes": 3 * padding_tokens, "weight_bytes": 1000 * (padding_tokens > 0)}
+    return StepRecord(kind, cell, step + 2, tokens, squares, padding_tokens, WAIT_S, **sent)
 
 
 class Model(nn.Module):
@@ -168,6 +170,9 @@ def test_a_resumed_run_ends_with_the_totals_of_one_that_was_not_stopped(tmp_path
     whole = RunFolder(tmp_path / "whole")
     assert without_times(stopped.read_resources()) == without_times(whole.read_resources())
     assert stopped.read_resources()["padding_tokens"] == 7 * 5
+    sent = stopped.read_resources()["bytes_sent"]
+    assert sent is not None
+    assert (sent["embeddings"], sent["weights"]) == (7 * 15, 7 * 1000)
     lines, torn = stopped.read_resource_lines()
     wanted, _ = whole.read_resource_lines()
     steady = ("step", "pairs", "tokens", "padding_tokens", "kind", "cell")
@@ -202,6 +207,18 @@ def test_a_checkpoint_without_a_log_is_resumed_with_a_warning(
     assert "ResourceLogCallback" in (tmp_path / "checkpoint-8" / "trainer_state.json").read_text()
 
 
+def test_a_checkpoint_of_before_bytes_were_counted_is_resumed(tmp_path: Path) -> None:
+    train(tmp_path, save_strategy="steps", save_steps=4)
+    path = tmp_path / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    totals = state["stateful_callbacks"]["ResourceLogCallback"]["attributes"]["saved"]["totals"]
+    del totals["embedding_bytes"], totals["weight_bytes"]
+    path.write_text(json.dumps(state))
+    log = train(tmp_path, resume=str(path.parent), save_strategy="steps", save_steps=4)
+    assert log.totals.num_steps == 7
+    assert log.summary()["bytes_sent"] is None
+
+
 def test_a_batch_without_a_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ResourceLogCallback, "record_step", lambda self, record: None)
     with pytest.raises(ValueError, match="call record_step"):
@@ -210,8 +227,8 @@ def test_a_batch_without_a_record_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_nothing_is_invented(tmp_path: Path) -> None:
     totals = train(tmp_path).summary()
-    unknown = ("flops", "mfu", "peak_device_memory_gib", "energy_wh", "energy_source")
-    assert [totals[name] for name in unknown] == [None] * 5  # type: ignore[literal-required]
+    unknown = ("flops", "mfu", "peak_device_memory_gib", "energy_wh", "energy_source", "bytes_sent")
+    assert [totals[name] for name in unknown] == [None] * 6  # type: ignore[literal-required]
     line = RunFolder(tmp_path).read_resource_lines()[0][0]
     assert line["energy_wh"] is None
     assert line["peak_device_memory_gib"] is None
@@ -488,5 +505,8 @@ def test_two_ranks_write_one_log(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [2, 4, 6, 7]
     assert totals["padding_tokens"] == 7 * (10 + 20) == sum(line["padding_tokens"] for line in lines)
     assert totals["tokens"] == sum(sum(record_of(step).tokens_per_language.values()) for step in range(7))
+    sent = totals["bytes_sent"]
+    assert sent is not None
+    assert (sent["embeddings"], sent["weights"]) == (7 * 3 * (10 + 20), 7 * 2 * 1000)
     assert len(totals["peak_host_memory_gib"]) == 2
     assert totals["energy_wh"] == 2.0  # both ranks read the same package

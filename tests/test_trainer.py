@@ -131,6 +131,27 @@ def test_options_that_change_nothing_change_nothing(option: dict, corpus: Parall
     torch.testing.assert_close(losses(changed), losses(plain), rtol=1e-6, atol=1e-7)
 
 
+def test_a_compiled_model_is_compiled_once_for_all_batches(corpus: ParallelCorpus, tmp_path: Path) -> None:
+    counts = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    plain = train(tmp_path / "plain", corpus, model=toy_encoder(corpus), max_steps=12)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = train(
+        tmp_path / "compiled", corpus, model=toy_encoder(corpus), max_steps=12, callbacks=[Watch()],
+        torch_compile=True, torch_compile_backend="aot_eager",
+    )  # fmt: skip
+    torch.testing.assert_close(losses(compiled), losses(plain), rtol=1e-5, atol=1e-6)
+    tokens = [json.loads(line)["tokens"] for line in (tmp_path / "plain" / "resources.jsonl").read_text().splitlines()]
+    assert len(set(tokens)) > 6, "batches must differ in size"
+    assert counts[0] > 0
+    assert counts[-1] == counts[2], "later batches were compiled anew"
+
+
 def test_bf16_stays_close(corpus: ParallelCorpus, tmp_path: Path) -> None:
     plain = losses(train(tmp_path / "plain", corpus, model=toy_encoder(corpus)))
     half = losses(train(tmp_path / "half", corpus, model=toy_encoder(corpus), bf16=True))
