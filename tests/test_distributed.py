@@ -115,6 +115,16 @@ def test_seen_embeddings_are_trained_alike(inputs: list[object], one_process: Pa
     assert_same_run(tmp_path, one_process)
 
 
+def test_sharded_weights_train_and_evaluate_in_half_precision(
+    inputs: list[object], one_process: Path, tmp_path: Path
+) -> None:
+    options = ("--output_dir", tmp_path, "--bf16", "true", "--chunk_tokens", 60)
+    run_recipe(*inputs, *options, launch=shipped("fsdp2"))
+    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=0.05)
+    after = json.loads((tmp_path / "eval.json").read_text())["after"]
+    assert 0 < after["multilingual"]["MAP"] < 1
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_padded_attention_equals_packed(
     attention: str, inputs: list[object], one_process: Path, tmp_path: Path
