@@ -62,11 +62,11 @@ class Chunking:
     Example:
 
         >>> chunking = Chunking(max_tokens=10)
-        >>> lengths = [np.array([4, 5, 6]), np.array([9])]  # of the sequences of two ranks
+        >>> lengths = [np.array([4, 5, 6]), np.array([7])]  # of the sequences of two ranks
         >>> chunking.bounds(lengths)
         [[(0, 2), (2, 3)], [(0, 1)]]
         >>> chunking.shrink(lengths), chunking.bounds(lengths)[0]
-        (9, [(0, 2), (2, 3)])
+        (7, [(0, 1), (1, 2), (2, 3)])
     """
 
     def __init__(self, max_tokens: int | None = None) -> None:
