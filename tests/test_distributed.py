@@ -155,10 +155,12 @@ def _gathered(rank: int, file: str) -> None:
     assert distributed.take_embedding_bytes() == 0
     assert distributed.sum_over_ranks(torch.tensor([rank])).item() == 3
     torch.distributed.destroy_process_group()
+    Path(f"{file}.{rank}").touch()
 
 
 def test_gather_adds_the_gradients_of_all_ranks(tmp_path: Path) -> None:
     mp.spawn(_gathered, args=(str(tmp_path / "meet"),), nprocs=3)
+    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1", ".2"}, "each rank came to its end"
 
 
 def test_one_process_gathers_nothing() -> None:

@@ -207,6 +207,7 @@ def _attempt(rank: int, file: str, work: Callable[[int], Any]) -> None:
         attempt_together(lambda: work(rank))
     assert attempt_together(lambda: rank) == rank
     torch.distributed.destroy_process_group()
+    Path(f"{file}.{rank}").touch()
 
 
 def _second_fails(rank: int) -> None:
@@ -217,3 +218,4 @@ def _second_fails(rank: int) -> None:
 @pytest.mark.distributed
 def test_all_ranks_learn_that_one_ran_out(tmp_path: Path) -> None:
     mp.spawn(_attempt, args=(str(tmp_path / "meet"), _second_fails), nprocs=2)
+    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1"}, "each rank came to its end"
