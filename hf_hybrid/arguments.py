@@ -78,7 +78,8 @@ class HybridTrainingArguments(TrainingArguments):
 
     Defaults that differ from the parent: `output_dir="runs/hybrid"`, `max_steps=1000` (a plan has no epochs),
     `learning_rate=2e-5`, `warmup_steps=0.1` (a share of the steps), `logging_steps=10`, `logging_nan_inf_filter=False`
-    (it waits for the device at every step), `save_strategy="no"`, `dataloader_num_workers=2` where there is a GPU,
+    (it waits for the device at every step), `save_steps=0.1` (a share of the steps), `save_total_limit=2`,
+    `dataloader_num_workers=2` where there is a GPU,
     `ddp_find_unused_parameters=False` (all are used). The batch size of a device follows from
     `global_batch_size`. `gradient_accumulation_steps=G` averages the gradients of G successive batches of the plan,
     each of `global_batch_size`; the plan then has `max_steps * G` batches.
@@ -99,7 +100,10 @@ class HybridTrainingArguments(TrainingArguments):
     warmup_steps: float = _option(0.1, "Steps of linear warm-up; below 1, a share of all steps.")
     logging_steps: float = _option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
     logging_nan_inf_filter: bool = _option(False, "Leave NaN and infinite losses out of the logged mean.")
-    save_strategy: str = _option("no", "no, steps or best: when checkpoint-N is written.")
+    save_strategy: str = _option("steps", "no, steps or best: when checkpoint-N is written.")
+    save_steps: float = _option(0.1, "A checkpoint every so many steps; below 1, a share of all steps.")
+    save_total_limit: int | None = _option(2, "Checkpoints kept, the newest and the best first.")
+    max_nonfinite_steps: int = _option(5, "Steps in a row without a finite loss and gradient that end a run.")
     dataloader_num_workers: int | None = _option(  # type: ignore[assignment]
         None, "Processes that make batches ahead of time; by default 2 where there is a GPU, else 0."
     )
@@ -174,6 +178,8 @@ class HybridTrainingArguments(TrainingArguments):
             "num_train_epochs": (self.num_train_epochs is not None, "a plan has steps and no epochs; set max_steps"),
             "per_device_eval_batch_size": (self.per_device_eval_batch_size is not None, "set eval_batch_tokens"),
             "seed": (self.seed < 0, "it must not be negative"),
+            "max_nonfinite_steps": (self.max_nonfinite_steps < 1, "at least 1"),
+            "enable_jit_checkpoint": (self.enable_jit_checkpoint, "SIGTERM leads to a checkpoint as it is"),
             "chunk_tokens": (self.chunk_tokens is not None and self.chunk_tokens < 1, "at least 1"),
             "optim": (
                 "lomo" in str(self.optim),

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer
 
 from . import gradcache
+from .guard import mark_not_finite
 from .memory import Chunking, OutOfMemory, attempt_together, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class ChunkedTrainer(Trainer):
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
 
         def loss(embeddings: torch.Tensor) -> torch.Tensor:
-            return compute_loss(lambda **_: embeddings, inputs)
+            return mark_not_finite(compute_loss(lambda **_: embeddings, inputs))
 
         step = partial(
             gradcache.backward_in_chunks,

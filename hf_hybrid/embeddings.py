@@ -25,6 +25,7 @@ import torch
 from . import __version__, distributed
 from .collator import tokenizer_fingerprint
 from .files import replacing
+from .identity import add_weights
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
@@ -132,9 +133,7 @@ class TextEncoder:
         settings.append(config.to_json_string() if hasattr(config, "to_json_string") else None)
         settings.append(tokenizer_fingerprint(tokenizer) if hasattr(tokenizer, "backend_tokenizer") else None)
         sha = hashlib.sha256(json.dumps(settings, default=str).encode())
-        for name, weight in self.model.state_dict().items():
-            sha.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}".encode())
-            sha.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        add_weights(sha, self.model)
         return sha.hexdigest()
 
     def _ask_sentence_transformer(self, texts: list[str], side: str) -> Any:

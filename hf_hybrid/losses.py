@@ -101,3 +101,16 @@ def _negatives(
     # The least finite number, not -inf: a row without negatives must have a zero gradient, not NaN.
     least = torch.finfo(rows_XD.dtype).min
     return (rows_XD @ columns_YD.T).masked_fill(same_XY, least).logsumexp(dim=1)
+
+
+def mean_cosine(vectors_ND: torch.Tensor) -> torch.Tensor:
+    """Mean cosine of two different ones of N normalised vectors; near 1 where embeddings have collapsed.
+
+    Example:
+
+        >>> mean_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+        tensor(0.3333)
+    """
+    number = len(vectors_ND)
+    total = vectors_ND.sum(dim=0).square().sum() - number
+    return total / max(1, number * (number - 1))

@@ -6,6 +6,10 @@
 | `resources.jsonl` | `ResourceLine`: one line per logging step         | appended                    |
 | `resources.json`  | `Resources`: totals of the run                    | at the end                  |
 | `eval.json`       | `Evaluation`: scores before and after             | when an evaluation is done  |
+| `checkpoint-N/`   | model and state of training, see `checkpoints.py` | every `save_steps`          |
+| `events.jsonl`    | what happened, see `events.py`                    | appended                    |
+| `heartbeat.json`  | the last sign of life, see `supervision.py`       | every few seconds           |
+| `not_finite/`     | batches without a finite gradient, see `guard.py` | when there is one           |
 
 Every file is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  The three `.json`
 files carry the version of this schema and are replaced as a whole or not at all, so a reader never sees half a file.
@@ -20,16 +24,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from .files import replacing
+from .files import delete_folder, replacing
 
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 
-class Run(TypedDict):
-    """`run.json`."""
-
+class _Run(TypedDict):
     config: dict[str, Any]  # every argument
     corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source
     mix: str
@@ -38,6 +40,12 @@ class Run(TypedDict):
     world_size: int
     environment: dict[str, Any]  # versions, device names, git revision
     status: str  # one of STATUSES
+
+
+class Run(_Run, total=False):
+    """`run.json`."""
+
+    identity: dict[str, Any]  # what must be the same where the run goes on; absent in files of before
 
 
 class ResourceLine(TypedDict):
@@ -139,6 +147,15 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.resource_lines_path = self.path / "resources.jsonl"
+
+    def clear(self) -> None:
+        """Delete what a run left: only what runs write, and only in the folder of one; all else stays."""
+        if not (self.path / "run.json").exists():
+            return
+        for path in [*self.path.glob("checkpoint-*"), self.path / "model", self.path / "not_finite"]:
+            delete_folder(path)
+        for name in ("eval.json", "resources.json", "resources.jsonl", "events.jsonl", "heartbeat.json", "run.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_run(self, run: Run) -> None:
         """Write `run.json`; call again with another `status` when the run ends."""

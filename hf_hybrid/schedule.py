@@ -210,6 +210,12 @@ class HybridSchedule:
                 rows.append({**row, "steps": num_steps, "pairs": self._pairs(cell, num_steps)})
         return sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["steps"]))
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the plan: the cells, and which of them each step takes."""
+        cells = "\n".join(f"{cell.kind} {cell.name}" for cell in self.cells)
+        return hashlib.sha256(cells.encode() + self._plan.astype("<i8").tobytes()).hexdigest()
+
     def summary(self, max_cells: int = 5) -> str:
         """The plan as text of bounded length, `max_cells` cells for each kind."""
         rows = self.plan()

@@ -9,7 +9,6 @@ not fit, the same in chunks (see `gradcache.py`).
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import operator
 import os
@@ -29,14 +28,15 @@ from transformers import TrainerCallback
 
 from . import distributed, vocabulary
 from .arguments import CACHE_DIR, HybridTrainingArguments
-from .chunked import ChunkedTrainer
 from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache, hard_negatives
 from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval, flatten_scores
-from .losses import contrastive_loss
+from .identity import describe_batch, model_name, run_identity
+from .losses import contrastive_loss, mean_cosine
 from .memory import Chunking
 from .records import Scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
+from .resumable import ResumableTrainer
 from .schedule import HybridSchedule
 
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLAN_NAME = "plan.json"  # in a checkpoint: what its batches follow from
 
-
-class HybridTrainer(ChunkedTrainer):
+class HybridTrainer(ResumableTrainer):
     """Trains a [`HybridEncoder`] on a [`ParallelCorpus`] by the plan of a [`HybridSchedule`].
 
     Args:
@@ -69,6 +67,7 @@ class HybridTrainer(ChunkedTrainer):
     model: HybridEncoder
     args: HybridTrainingArguments
     train_dataset: Any  # a ParallelCorpus
+    eval_dataset: Any  # one, or several by name
 
     def __init__(
         self,
@@ -89,6 +88,7 @@ class HybridTrainer(ChunkedTrainer):
         self.token_cache_dir = Path(cache_dir) / "tokens"
         self.token_counts: dict[str, int] = {}
         self._data_wait_s: list[float] = []
+        self._mean_cosine: torch.Tensor | None = None
         _refuse_unused(kwargs)
         super().__init__(
             model=model,
@@ -201,9 +201,16 @@ class HybridTrainer(ChunkedTrainer):
         with torch.autocast(embeddings.device.type, enabled=False):
             queries, passages = embeddings.float()[: num_queries + num_passages].split([num_queries, num_passages])
             loss = contrastive_loss(queries, passages, targets, self.args.temperature, self.args.symmetric)
+            self._mean_cosine = mean_cosine(passages.detach())
             if not num_queries:
                 loss = loss + 0.0 * embeddings.sum()  # a rank without items still takes part in the backward pass
         return (loss, embeddings) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """A line of the log; with the loss goes how near each other the passages of the last batch lie."""
+        if "loss" in logs and self._mean_cosine is not None:
+            logs["mean_cosine"] = float(self._mean_cosine)
+        super().log(logs, *args, **kwargs)
 
     def record_batch(self, inputs: HybridInputs) -> None:
         """Tell the resource log what a batch held."""
@@ -308,14 +315,9 @@ class HybridTrainer(ChunkedTrainer):
         return {"type": state.distributed_type.value, "stage": stage}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or go on from a checkpoint of a run with the same plan.
-
-        Raises:
-            ValueError: When there is no such checkpoint, or its corpus, mix, seed or batch size is another.
-        """
-        if isinstance(resume_from_checkpoint, str):
-            self._refuse_another_plan(Path(resume_from_checkpoint))
+        """See [`ResumableTrainer.train`]."""
         encoder = self.accelerator.unwrap_model(self.model)
+        self.identity()  # of the model as it is before training
         if self.args.seen_embeddings_only:
             vocabulary.train_seen_rows(encoder.backbone, self._seen_tokens(encoder))
             self.optimizer = self.lr_scheduler = None  # of an earlier call: of other parameters
@@ -335,35 +337,24 @@ class HybridTrainer(ChunkedTrainer):
         logger.info("%d of %d rows of the token embeddings are trained", len(seen), encoder.config.vocab_size)
         return seen
 
-    def _plan_identity(self) -> dict[str, Any]:
-        args, schedule = self.args, self.schedule
-        settings = {name: getattr(args, name) for name in ("global_batch_size", "smoothing", "cells", "exclude")}
-        settings |= {"max_positives": args.max_positives, "num_negatives": args.num_negatives}
-        identity = {"corpus": schedule.corpus.fingerprint, "mix": str(schedule.mix), "seed": schedule.seed}
-        return {**identity, "num_batches": len(schedule), **settings}
+    def identity(self) -> dict[str, Any]:
+        """Corpus, mix, seed, model and all else that decides what is trained; not how many devices do it."""
+        return run_identity(self.args, self.schedule, self._model_name, self.max_lengths)
 
-    def _refuse_another_plan(self, checkpoint: Path) -> None:
-        if not (checkpoint / PLAN_NAME).exists():
-            raise ValueError(f"{checkpoint} is no checkpoint of a hybrid run: it has no {PLAN_NAME}.")
-        then, now = json.loads((checkpoint / PLAN_NAME).read_text(encoding="utf-8")), self._plan_identity()
-        changed = [
-            f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]
-        ]
-        if changed:
-            raise ValueError(f"{checkpoint} belongs to another plan: {'; '.join(changed)}. Begin a new run for it.")
+    @cached_property
+    def _model_name(self) -> str:
+        return model_name(self.accelerator.unwrap_model(self.model))
 
-    # A checkpoint is a model folder, as `HybridEncoder.save_pretrained` writes it, with the trainer's state beside it.
+    def describe_step(self, step: int) -> dict[str, Any]:
+        """Item ids, and texts by language, side and row of the corpus, of the batches of an optimizer step."""
+        count = self.args.gradient_accumulation_steps
+        batches = [describe_batch(self.schedule, number) for number in range((step - 1) * count, step * count)]
+        return {"corpus": self.schedule.corpus.fingerprint, "batches": batches}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
             model = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(output_dir or self.args.output_dir, state_dict)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            (checkpoint / PLAN_NAME).write_text(json.dumps(self._plan_identity(), indent=2) + "\n", encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

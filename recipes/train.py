@@ -4,24 +4,22 @@
     accelerate launch recipes/train.py --config recipes/help/hybrid.yaml --train_corpus FOLDER --eval_corpus FOLDER
     accelerate launch recipes/train.py --dry_run --mix mono=1,cross=1,pool=1
 
+The same command goes on with a run that was stopped, from its newest checkpoint; `--overwrite` begins it anew.
 Without a config, a corpus and a model it runs recipes/sample/hybrid.yaml: the built-in corpus and a small encoder.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import set_seed
 
-from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, load_corpus
+from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, events, load_corpus
 from hf_hybrid.arguments import (
     DataArguments,
     HybridTrainingArguments,
@@ -30,12 +28,15 @@ from hf_hybrid.arguments import (
     parse_arguments,
     split_codes,
 )
-from hf_hybrid.evaluation import scores_table, what_is_evaluated
-from hf_hybrid.machine import environment
+from hf_hybrid.evaluation import scores_table
+from hf_hybrid.runs import run_log_level, run_training
 
 STARTED_AT = time.perf_counter()
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "hybrid.yaml"
-FLAGS = {"dry_run": "Print the plan and the first batches as text, and train nothing."}
+FLAGS = {
+    "dry_run": "Print the plan and the first batches as text, and train nothing.",
+    "overwrite": "Begin anew where output_dir holds a run, whose files are deleted.",
+}
 
 
 def main() -> None:
@@ -54,6 +55,7 @@ def main() -> None:
                 "encoder from scratch with --config recipes/sample/hybrid.yaml."
             )
         set_seed(args.seed)
+        events.configure(run_log_level(args))
 
     # Data, model, plan
     with explained_errors("train.py"):
@@ -82,19 +84,12 @@ def main() -> None:
 
     # Before, training, after
     folder = RunFolder(args.output_dir)
-    run = run_record(trainer, [model_args, data_args, args], train_corpus)
-    with recorded_status(folder, run, writes=trainer.is_world_process_zero()):
-        before = trainer.score(eval_corpus) if args.evaluate_before else None
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        trainer.save_model(str(folder.path / "model"))
-        after = trainer.score(eval_corpus)
-        if trainer.is_world_process_zero():
-            evaluated = what_is_evaluated(eval_corpus, max_queries=args.max_eval_queries)
-            folder.write_eval({"before": before, "after": after, "evaluated": evaluated})
+    with explained_errors("train.py"):
+        result = run_training(trainer, folder, [model_args, data_args, args], overwrite=rest.overwrite)
 
     # What the run leaves
-    say("\n" + scores_table(before, after))
-    say(closing_words(folder, trainer))
+    say("\n" + scores_table(result.before, result.after))
+    say(closing_words(folder, trainer) if result.trained else already_done(folder))
 
 
 def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorpus]:
@@ -152,28 +147,6 @@ def texts_of_items(corpus: ParallelCorpus, language: str) -> Iterator[str]:
         yield from texts.take(found[found >= 0]).to_pylist()
 
 
-def run_record(trainer: HybridTrainer, arguments: list, corpus: ParallelCorpus) -> dict:
-    """`run.json` less its status."""
-    config: dict[str, Any] = {}
-    for group in arguments:
-        config.update(group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group))
-    counts = corpus.pair_counts()
-    return {
-        "config": config,
-        "corpus": {
-            "fingerprint": corpus.fingerprint,
-            "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
-            "licence": corpus.source.get("licence"),
-            "source": corpus.source,
-        },
-        "mix": str(trainer.schedule.mix),
-        "plan": {"cells": trainer.schedule.plan()},
-        "seed": trainer.schedule.seed,
-        "world_size": trainer.args.world_size,
-        "environment": environment() | {"distributed": trainer.distributed_strategy()},
-    }
-
-
 def describe(corpus: ParallelCorpus, role: str) -> str:
     noticed = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in corpus.report.items() if count)
     return f"{role}: {corpus!r}" + (f"; noticed: {noticed}" if noticed else "")
@@ -191,6 +164,10 @@ What was run:     {folder.path}/run.json
 Next: recipes/README.md trains on your own corpus and from a checkpoint; --help lists every option."""
 
 
+def already_done(folder: RunFolder) -> str:
+    return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
+
+
 def wire_words(trainer: HybridTrainer) -> str:
     """What a step sends, on several processes; nothing on one."""
     resources = trainer.resource_log.summary()
@@ -200,26 +177,6 @@ def wire_words(trainer: HybridTrainer) -> str:
     embeddings, weights = (f"{total / parts:,.2f} MiB" for total in (sent["embeddings"], sent["weights"]))
     parts_sent = f"embeddings {embeddings}, gradients and weights {weights} (by formula)"
     return f"Each step sends, from each process: {parts_sent}.\n"
-
-
-@contextmanager
-def recorded_status(folder: RunFolder, run: dict, writes: bool) -> Iterator[None]:
-    """`run.json` says how the run ended, also when it did not end well."""
-
-    def write(status: str) -> None:
-        if writes:
-            folder.write_run({**run, "status": status})
-
-    write("running")
-    try:
-        yield
-    except KeyboardInterrupt:
-        write("interrupted")
-        raise
-    except BaseException:
-        write("failed")
-        raise
-    write("finished")
 
 
 if __name__ == "__main__":

@@ -44,10 +44,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"distributed", "packing"},
     "vocabulary": set(),
     "arguments": {"mix", "vocabulary"},
-    "chunked": {"gradcache", "memory"},
-    "trainer": {"arguments", "chunked", "collator", "distributed", "encoder", "evaluation", "losses", "memory"}
-    | {"records", "resources", "schedule", "vocabulary"},
+    "identity": {"arguments", "collator", "encoder", "schedule"},
+    "checkpoints": {"distributed", "files"},
+    "events": set(),
+    "supervision": {"distributed", "events", "files"},
+    "guard": {"distributed", "events", "files"},
+    "chunked": {"gradcache", "guard", "memory"},
+    "resumable": {"arguments", "checkpoints", "chunked", "distributed", "events", "files", "guard", "supervision"},
+    "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
+    | {"records", "resources", "resumable", "schedule", "vocabulary"},
     "mlm": {"arguments", "corpus"},
+    "runs": {"arguments", "checkpoints", "distributed", "evaluation", "events", "machine", "records", "supervision"}
+    | {"trainer"},
     # what is measured, and the files that later tools read
     "metrics.__init__": set(),
     f"{METRIC}.__init__": set(),
@@ -63,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     f"{METRIC}.tests": set(),
     "files": set(),
     "judgements": set(),
-    "embeddings": {"collator", "distributed", "files"},
+    "embeddings": {"collator", "distributed", "files", "identity"},
     "search": {"judgements"},
     "approximate": {"judgements", "search"},
     "tally": {"judgements", RANKING, BIAS},

@@ -39,6 +39,7 @@ def train(
         "learning_rate": 1e-3,
         "temperature": 0.1,
     }
+    settings |= {"save_strategy": "no", "save_total_limit": None}
     settings |= {"mix": "mono=1,cross=1,pool=1", "energy": "none", "use_cpu": True, "disable_tqdm": True}
     trainer = HybridTrainer(
         model or toy_encoder(corpus, dropout=0.1),
@@ -223,7 +224,8 @@ def test_the_saved_model_is_the_trained_one(corpus: ParallelCorpus, tmp_path: Pa
         ({"mix": "mono=1"}, "mix was 'mono=0.333333,cross=0.333333,pool=0.333333' and is 'mono=1'"),
         ({"seed": 7}, "seed was 42 and is 7"),
         ({"global_batch_size": 10}, "global_batch_size was 12 and is 10"),
-        ({"max_steps": 9}, "num_batches was 8 and is 9"),
+        ({"max_steps": 9}, "max_steps was 8 and is 9"),
+        ({"temperature": 0.2}, "temperature was 0.1 and is 0.2"),
     ],
 )
 def test_another_plan_is_not_gone_on_with(change: dict, message: str, corpus: ParallelCorpus, tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_another_plan_is_not_gone_on_with(change: dict, message: str, corpus: Pa
         train(tmp_path / "again", corpus, resume=checkpoint, **change)
     with pytest.raises(ValueError, match=r"corpus was '[0-9a-f]{64}' and is"):
         train(tmp_path / "again", corpus.select_languages(["en", "de"]), resume=checkpoint)
-    with pytest.raises(ValueError, match=r"it has no plan\.json"):
+    with pytest.raises(ValueError, match=r"it has no hybrid_state\.json"):
         train(tmp_path / "again", corpus, resume=str(tmp_path / "nothing"))
 
 

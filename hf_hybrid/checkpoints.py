@@ -1,0 +1,177 @@
+"""The checkpoints of a run folder: `checkpoint-N/` is whole, or it is not there.
+
+A checkpoint is written beside its place, all of its files are listed with size and SHA-256 in `manifest.json`, and
+only then it gets its name.  Whoever reads one compares it with its manifest first, so a file that was cut, altered or
+lost later is found too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import distributed
+from .files import UNFINISHED, delete_folder, replace_folder, replacing
+
+MANIFEST_NAME = "manifest.json"
+_FORMAT = {"name": "hf_hybrid manifest", "version": 1}
+_BLOCK_BYTES = 2**20
+GIB = 2**30
+
+
+def write_manifest(folder: str | os.PathLike[str]) -> None:
+    """List all files of a folder, with their sizes and SHA-256, in its `manifest.json`."""
+    folder = Path(folder)
+    paths = _files(folder)
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_sha256, paths))
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, digests, strict=True)
+    }
+    with replacing(folder / MANIFEST_NAME) as unfinished:
+        unfinished.write_text(json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def find_damage(folder: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a folder that has a manifest; `None` where all is as it was written.
+
+    Example:
+
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "weights").write_bytes(b"0123")
+        >>> write_manifest(folder); find_damage(folder)
+        >>> _ = (folder / "weights").write_bytes(b"01"); find_damage(folder)
+        'weights has 2 bytes instead of 4'
+    """
+    folder = Path(folder)
+    try:
+        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST_NAME} cannot be read ({error!r})"
+    for name, (size, _) in listed.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_sha256, [folder / name for name in listed])
+        for (name, (_, expected)), digest in zip(listed.items(), digests, strict=True):
+            if digest != expected:
+                return f"{name} was altered: its SHA-256 is not that of {MANIFEST_NAME}"
+    return None
+
+
+def checkpoints(run_folder: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints of a run folder, the newest first, damaged ones included."""
+    found = [
+        (int(match[1]), path)
+        for path in Path(run_folder).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is as it was written, or `None`.
+
+    Args:
+        run_folder (`str` or `Path`): Where they lie.
+        complain (`Callable[[str], None]`): Is told of each newer one what is wrong with it.
+    """
+    for path in checkpoints(run_folder):
+        if (damage := find_damage(path)) is None:
+            return path
+        complain(f"{path} is damaged and is left out: {damage}.")
+    return None
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], writes: bool, needed_bytes: int = 0) -> Iterator[Path]:
+    """A folder that all processes write a checkpoint to, and that gets its name when all have; all must come here.
+
+    Args:
+        path (`str` or `Path`): What it is called then.
+        writes (`bool`): Whether this process makes, names and lists it; one on each file system.
+        needed_bytes (`int`, *optional*, defaults to 0): Roughly how large it will be: refused where there is no room.
+
+    Raises:
+        OSError: When the disk is full or cannot be written, on any process; what was there before is untouched.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    if writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    free = shutil.disk_usage(path.parent).free if writes else 0
+    _raise_together(OSError(errno.ENOSPC, "") if writes and free < needed_bytes else None, path, needed_bytes)
+    problem: Exception | None = None
+    try:
+        if writes:
+            unfinished.mkdir()
+        distributed.barrier()
+        yield unfinished
+    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
+        problem = error
+    try:
+        _raise_together(problem, path, needed_bytes)
+        if writes:
+            write_manifest(unfinished)
+            replace_folder(unfinished, path)
+    except OSError:
+        if writes:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    distributed.barrier()
+
+
+def rotate(run_folder: str | os.PathLike[str], limit: int | None, keep: str | os.PathLike[str] | None = None) -> None:
+    """Delete all but the newest `limit` checkpoints, and the one to `keep`; the best one counts among them."""
+    if not limit or limit < 1:
+        return
+    found = checkpoints(run_folder)
+    kept = found[:1] + [path for path in found[1:] if keep is not None and path.samefile(keep)]
+    kept += [path for path in found if path not in kept][: max(0, limit - len(kept))]
+    for path in found:
+        if path not in kept:
+            delete_folder(path)
+
+
+def _raise_together(problem: Exception | None, path: Path, needed_bytes: int) -> None:
+    """Where one process has failed all do, instead of waiting for it."""
+    told = next((text for text in distributed.from_all(None if problem is None else repr(problem)) if text), None)
+    if told is None:
+        return
+    free = shutil.disk_usage(path.parent).free
+    if free < max(needed_bytes, 64 * 2**20) or "No space left" in told or "quota" in told.lower():
+        need = f"about {needed_bytes / GIB:.2f} GiB are needed" if needed_bytes else "it does not fit"
+        raise OSError(
+            errno.ENOSPC,
+            f"{path} could not be written: {need} and {free / GIB:.2f} GiB are free on its disk (or its quota is "
+            "used up). Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same "
+            f"command again [{told}]",
+        ) from problem
+    raise OSError(errno.EIO, f"{path} could not be written: {told}. Checkpoints of before are whole") from problem
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

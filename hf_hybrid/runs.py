@@ -1,0 +1,173 @@
+"""A run from start to end in its folder: evaluation before, training, evaluation after, and what is written of it.
+
+The same call goes on with a run that was stopped: where it stood in training, and without measuring again what has
+been measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import checkpoints, distributed, events
+from .evaluation import what_is_evaluated
+from .machine import environment
+from .supervision import Interrupted, alone_in, ends_on_signal
+
+if TYPE_CHECKING:
+    from .arguments import HybridTrainingArguments
+    from .records import RunFolder, Scores
+    from .trainer import HybridTrainer
+
+
+class RunResult(NamedTuple):
+    """What a run has measured.
+
+    Args:
+        before (`Scores`, *optional*): Before training.
+        after (`Scores`): After it.
+        trained (`bool`): False where the folder held the whole run already.
+    """
+
+    before: Scores | None
+    after: Scores
+    trained: bool
+
+
+def run_training(
+    trainer: HybridTrainer, folder: RunFolder, arguments: Sequence[Any], *, overwrite: bool = False
+) -> RunResult:
+    """Evaluate, train and evaluate, or go on with it.
+
+    Args:
+        trainer (`HybridTrainer`): With one evaluation corpus.
+        folder (`RunFolder`): That of the trainer's `output_dir`.
+        arguments (`Sequence[Any]`): The dataclasses of all arguments, for `run.json`.
+        overwrite (`bool`, *optional*, defaults to `False`): Delete what the folder holds of an earlier run first.
+
+    Raises:
+        ValueError: When another process writes to the folder, or it holds another run.
+        Interrupted: When the process was told to stop; `run.json` says so too.
+    """
+    args = trainer.args
+    with alone_in(folder.path), ends_on_signal():
+        if overwrite and distributed.rank() == 0:
+            folder.clear()
+        evaluated = json.loads(json.dumps(what_is_evaluated(trainer.eval_dataset, max_queries=args.max_eval_queries)))
+        problem, before, after = distributed.from_first(_find_former(trainer, folder, evaluated))
+        if problem is not None:
+            raise ValueError(problem)
+        if after is not None:
+            return RunResult(before, after, trained=False)
+        events.configure(run_log_level(args), folder.path)
+        events.event("start", output_dir=folder.path, world_size=args.world_size, max_steps=args.max_steps)
+        for corpus in (trainer.train_dataset, trainer.eval_dataset):
+            if any(corpus.report.values()):
+                events.event("refused_rows", corpus=corpus.fingerprint[:8], **corpus.report)
+        with _recorded_status(folder, _run_record(trainer, arguments)):
+            return _evaluate_train_evaluate(trainer, folder, evaluated, before)
+
+
+def run_log_level(args: HybridTrainingArguments) -> int:
+    """`--log_level` as a number; by default what happens is told, by the first process."""
+    if args.log_level == "passive":
+        return logging.INFO if args.process_index == 0 else logging.WARNING
+    return args.get_process_log_level()
+
+
+def _evaluate_train_evaluate(
+    trainer: HybridTrainer, folder: RunFolder, evaluated: dict[str, Any], before: Scores | None
+) -> RunResult:
+    args, corpus = trainer.args, trainer.eval_dataset
+
+    def measure(when: str, step: int) -> Scores:
+        trainer.heartbeat.beat(f"evaluating {when} training", step, args.max_steps)
+        scores = trainer.score(corpus)
+        events.event("evaluation", when=when, MAP=round(scores["multilingual"]["MAP"], 4))
+        return scores
+
+    def write(after: Scores | None) -> None:
+        if distributed.rank() == 0:
+            folder.write_eval({"before": before, "after": after, "evaluated": evaluated})
+
+    if args.evaluate_before and before is None:
+        before = measure("before", 0)
+        write(None)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or True)
+    trainer.save_model(str(folder.path / "model"))
+    after = measure("after", args.max_steps)
+    write(after)
+    trainer.heartbeat.beat("finished", args.max_steps, args.max_steps)
+    return RunResult(before, after, trained=True)
+
+
+def _find_former(
+    trainer: HybridTrainer, folder: RunFolder, evaluated: dict[str, Any]
+) -> tuple[str | None, Scores | None, Scores | None]:
+    """In words, what of another run would be lost; and the scores that the folder holds of this one.
+
+    Those after training are given only where the run has come to its end.
+    """
+    if distributed.rank() != 0 or not (folder.path / "run.json").exists():
+        return None, None, None
+    try:
+        run = folder.read_run()
+        if run["status"] != "finished" and not checkpoints.checkpoints(folder.path):
+            return None, None, None
+        trainer.refuse_another_run(run.get("identity", {}), str(folder.path))
+        scores = folder.read_eval() if (folder.path / "eval.json").exists() else None
+    except ValueError as error:
+        return str(error), None, None
+    if scores is None or scores.get("evaluated") != evaluated:
+        return None, None, None
+    return None, scores["before"], scores["after"] if run["status"] == "finished" else None
+
+
+def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, Any]:
+    """`run.json` less its status."""
+    config: dict[str, Any] = {}
+    for group in arguments:
+        config.update(group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group))
+    corpus = trainer.train_dataset
+    counts = corpus.pair_counts()
+    return {
+        "config": events.redacted(config),
+        "identity": trainer.identity(),
+        "corpus": {
+            "fingerprint": corpus.fingerprint,
+            "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
+            "licence": corpus.source.get("licence"),
+            "source": events.redacted(corpus.source),
+        },
+        "mix": str(trainer.schedule.mix),
+        "plan": {"cells": trainer.schedule.plan()},
+        "seed": trainer.schedule.seed,
+        "world_size": trainer.args.world_size,
+        "environment": environment() | {"distributed": trainer.distributed_strategy()},
+    }
+
+
+@contextmanager
+def _recorded_status(folder: RunFolder, run: dict[str, Any]) -> Iterator[None]:
+    """`run.json` says how the run ended, also when it did not end well."""
+
+    def write(status: str) -> None:
+        if distributed.rank() == 0:
+            folder.write_run({**run, "status": status})  # type: ignore[typeddict-item]
+
+    write("running")
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        write("interrupted")
+        raise
+    except BaseException as error:
+        write("failed")
+        events.event("stop", logging.ERROR, reason=f"{type(error).__name__}: {error}")
+        raise
+    write("finished")
+    events.event("stop", reason="finished")
