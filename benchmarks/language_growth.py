@@ -318,8 +318,8 @@ def word_tokenizer() -> Any:
 
 
 def run_tokens(job: Row) -> Row:
-    from hf_hybrid.collator import TokenCache
     from hf_hybrid.corpus import ParallelCorpus
+    from hf_hybrid.token_cache import TokenCache
 
     corpus = ParallelCorpus.load(Path(job["folder"], "corpus"))
     cache = TokenCache(corpus, word_tokenizer(), cache_dir=cache_folder(job))

@@ -61,12 +61,12 @@ from throughput_peer import peer_batches, peer_trainer, write_pairs
 from transformers import AutoConfig, AutoModel, AutoTokenizer, TrainerCallback, XLMRobertaConfig, XLMRobertaModel
 
 from hf_hybrid.arguments import HybridTrainingArguments
-from hf_hybrid.collator import TokenCache
 from hf_hybrid.encoder import HybridEncoder
 from hf_hybrid.machine import Moment
 from hf_hybrid.resources import encoder_flops, encoder_shape
 from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule
 from hf_hybrid.sources import load_corpus
+from hf_hybrid.token_cache import TokenCache
 from hf_hybrid.trainer import HybridTrainer
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "datasets", "tokenizers")

@@ -24,7 +24,7 @@ _HOME = {
     "MixConfig": "mix",
     "HybridBatch": "schedule",
     "HybridSchedule": "schedule",
-    "TokenCache": "collator",
+    "TokenCache": "token_cache",
     "HybridCollator": "collator",
     "HybridEncoder": "encoder",
     "contrastive_loss": "losses",

@@ -8,7 +8,6 @@ lost later is found too.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -19,11 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import distributed
-from .files import UNFINISHED, delete_folder, replace_folder, replacing
+from .files import UNFINISHED, delete_folder, replace_folder, replacing, sha256
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = {"name": "hf_hybrid manifest", "version": 1}
-_BLOCK_BYTES = 2**20
 GIB = 2**30
 
 
@@ -32,7 +30,7 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     paths = _files(folder)
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, paths))
+        digests = list(pool.map(sha256, paths))
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests, strict=True)
@@ -66,7 +64,7 @@ def find_damage(folder: str | os.PathLike[str]) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(_sha256, [folder / name for name in listed])
+        digests = pool.map(sha256, [folder / name for name in listed])
         for (name, (_, expected)), digest in zip(listed.items(), digests, strict=True):
             if digest != expected:
                 return f"{name} was altered: its SHA-256 is not that of {MANIFEST_NAME}"
@@ -167,11 +165,3 @@ def _raise_together(problem: Exception | None, path: Path, needed_bytes: int) ->
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from . import __version__, distributed
-from .collator import tokenizer_fingerprint
-from .files import replacing
+from .files import delete_unfinished, is_whole, replacing
 from .identity import add_weights
+from .token_cache import tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
@@ -187,6 +187,7 @@ class EmbeddingStore:
         self._kept = self.folder / "keep"  # marks what an evaluation that does not keep its own must leave
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
+            delete_unfinished(self.folder)
             if keep:
                 self._kept.touch()
 
@@ -217,14 +218,14 @@ class EmbeddingStore:
         stem = f"{SIDES[side]}.{language}.{hashlib.sha256(rows.astype(np.int64).data).hexdigest()[:16]}"
         starts = range(0, len(rows), _SHARD_ROWS)
         paths = [self.folder / f"{stem}.{number:05}.npy" for number in range(len(starts))]
-        missing = torch.tensor([not path.exists() for path in paths], dtype=torch.int64, device=distributed.device())
+        missing = torch.tensor([not is_whole(path) for path in paths], dtype=torch.int64, device=distributed.device())
         # asked of all, since a process that went its own way would leave the others waiting
         for start, path, absent in zip(starts, paths, distributed.sum_over_ranks(missing).tolist(), strict=True):
             chosen = rows[start : start + _SHARD_ROWS]
             if absent:
                 embeddings_ND = self._encode(side, language, chosen)
                 if self._writes:
-                    with replacing(path) as unfinished:
+                    with replacing(path, sealed=True) as unfinished:
                         np.save(unfinished, embeddings_ND)
             advance(len(chosen))
         distributed.barrier()

@@ -27,9 +27,9 @@ from .attention import (
     length_buckets,
     position_offset,
 )
-from .collator import tokenize
 from .dropout import replace_dropout
 from .packing import pack, token_batches
+from .token_cache import tokenize
 
 POOLINGS = ("mean", "cls", "pooler")
 
@@ -87,6 +87,8 @@ class HybridEncoder(nn.Module):
         positions = getattr(backbone.config, "max_position_embeddings", None) or tokenizer.model_max_length
         self.position_offset = position_offset(backbone)
         self.max_length = min(max_length, positions - self.position_offset)
+        if self.max_length <= (ends := tokenizer.num_special_tokens_to_add()):
+            raise ValueError(f"max_length={max_length}: no token of a text is left; give more than {ends}, better 16.")
         self.num_length_buckets: int | None = None
         self.padding_tokens = 0  # computed on in forward passes with gradient; who reads it sets it back
         self._take_pooler()
@@ -124,10 +126,8 @@ class HybridEncoder(nn.Module):
         try:
             model = model_folder.load_model(name, revision, dtype, attention_dropout, wanted.get("pooling"))
         except OSError as error:
-            what = (
-                "a folder without a model" if os.path.isdir(name) else "no folder here, and no model that the Hub gave"
-            )
-            raise OSError(f"{name!r} is {what}: {error}") from error
+            known = "a folder without a model" if os.path.isdir(name) else "no folder here, and none that the Hub gave"
+            raise OSError(f"{name!r} is {known}: {error}") from error
         wanted = {"projection": model.projection, "attention": attention, **model.settings, **wanted}
         return cls(model.backbone, model.tokenizer, **wanted)
 

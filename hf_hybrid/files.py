@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import shutil
 import time
@@ -10,17 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 UNFINISHED = ".unfinished-"  # begins the names of what is being written, and of what is being deleted
+_BLOCK_BYTES = 2**20
 _ABANDONED_S = 86_400.0  # what nothing has written to for a day was left by a kill
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], durable: bool = True, sealed: bool = False) -> Iterator[Path]:
     """A path to write to, whose file replaces `path` at the end: a reader, or a kill, finds the old file or the new.
 
     Args:
         path (`str` or `Path`): The file; its folder is made.
         durable (`bool`, *optional*, defaults to `True`): Wait until it is on the disk, for the machine may fail too.
+        sealed (`bool`, *optional*, defaults to `False`): Write its size and SHA-256 beside it, for `is_whole`.
 
     Yields:
         `Path`: A file beside it, with the same suffix; no other process, on any machine, has the same.
@@ -42,9 +49,39 @@ def replacing(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Pa
         if durable:
             with open(unfinished, "rb+") as file:
                 os.fsync(file.fileno())
+        if sealed:
+            with replacing(_seal(path), durable) as unfinished_seal:
+                seal = {"bytes": unfinished.stat().st_size, "sha256": sha256(unfinished)}
+                unfinished_seal.write_text(json.dumps(seal), encoding="utf-8")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a file that was written with `sealed=True` is there as it was written."""
+    path = Path(path)
+    try:
+        seal = json.loads(_seal(path).read_text(encoding="utf-8"))
+        whole: bool = path.stat().st_size == seal["bytes"] and sha256(path) == seal["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole and path.exists():
+        logger.warning("%s is damaged, or was written by an earlier release: it is made anew", path)
+    return whole
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.seal")
 
 
 def replace_folder(unfinished: Path, path: Path) -> None:

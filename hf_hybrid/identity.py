@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .collator import SIDES, tokenizer_fingerprint
+from .token_cache import SIDES, tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from .arguments import HybridTrainingArguments

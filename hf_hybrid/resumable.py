@@ -106,7 +106,9 @@ class ResumableTrainer(ChunkedTrainer):
             path = checkpoints.newest_whole(self.args.output_dir, complain) if asked else None
         if path is None:
             return None
-        self.refuse_another_run(json.loads((path / STATE_NAME).read_text(encoding="utf-8"))["run"], str(path))
+        state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
+        self.refuse_another_run(state["run"], str(path))
+        self._refuse_another_layout(state, path)
         if not (path / "trainer_state.json").exists() or self.args.save_only_model:
             raise ValueError(
                 f"{path} holds a model alone (save_only_model): training cannot go on from it. Begin a new run with "
@@ -130,6 +132,26 @@ class ResumableTrainer(ChunkedTrainer):
             raise ValueError(
                 f"{place} belongs to another run: {'; '.join(changed)}. Choose another output_dir, or begin anew in "
                 "this one with --overwrite."
+            )
+
+    def _layout(self) -> str:
+        """How a checkpoint spreads the state of training over files."""
+        if self.is_deepspeed_enabled:
+            return f"DeepSpeed ZeRO-{self.accelerator.state.deepspeed_plugin.zero_stage}"
+        return "FSDP" if self.is_fsdp_enabled else "one file"
+
+    def _refuse_another_layout(self, state: dict[str, Any], path: Path) -> None:
+        then, now = state["layout"], self._layout()
+        if then != now:
+            raise ValueError(
+                f"{path} was written by {then}, and this run is set up for {now}. Launch it with the accelerate "
+                "configuration of before, or begin anew with --overwrite."
+            )
+        world_size = len(state["loss_sums"])
+        if self.is_deepspeed_enabled and world_size != self.args.world_size:
+            raise ValueError(
+                f"{path} holds the parts of {world_size} DeepSpeed processes, and these are {self.args.world_size}. "
+                f"Launch with {world_size}; DDP and FSDP2 go on with any number."
             )
 
     # A checkpoint is a model folder, as `_save` writes it, with the trainer's state beside it.
@@ -187,6 +209,7 @@ class ResumableTrainer(ChunkedTrainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
         content = {
             "run": self.identity(),
+            "layout": self._layout(),
             "loss_sums": loss_sums,  # of each rank, of the steps since the last line of the log
             "last_logged_step": self._globalstep_last_logged,
             "chunk_tokens": self.chunking.max_tokens,

@@ -28,7 +28,7 @@ from transformers import TrainerCallback
 
 from . import distributed, vocabulary
 from .arguments import CACHE_DIR, HybridTrainingArguments
-from .collator import HybridCollator, HybridInputs, StepDataset, TokenCache, hard_negatives
+from .collator import HybridCollator, HybridInputs, StepDataset, hard_negatives
 from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval, flatten_scores
 from .identity import describe_batch, model_name, run_identity
@@ -38,6 +38,7 @@ from .records import Scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 from .resumable import ResumableTrainer
 from .schedule import HybridSchedule
+from .token_cache import TokenCache
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_hybrid.collator import HybridCollator, TokenCache
+from hf_hybrid.collator import HybridCollator
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.corpus_files import Negatives
 from hf_hybrid.encoder import HybridEncoder
 from hf_hybrid.schedule import HybridSchedule
+from hf_hybrid.token_cache import TokenCache
 
 LANGUAGES = ("ar", "de", "en", "hi", "zh")
 _WORDS = "river stone winter paper engine garden signal harbour mirror copper meadow lantern orchard canvas".split()  # noqa: SIM905
