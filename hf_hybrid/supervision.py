@@ -24,6 +24,7 @@ from .files import replacing
 HEARTBEAT_NAME, LOCK_NAME = "heartbeat.json", "run.lock"
 _LOCK_WAIT_S = 10.0  # workers of a killed run, which share its lock, take a few seconds to notice
 _BEAT_EVERY_S = 10.0
+_SECOND_CTRL_C_S = 3.0
 RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: to be tried again
 
 
@@ -83,14 +84,15 @@ def ends_on_signal() -> Iterator[None]:
 class StopOnSignal(TrainerCallback):
     """While it is entered, a first SIGTERM or SIGINT ends training after a checkpoint at the end of the step.
 
-    An evaluation that runs is brought to its end first.  A second signal does what it does everywhere else.  Where one
-    process is told to stop all do.
+    An evaluation that runs is brought to its end first.  Later ones are not heeded, as launchers pass on what a process
+    has already got, but for a second Ctrl-C, which ends at once.  Where one process is told to stop all do.
     """
 
     def __init__(self) -> None:
         self.asked = False  # here
         self.stops = False  # on all processes
         self._former: dict[int, Any] = {}
+        self._asked_at = 0.0
 
     def __enter__(self) -> StopOnSignal:
         self.asked = self.stops = False
@@ -104,9 +106,10 @@ class StopOnSignal(TrainerCallback):
         self._former = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        for each, handler in self._former.items():
-            signal.signal(each, handler)
+        if self.asked and number == signal.SIGINT and time.monotonic() - self._asked_at > _SECOND_CTRL_C_S:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked, self._asked_at = True, time.monotonic()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if distributed.any_rank(self.asked):
