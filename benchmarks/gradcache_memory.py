@@ -36,24 +36,8 @@ from measuring import (
     versions,
     write_row,
 )
-from train_throughput import (
-    PACKAGES,
-    ROW_KEYS,
-    Job,
-    add_arguments,
-    check_first_step,
-    check_requirements,
-    line,
-    measured_rate,
-    model_shape,
-    numbers,
-    peer_name,
-    prepare,
-    ratio_of,
-    row_head,
-    run_rounds,
-    summary,
-)
+from throughput_input import Job, prepare
+from train_throughput import PACKAGES, ROW_KEYS, add_arguments, check_requirements, compare_jobs, line, numbers
 
 from hf_hybrid.collator import Targets
 from hf_hybrid.losses import contrastive_loss
@@ -67,22 +51,7 @@ LOSS_KEYS = ("comparison", "batch_size", "embedding_size", "device")
 def compare_training(args: argparse.Namespace, batch_size: int, folder: Path) -> dict[str, Any]:
     """The row of a batch size."""
     ours, inputs = prepare(args, batch_size, folder)
-    jobs = jobs_of(ours, args)
-    first_step = check_first_step(jobs)
-    rate, shape = measured_rate(ours), model_shape(ours)
-    fitting = {name: job for name, job in jobs.items() if first_step[name] is not None}
-    rounds = run_rounds(fitting, args.rounds)
-    found = {name: summary(rounds.get(name, []), shape, rate["flops_per_s"]) for name in jobs}
-    return {
-        "comparison": "gradcache",
-        **inputs,
-        **row_head(jobs["ours"], rate, args.rounds),
-        "peer_name": peer_name(ours),
-        "sides": list(jobs),
-        **found,
-        "ratio": ratio_of(found["ours"], found["peer"]),
-        "first_step_loss": first_step,
-    }
+    return compare_jobs(jobs_of(ours, args), inputs, args.rounds, "gradcache")
 
 
 def jobs_of(ours: Job, args: argparse.Namespace) -> dict[str, Job]:

@@ -48,8 +48,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from measuring import DTYPES, answer_child, device_name, matrix_rate, run_child, synchronize, versions, write_row
+from throughput_input import SIZES, save_random_model, write_texts
 from torch.profiler import ProfilerActivity, profile, record_function
-from train_throughput import OPTIMIZATION, SIZES, numbers, save_random_model, write_texts
+from train_throughput import OPTIMIZATION, numbers
 
 from hf_hybrid import distributed
 from hf_hybrid import trainer as training
