@@ -14,13 +14,12 @@ from torch import nn
 from transformers import Trainer
 
 from . import gradcache
+from .events import event
 from .guard import mark_not_finite
 from .memory import Chunking, OutOfMemory, attempt_together, is_out_of_memory
 
 if TYPE_CHECKING:
     from .collator import HybridInputs
-
-logger = logging.getLogger(__name__)
 
 
 class ChunkedTrainer(Trainer):
@@ -141,11 +140,14 @@ class ChunkedTrainer(Trainer):
     def _take_smaller_chunks(self, inputs: HybridInputs, problem: str) -> None:
         if (tokens := self.chunking.shrink(inputs["lengths"])) is None:
             raise RuntimeError(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
-        logger.warning(
-            "Step %d: out of memory (%s). This step is done again, and the later ones are done, in chunks of at most "
-            "%d tokens: slower, with the same loss. A run with --chunk_tokens %d begins with that.",
-            self.state.global_step + 1, problem, tokens, tokens,
-        )  # fmt: skip
+        event(
+            "retry",
+            logging.WARNING,
+            step=self.state.global_step + 1,
+            chunk_tokens=tokens,
+            reason=f"out of memory ({problem}). This step is done again, and the later ones are done, in chunks of at "
+            f"most {tokens} tokens: slower, with the same loss. A run with --chunk_tokens {tokens} begins with that.",
+        )
 
     def _prepare_input(self, data: Any) -> Any:
         """Copies from pinned memory go on while the host does other work."""

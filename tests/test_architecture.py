@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": set(),
     "supervision": {"distributed", "events", "files"},
     "guard": {"distributed", "events", "files"},
-    "chunked": {"gradcache", "guard", "memory"},
+    "chunked": {"events", "gradcache", "guard", "memory"},
     "resumable": {"arguments", "checkpoints", "chunked", "distributed", "events", "files", "guard", "supervision"},
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
     | {"records", "resources", "resumable", "schedule", "token_cache", "vocabulary"},

@@ -98,7 +98,8 @@ class TestRunsThatGoOn:
         assert failing.failed == 1
         assert_same_end(trainer, reference)
         (message,) = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
-        assert message.startswith("Step 3: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.).")
+        assert message.startswith("retry step=3 chunk_tokens=")
+        assert "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)." in message
         tokens = trainer.chunking.max_tokens
         assert f"--chunk_tokens {tokens} " in message
         assert tokens is not None
