@@ -18,7 +18,7 @@ train: $(VENV)/.train ## train on the built-in sample corpus: no network, minute
 	HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/train.py
 
 test: $(VENV)/.dev ## run the whole suite that needs no GPU, and the examples in the docstrings
-	$(BIN)/python -m pytest -m "not gpu and not network" tests $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not network" tests $(PYTEST)
 	HF_HUB_OFFLINE=1 HF_HYBRID_CACHE=$(VENV)/corpora $(BIN)/python -m pytest --doctest-modules --ignore-glob="*/app.py" hf_hybrid
 
 quality: $(VENV)/.dev ## lint, format and types, changing nothing

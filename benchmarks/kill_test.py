@@ -1,9 +1,9 @@
 """Runs that are killed again and again end as one that no one disturbed: `recipes/train.py` under SIGKILL.
 
     python benchmarks/kill_test.py --json FILE
-    python benchmarks/kill_test.py --json FILE --parts kills --processes 1 --kills 4 --max_steps 16
+    python benchmarks/kill_test.py --json FILE --parts kills --processes 1 --kills 4 --max_steps 24
 
-1. *kills*: the recipe trains on the built-in corpus, with dropout and with a checkpoint inside each few windows of the
+1. *kills*: the recipe trains on the built-in corpus, with dropout, and with checkpoints in the midst of windows of the
    log. One run is left alone, in fresh processes. The same command is then started again and again in another folder,
    and all of its processes get SIGKILL at a random moment: within set-up, evaluation or training, while a checkpoint
    is being written (at least a third of the kills), while the model is. After each kill every checkpoint is compared
@@ -45,7 +45,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +56,8 @@ RECIPE, CONFIG = REPOSITORY / "recipes" / "train.py", REPOSITORY / "recipes" / "
 PARTS = ("kills", "change", "passes")
 LOGGING_STEPS, SAVE_STEPS, KEPT = 3, 4, 2
 SCRATCH = ("--scratch_hidden_size", "32", "--scratch_num_layers", "2", "--scratch_vocab_size", "2000")
-SHARE_IN_CHECKPOINT = 0.4  # of the kills; at least a third is asked for
+SHARE_IN_CHECKPOINT, SHARE_IN_SETUP = 0.4, 0.08  # of the kills, at least
+MANY = 25  # kills, of which some may fall outside of training
 LINE_KEYS = ("step", "pairs", "tokens", "padding_tokens", "kind", "cell", "loss")  # what the clock has no part in
 ENDING = ("trained", "evaluating after")  # phases in which a run will soon have come to its end
 TRAINING = ("training", "saving", *ENDING)
@@ -72,7 +72,7 @@ LEFT = {  # what a kill in the midst of something leaves
     "another file": r"\.unfinished-",
 }
 TOTALS = ("num_steps", "num_pairs", "tokens", "padding_tokens")
-ITEMS_OF_SAMPLE, ROWS, BATCH = 1651, 351, 16  # of passes: all, those trained on, those of a step
+ITEMS_OF_SAMPLE, ROWS, BATCH = 1651, 352, 16  # of passes: all, those trained on, those of a step
 BATCHES_A_PASS = -(-ROWS // BATCH)
 TIMEOUT_S = 600.0
 PACKAGES = ("torch", "transformers", "accelerate", "sentence-transformers", "hf-hybrid")
@@ -122,7 +122,8 @@ class Attempt:
 
     def __init__(self, run: Run, num_processes: int, fresh: bool) -> None:
         self.run, self.number, self.world_size = run, run.attempts, num_processes
-        self.started_at, self.pids, port = time.monotonic(), [], free_port()
+        self.started_at, port = time.monotonic(), free_port()
+        self.pids: list[int] = []
         for rank in range(num_processes):
             job = {"kind": run.kind, "options": [*run.options, "--output_dir", str(run.folder)], "rank": rank}
             job |= {"steps": str(run.place / f"steps-{rank}.jsonl"), "attempt": self.number}
@@ -154,6 +155,21 @@ class Attempt:
             if pid not in self.statuses:
                 self.statuses[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return self.statuses[self.pids[0]] == -signal.SIGKILL
+
+    def stop_if(self, condition: Callable[[], Any]) -> bool:
+        """Have all processes stand still; whether something holds then, else they go on."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pids[0], signal.SIGSTOP)
+        for pid in self.pids:
+            if pid not in self.statuses:
+                status = os.waitpid(pid, os.WUNTRACED)[1]
+                if not os.WIFSTOPPED(status):
+                    self.statuses[pid] = os.waitstatus_to_exitcode(status)
+        if condition():
+            return True
+        with suppress(ProcessLookupError):
+            os.killpg(self.pids[0], signal.SIGCONT)
+        return False
 
     def phase(self) -> str:
         """What this attempt last said it does; `setup` before it has said anything."""
@@ -314,14 +330,24 @@ def run_peer(job: dict[str, Any]) -> None:
     )  # fmt: skip
     model = SentenceTransformer(model_name, device="cpu")
     trainer = Trainer(model, args, train_dataset=Dataset.from_dict(columns), loss=MultipleNegativesRankingLoss(model))
-    collate: Any = trainer.data_collator
-
-    def collate_and_note(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**collate(rows), "items": torch.tensor([int(row["anchor"].split()[0]) for row in rows])}
-
-    trainer.data_collator = collate_and_note
+    trainer.data_collator = NumberedRows(trainer.data_collator)  # type: ignore[assignment]
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir))
+
+
+class NumberedRows:
+    """The peer's collator, and the numbers that the rows' texts begin with."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.collator, name)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        return {**self.collator(rows), "items": torch.tensor([int(row["anchor"].split()[0]) for row in rows])}
 
 
 # Random moments
@@ -343,7 +369,8 @@ class Killer:
         max_steps (`int`): Its steps.
         world_sizes (`Sequence[int]`): Processes of each attempt; as many as there shall be kills.
         draw (`random.Random`): Where chance comes from.
-        step_s, checkpoint_s (`float`): What a step and a checkpoint take in the undisturbed run.
+        step_s, checkpoint_s (`float`): What a step takes, and at least a checkpoint, in the undisturbed run.
+        spread (`float`, *optional*, defaults to 1.0): How unequal the ways between kills are, from 0 to 1.
     """
 
     run: Run
@@ -352,6 +379,7 @@ class Killer:
     draw: random.Random
     step_s: float
     checkpoint_s: float
+    spread: float = 1.0
     setup_s: float = 3.0
     kills: list[dict[str, Any]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -368,18 +396,20 @@ class Killer:
 
     def _aim(self) -> Aim:
         done, wanted = len(self.kills), len(self.world_sizes)
-        num_early, num_late = wanted // 25, wanted // 12  # in the first evaluation, and after training
+        num_early, num_late = wanted // MANY, 2 * (wanted // MANY)  # in the first evaluation, and after training
         if done < num_early:
             return Aim("before", self.draw.random())
         if done >= wanted - num_late:
             return Aim(("model", "after")[done % 2], self.draw.random())
         newest = max(self._checkpoints(), default=0)
         checkpoints_a_kill = (self.max_steps - newest) / SAVE_STEPS / (wanted - num_late - done + 1)
-        amount = self.draw.uniform(0, 2 * checkpoints_a_kill)
+        amount = self.draw.uniform(1 - self.spread, 1 + self.spread) * checkpoints_a_kill
+        if wanted >= MANY and self.draw.random() < SHARE_IN_SETUP:
+            return Aim("setup", amount)
         in_checkpoint = sum(kill["moment"] == "checkpoint" for kill in self.kills)
         if in_checkpoint < SHARE_IN_CHECKPOINT * (done + 1) and newest + SAVE_STEPS <= self.max_steps:
             return Aim("checkpoint", amount)
-        return Aim("setup" if self.draw.random() < 0.1 else "training", amount)
+        return Aim("training", amount)
 
     def _await(self, attempt: Attempt, aim: Aim) -> None:
         """Wait for the moment; it comes at once where the attempt is further than that already."""
@@ -389,26 +419,32 @@ class Killer:
         if word == "training":
             self.setup_s = time.monotonic() - attempt.started_at
         elif word == "checkpoint":
-            self._await_checkpoint(attempt, int(aim.amount) + 1)
+            self._stop_in_checkpoint(attempt, int(aim.amount) + 1)
+            return
         elif word == "model":
             self._until(attempt, lambda: self._unfinished("model") or attempt.phase() != "trained")
         span_s = {
             "setup": part * self.setup_s,
             "training": aim.amount * SAVE_STEPS * self.step_s,
-            "checkpoint": part * self.checkpoint_s,
             "model": part * self.checkpoint_s,
         }.get(word, part * EVALUATION_S)
         end, over = time.monotonic() + span_s, LATER.get(word, ENDING)
         self._until(attempt, lambda: time.monotonic() > end or attempt.phase().startswith(over))
 
-    def _await_checkpoint(self, attempt: Attempt, number: int) -> None:
+    def _stop_in_checkpoint(self, attempt: Attempt, number: int) -> None:
+        """Stop it at a random moment of a checkpoint; the next one, where the moment was too late for this one."""
         seen: set[str] = set()
 
         def one_more() -> bool:
             seen.update(self._unfinished("checkpoint"))
             return len(seen) >= number or attempt.phase().startswith(ENDING)
 
-        self._until(attempt, one_more)
+        while not attempt.ended() and not attempt.phase().startswith(ENDING):
+            self._until(attempt, one_more)
+            time.sleep(self.draw.random() * self.checkpoint_s)
+            if attempt.stop_if(lambda: self._unfinished("checkpoint")):
+                return
+            number = len(seen) + 1
 
     def _until(self, attempt: Attempt, condition: Callable[[], Any]) -> None:
         while not condition() and not attempt.ended():
@@ -440,7 +476,12 @@ class Killer:
     def row(self) -> dict[str, Any]:
         """What a row says of the kills."""
         moments = Counter(kill["moment"] for kill in self.kills)
-        resumed = [(old["newest"], new["from"]) for old, new in pairwise(self.kills) if new["from"] is not None]
+        from_steps = {line["attempt"]: line["step"] - 1 for line in reversed(self.run.steps())}
+        resumed = [  # an attempt that was killed before its first step says nothing
+            (kill["newest"], from_steps[number])
+            for number, kill in enumerate(self.kills, start=2)
+            if number in from_steps
+        ]
         return {
             "kills": len(self.kills),
             "kills_in_checkpoint": moments["checkpoint"],
@@ -550,7 +591,7 @@ def killer(run: Run, whole: Run, max_steps: int, world_sizes: Sequence[int], dra
     """One that knows how long things take, from the undisturbed run."""
     times = [line["time"] for line in whole.steps()]
     events = read_lines(whole.folder / "events.jsonl")
-    checkpoint_s = float(np.median([line["seconds"] for line in events if line["event"] == "checkpoint"]))
+    checkpoint_s = float(np.median([line["seconds"] for line in events if line["event"] == "checkpoint"])) / 2
     return Killer(run, max_steps, world_sizes, draw, (times[-1] - times[0]) / (len(times) - 1), checkpoint_s)
 
 
@@ -577,6 +618,7 @@ def change_row(place: Path, cli: argparse.Namespace, draw: random.Random) -> dic
     one.finish(1)
     two.finish(2)
     killing = killer(run, two, cli.change_steps, [1, 1, 2, 2, 2, 1], draw)
+    killing.spread = 0.3  # each number of processes shall come some way
     killing.kill_all()
     run.finish(1)
     last_by = {line["step"]: line["attempt"] for line in run.steps()}  # a step counts as it was last done

@@ -1,30 +1,67 @@
-"""Arguments of a run: three dataclasses, read from YAML files and the command line.
-
-YAML sets defaults and the command line overrides them; both go through argparse, so both are checked alike, and a name
-that does not exist is refused with the nearest one that does.
-"""
+"""Arguments of a run: dataclasses whose values are checked when they are made; `parsing.py` reads them."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import yaml
 from huggingface_hub.constants import HF_HOME
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
+from .machine import ENERGY_CHOICES
 from .mix import MixConfig
 from .vocabulary import EXACT_OPTIMIZERS
 
 CACHE_DIR = os.environ.get("HF_HYBRID_CACHE", os.path.join(HF_HOME, "hf_hybrid"))
+
+
+# Least and most of what numbers may be; NaN is neither.  What lies beyond is a slip of the pen, or fits no machine.
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_query_length": (3, 1_000_000),
+    "max_passage_length": (3, 1_000_000),
+    "max_length": (3, 1_000_000),
+    "attention_dropout": (0, 0.99),
+    "scratch_hidden_size": (4, 65_536),
+    "scratch_num_layers": (1, 1000),
+    "scratch_vocab_size": (10, 10_000_000),
+    "max_steps": (1, 100_000_000),
+    "learning_rate": (0, 100),
+    "weight_decay": (0, 100),
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, 1),
+    "max_grad_norm": (0, 1e9),
+    "warmup_steps": (0, 100_000_000),
+    "logging_steps": (1e-9, 100_000_000),
+    "save_steps": (1e-9, 100_000_000),
+    "gradient_accumulation_steps": (1, 1_000_000),
+    "global_batch_size": (2, 100_000_000),
+    "chunk_tokens": (1, 2**40),
+    "max_nonfinite_steps": (1, 100_000_000),
+    "max_positives": (1, 10_000),
+    "num_negatives": (0, 10_000),
+    "temperature": (1e-4, 1000),
+    "smoothing": (0, 10),
+    "eval_batch_tokens": (1, 2**40),
+    "batch_tokens": (1, 2**40),
+    "max_eval_queries": (1, 2**40),
+    "cpu_threads": (1, 100_000),
+    "dataloader_num_workers": (0, 10_000),
+    "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
+    "peak_flops": (1, 1e30),
+    "run_depth": (1, 2**40),
+}
+
+
+def _refuse_out_of_range(arguments: Any) -> None:
+    for name, (least, most) in _RANGES.items():
+        value = getattr(arguments, name, None)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise ValueError(f"{name}={value!r} cannot be honoured: allowed is {least:,} to {most:,}.")
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -49,6 +86,9 @@ class ModelArguments:
     scratch_hidden_size: int = _option(128, "Width of the encoder made from scratch.")
     scratch_num_layers: int = _option(2, "Layers of the encoder made from scratch.")
     scratch_vocab_size: int = _option(8192, "Tokenizer entries of the encoder made from scratch.")
+
+    def __post_init__(self) -> None:
+        _refuse_out_of_range(self)
 
 
 @dataclass
@@ -148,6 +188,7 @@ class HybridTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.mix = str(MixConfig.parse(self.mix))
+        _refuse_out_of_range(self)
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         share = -(-self.global_batch_size // world_size)
         given = self.per_device_train_batch_size
@@ -174,13 +215,9 @@ class HybridTrainingArguments(TrainingArguments):
         inexact = self.optim not in EXACT_OPTIMIZERS or self.neftune_noise_alpha is not None
         no_gpu = not self.use_cpu and not torch.accelerator.is_available()
         reasons = {
-            "max_steps": (self.max_steps < 1, "a plan has a fixed number of steps and no epochs; set max_steps"),
             "num_train_epochs": (self.num_train_epochs is not None, "a plan has steps and no epochs; set max_steps"),
             "per_device_eval_batch_size": (self.per_device_eval_batch_size is not None, "set eval_batch_tokens"),
-            "seed": (self.seed < 0, "it must not be negative"),
-            "max_nonfinite_steps": (self.max_nonfinite_steps < 1, "at least 1"),
             "enable_jit_checkpoint": (self.enable_jit_checkpoint, "SIGTERM leads to a checkpoint as it is"),
-            "chunk_tokens": (self.chunk_tokens is not None and self.chunk_tokens < 1, "at least 1"),
             "optim": (
                 "lomo" in str(self.optim),
                 "it updates weights in the midst of a backward pass; use adamw_torch_fused",
@@ -189,9 +226,6 @@ class HybridTrainingArguments(TrainingArguments):
                 self.seen_embeddings_only and inexact,
                 f"it takes optim {' or '.join(EXACT_OPTIMIZERS)}, and no neftune_noise_alpha",
             ),
-            "temperature": (not 0 < self.temperature < float("inf"), "it divides the scores: a number above 0"),
-            "max_eval_queries": (self.max_eval_queries is not None and self.max_eval_queries < 1, "at least 1"),
-            "eval_batch_tokens": (self.eval_batch_tokens < 1, "at least 1"),
             "metric_for_best_model": (no_metric, "say what is best, for example multilingual/nDCG@10"),
             "bf16": (
                 bool(self.bf16) and no_gpu,
@@ -199,11 +233,6 @@ class HybridTrainingArguments(TrainingArguments):
             ),
             "bf16_full_eval": (self.bf16_full_eval, "evaluation runs in the precision of training; set bf16"),
             "fp16_full_eval": (self.fp16_full_eval, "evaluation runs in the precision of training; set fp16"),
-            "cpu_threads": (
-                self.cpu_threads is not None and self.cpu_threads < 1,
-                "a process has at least one thread",
-            ),
-            "num_negatives": (self.num_negatives < 0, "it must not be negative"),
             "auto_find_batch_size": (self.auto_find_batch_size, "another batch size is another loss"),
             "ignore_data_skip": (self.ignore_data_skip, "a resumed run would see its first batches again"),
             "label_smoothing_factor": (
@@ -211,6 +240,8 @@ class HybridTrainingArguments(TrainingArguments):
                 "the contrastive loss has no labels to smooth",
             ),
             "dataloader_drop_last": (self.dataloader_drop_last, "short batches belong to the plan"),
+            "energy": (self.energy not in ENERGY_CHOICES, f"allowed are {', '.join(ENERGY_CHOICES)}"),
+            "output_dir": (not str(self.output_dir or "").strip(), "name a folder for the run"),
             "use_liger_kernel": (self.use_liger_kernel, "its kernels are for language models"),
             "save_strategy": (self.save_strategy == "epoch", "a plan has no epochs; use steps or best"),
             "eval_strategy": (self.eval_strategy == "epoch", "a plan has no epochs; use steps"),
@@ -293,6 +324,9 @@ class EvaluationArguments:
             if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
                 extra = {"bm25s": "bm25"}.get(package, package)
                 raise ValueError(f'{package} is not installed: pip install "hf-hybrid[{extra}]".')
+        _refuse_out_of_range(self)
+        if not self.output_dir.strip():
+            raise ValueError("output_dir is empty; name a folder.")
         if os.path.isfile(self.output_dir):
             raise ValueError(f"output_dir={self.output_dir!r} is a file; name a folder.")
         if os.path.exists(os.path.join(self.output_dir, "run.json")):
@@ -306,19 +340,6 @@ def split_codes(text: str | None) -> list[str] | None:
     return [code.strip() for code in text.split(",")] if text else None
 
 
-@contextmanager
-def explained_errors(program: str) -> Iterator[None]:
-    """A user's mistake ends in its explanation, not in a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
 def _fair_threads() -> int:
     """The cores that this process may use, shared with its siblings on the machine.
 
@@ -328,89 +349,3 @@ def _fair_threads() -> int:
         return chosen
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-class _Parser(HfArgumentParser):
-    """An argparse parser that names the nearest option when one is not known."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
-        raise SystemExit(2)
-
-    def refuse_unknown(self, names: Sequence[str], where: str, prefix: str) -> None:
-        """Stop at the first of `names` that is no option."""
-        known = {action.dest for action in self._actions}
-        if prefix:  # `--no_evaluate_before` and its like are options without a field of that name
-            known |= {text.lstrip("-").replace("-", "_") for action in self._actions for text in action.option_strings}
-        for name in names:
-            if name.replace("-", "_") not in known:
-                near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-                hint = f"; did you mean {prefix}{near[0]}?" if near else "; see --help"
-                self.error(f"{where}: {prefix}{name} is not known{hint}")
-
-
-def parse_arguments(
-    dataclasses: Sequence[Any],
-    argv: Sequence[str] | None = None,
-    default_config: str | os.PathLike[str] | None = None,
-    flags: dict[str, str] | None = None,
-) -> tuple[Any, ...]:
-    """Read dataclasses from `--config FILE.yaml` and the command line.
-
-    Args:
-        dataclasses (`Sequence[type]`): What to fill.
-        argv (`Sequence[str]`, *optional*): The command line, by default that of the process.
-        default_config (`str` or `Path`, *optional*): A YAML file read where no `--config` is given.
-        flags (`dict[str, str]`, *optional*): Names of further on/off options, with their help.
-
-    Returns:
-        `tuple`: An instance of each dataclass, then a namespace with `config` and the flags.
-
-    Example:
-
-        >>> model, rest = parse_arguments([ModelArguments], ["--pooling", "cls"])
-        >>> model.pooling, rest.config
-        ('cls', None)
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(list(dataclasses), allow_abbrev=False)
-    parser.add_argument("--config", default=default_config, help="YAML file of defaults for all other options.")
-    for name, text in (flags or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-    given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
-    parser.refuse_unknown(given, "command line", "--")
-    config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
-    if config.config:
-        settings = _read_yaml(parser, Path(config.config))
-        parser.refuse_unknown(list(settings), str(config.config), "")
-        parser.set_defaults(**{name: _as_typed(parser, name, value) for name, value in settings.items()})
-    try:
-        return parser.parse_args_into_dataclasses(argv)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def _read_yaml(parser: _Parser, path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f"--config {path}: {error}")
-    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        parser.error(f"--config {path}: expected lines of `option: value`, got {type(settings).__name__}")
-    return settings
-
-
-def _as_typed(parser: _Parser, name: str, value: Any) -> Any:
-    """A YAML value as it would stand on a command line, so that argparse checks and converts it."""
-    action = next(action for action in parser._actions if action.dest == name)
-    if action.nargs == 0:  # an on/off option
-        if not isinstance(value, bool):
-            parser.error(f"{name}: expected true or false, got {value!r}")
-        return value
-    if isinstance(value, bool) and action.type is str:
-        parser.error(f"{name}: YAML reads this word as {value}; put it in quotes")
-    if isinstance(value, list) and action.type is str and action.nargs is None:
-        return ",".join(map(str, value))
-    if isinstance(value, dict) and action.type is str:
-        parser.error(f"{name}: expected text such as 'mono=0.5,cross=0.5', got {value!r}")
-    return str(value) if isinstance(value, bool | int | float) else value

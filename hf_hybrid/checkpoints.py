@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,7 +120,7 @@ def writing(path: str | os.PathLike[str], writes: bool, needed_bytes: int = 0) -
             unfinished.mkdir()
         distributed.barrier()
         yield unfinished
-    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
+    except Exception as error:  # torch tells of a full disk by a RuntimeError, safetensors by an error of its own
         problem = error
     try:
         _raise_together(problem, path, needed_bytes)
@@ -134,16 +134,23 @@ def writing(path: str | os.PathLike[str], writes: bool, needed_bytes: int = 0) -
     distributed.barrier()
 
 
-def rotate(run_folder: str | os.PathLike[str], limit: int | None, keep: str | os.PathLike[str] | None = None) -> None:
-    """Delete all but the newest `limit` checkpoints, and the one to `keep`; the best one counts among them."""
+def rotate(
+    run_folder: str | os.PathLike[str], limit: int | None, keep: Sequence[str | os.PathLike[str] | None]
+) -> None:
+    """Delete all but `limit` checkpoints.
+
+    Args:
+        run_folder (`str` or `Path`): Where they lie.
+        limit (`int`, *optional*): How many stay; by default all.
+        keep (`Sequence[str or Path]`): Those that stay whatever the limit; then come the newest. `None` is no one.
+    """
     if not limit or limit < 1:
         return
-    found = checkpoints(run_folder)
-    kept = found[:1] + [path for path in found[1:] if keep is not None and path.samefile(keep)]
-    kept += [path for path in found if path not in kept][: max(0, limit - len(kept))]
-    for path in found:
-        if path not in kept:
-            delete_folder(path)
+    found, wanted = checkpoints(run_folder), {Path(path).resolve() for path in keep if path is not None}
+    kept = [path for path in found if path.resolve() in wanted]
+    others = [path for path in found if path not in kept]
+    for path in others[max(0, limit - len(kept)) :]:
+        delete_folder(path)
 
 
 def _raise_together(problem: Exception | None, path: Path, needed_bytes: int) -> None:

@@ -250,7 +250,7 @@ class ParallelCorpus:
         Raises:
             ValueError: if a part would be empty.
         """
-        target = round(held_out * self.num_items) if isinstance(held_out, float) else held_out
+        target = held_out if isinstance(held_out, int) else round(held_out * self.num_items) if 0 < held_out < 1 else 0
         held = _held_out_items(self.item_ids, self.groups, target, seed)
         if not 0 < held.sum() < self.num_items:
             num_groups = len(np.unique(self.groups))

@@ -27,10 +27,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from .strict_json import read_json
+
 FORMAT = 1
 BATCH_ROWS = 65_536  # rows of an Arrow record batch, and items of a block of the row matrix
 KINDS = ("queries", "passages")
 MANIFEST = "corpus.json"
+_KEYS = {"languages": list, "num_items": int, "counts": dict, "fingerprint": str, "source": dict, "report": dict}
 
 Texts: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
@@ -134,7 +137,7 @@ class CorpusWriter:
         self.report: Counter[str] = Counter()
         self._unfinished = self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex}")
         self._counts: dict[str, dict[str, int]] = {}
-        self._items: dict[str, int] = {}
+        self.items: dict[str, int] = {}  # number of each id
         self._labels: dict[str, int] = {}
         self._links: list[np.ndarray] = []
         self._digests: list[str] = []
@@ -188,21 +191,20 @@ class CorpusWriter:
             _checked_rows(f"Language {language!r}, {kind}", given, len(item_ids), len(column))
             for kind, column, given in zip(KINDS, columns, (query_rows, passage_rows), strict=True)
         ]
-        items = np.fromiter((self._items.setdefault(i, len(self._items)) for i in item_ids), np.int64, len(item_ids))
+        items = np.fromiter((self.items.setdefault(i, len(self.items)) for i in item_ids), np.int64, len(item_ids))
         for kind, column, ids in zip(KINDS, columns, (query_ids, passage_ids), strict=True):
             table = pa.table({"text": column} if ids is None else {"text": column, "id": _chunked(ids)})
             _write_table(self._unfinished / f"{language}.{kind}.arrow", table)
             self._digests.append(content_digest(column))
         grades = np.ones(len(items), np.int32) if relevance is None else np.asarray(relevance, dtype=np.int32)
         part = {"items": items, "queries": rows[0], "passages": rows[1], "relevance": grades}
-        if negatives is not None:
-            part.update(offsets=np.asarray(negatives.offsets), rows=np.asarray(negatives.rows))
+        part.update({} if negatives is None else negatives._asdict())
         np.savez(self._unfinished / f"{language}.part.npz", allow_pickle=False, **part)
         self._link_items(items, _codes(rows[1], columns[1]))
         if groups is not None:
             self._link_labels(items, groups)
-        num_items = int((np.maximum(*rows) >= 0).sum())
-        self._counts[language] = {"items": num_items, "queries": len(columns[0]), "passages": len(columns[1])}
+        counts = [int((np.maximum(*rows) >= 0).sum()), *map(len, columns)]
+        self._counts[language] = dict(zip(("items", *KINDS), counts, strict=True))
 
     def write(self) -> Path:
         """Join the languages and publish the folder.
@@ -216,13 +218,12 @@ class CorpusWriter:
         if not self._counts:
             raise ValueError(f"{self.folder}: no language was added; call add_language first.")
         rows, relevance = self._join_languages()
-        groups = _groups(len(self._items), self._links)
-        content = [pa.chunked_array([pa.array(self._items, pa.string())]), groups, relevance, rows]
-        items = pa.table({"id": content[0], "group": groups, "relevance": relevance})
-        _write_table(self._unfinished / "items.arrow", items)
+        groups = _groups(len(self.items), self._links)
+        ids = pa.chunked_array([pa.array(self.items, pa.string())])
+        _write_table(self._unfinished / "items.arrow", pa.table({"id": ids, "group": groups, "relevance": relevance}))
         if len(self._counts) > 1:
             self.report["single_language_items"] = int(((rows >= 0).any(axis=2).sum(axis=1) == 1).sum())
-        self._write_manifest(content_digest(*self._counts, *content, *self._digests))
+        self._write_manifest(content_digest(*self._counts, ids, groups, relevance, rows, *self._digests))
         _publish(self._unfinished, self.folder)
         return self.folder
 
@@ -251,9 +252,9 @@ class CorpusWriter:
 
     def _join_languages(self) -> tuple[np.ndarray, np.ndarray]:
         """Step 2: the row matrix, filled column by column from the parts, and the relevance of the items."""
-        shape = (len(self._items), len(self._counts), len(KINDS))
+        shape = (len(self.items), len(self._counts), len(KINDS))
         rows = np.lib.format.open_memmap(self._unfinished / "rows.npy", mode="w+", dtype=np.int32, shape=shape)
-        relevance = np.zeros(len(self._items), np.int32)
+        relevance = np.zeros(len(self.items), np.int32)
         for column, language in enumerate(self._counts):
             rows[:, column] = -1
             path = self._unfinished / f"{language}.part.npz"
@@ -273,7 +274,7 @@ class CorpusWriter:
     def _write_negatives(self, language: str, items: np.ndarray, negatives: Negatives) -> None:
         """Order the negatives of one language by item, as the row matrix is."""
         owners = np.repeat(items, np.diff(negatives.offsets))
-        joined = Negatives.from_pairs(owners, negatives.rows, len(self._items))
+        joined = Negatives.from_pairs(owners, negatives.rows, len(self.items))
         for name, values in joined._asdict().items():
             np.save(self._unfinished / f"{language}.negatives.{name}.npy", values)
         self._digests.append(content_digest(language, *joined))
@@ -282,7 +283,7 @@ class CorpusWriter:
         manifest = {
             "format": FORMAT,
             "languages": list(self._counts),
-            "num_items": len(self._items),
+            "num_items": len(self.items),
             "counts": self._counts,
             "fingerprint": fingerprint,
             "source": self.source,
@@ -292,14 +293,14 @@ class CorpusWriter:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.exists():
+    if not (path := folder / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: not a built corpus. Build one with `load_corpus`.")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest["format"] != FORMAT:
-        raise ValueError(
-            f"{path}: format {manifest['format']}, this version reads {FORMAT}. Build it again from its source."
-        )
+    manifest = read_json(path)
+    if (found := manifest.get("format") if isinstance(manifest, dict) else None) != FORMAT:
+        raise ValueError(f"{path}: format {found}, this version reads {FORMAT}. Build it again from its source.")
+    wrong = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if wrong or not re.fullmatch(r"\[('[A-Za-z0-9-]+'(, )?)+\]", str(manifest["languages"])):
+        raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'languages'} missing or wrong. Build it again.")
     return manifest
 
 
@@ -341,8 +342,7 @@ def _checked_rows(what: str, given: Sequence[int] | np.ndarray | None, num_items
 def _batches(column: pa.ChunkedArray) -> Iterator[pa.StringArray]:
     """The column in arrays of `BATCH_ROWS`, however it was cut before, so that digests do not depend on that."""
     for start in range(0, len(column), BATCH_ROWS):
-        part = column.slice(start, BATCH_ROWS)
-        yield pa.concat_arrays(part.chunks).cast(pa.string())
+        yield pa.concat_arrays(column.slice(start, BATCH_ROWS).chunks).cast(pa.string())
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 EVENTS_NAME = "events.jsonl"
 _logger = logging.getLogger("hf_hybrid")
 _SECRETS = (
-    (re.compile(r"(?<=://)[^/\s@]+(?=@)"), "***"),  # user:password@host
+    (re.compile(r"(?<=://)[^/\s]+(?=@)"), "***"),  # user:password@host
     (re.compile(r"\bhf_[A-Za-z0-9]{8,}\b"), "hf_***"),
-    (re.compile(r"(?i)\b(token|api[_-]?key|secret|password|signature)=[^\s&'\"]+"), r"\1=***"),
+    (re.compile(r"(?i)((?:token|api[_-]?key|secret|password|signature)=)[^\s&'\"]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
 )
 
@@ -98,7 +98,8 @@ class _LineFormatter(logging.Formatter):
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         told = {"time": utc(record.created), "rank": _rank(), **record.event}  # type: ignore[attr-defined]
-        return redact(json.dumps(told, ensure_ascii=False, default=str))
+        plain = json.loads(json.dumps(told, default=str))
+        return json.dumps(redacted(plain), ensure_ascii=False)
 
 
 def _rank() -> int:

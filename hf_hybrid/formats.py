@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .corpus_files import CorpusWriter
-from .languages import check_language, choose_languages, refuse_twins, split_pair, unique_languages
-from .readers import NUMBER, BadRows, Judged, Rows, judged, read_json, read_jsonl, read_tsv
+from .languages import check_language, choose_languages, refuse_packed, refuse_twins, split_pair, unique_languages
+from .readers import NUMBER, BadRows, Judged, Rows, judged, read_jsonl, read_tsv
+from .strict_json import read_json
 from .tables import (
     Source,
     add_items,
@@ -108,6 +110,7 @@ def _with_languages(
 
 
 def pair_files(folder: Path, languages: Sequence[str] | None) -> dict[tuple[str, str], Path]:
+    refuse_packed(folder)
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".jsonl", ".tsv"))
     refuse_twins(paths)
     files: dict[tuple[str, str], Path] = {}
@@ -159,9 +162,9 @@ def beir_paths(folder: Path, split: str | None) -> list[Path]:
         )
     paths = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv"]
     for path in paths:
-        if not path.exists():
+        if not path.is_file():
             raise ValueError(
-                f"{path} is missing; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/<split>.tsv."
+                f"{path} is missing; a BEIR folder has the files corpus.jsonl, queries.jsonl and qrels/<split>.tsv."
             )
     return paths
 
@@ -174,13 +177,16 @@ def read_beir(paths: Sequence[Path], bad: BadRows) -> Judged:
 
 def language_map(given: StrPath | Mapping[str, str] | None) -> Mapping[str, str] | None:
     """A map from id to language, read from its file."""
-    if given is None or isinstance(given, Mapping):
-        return given
-    path = Path(given)
-    if path.suffix == ".tsv":
-        rows = read_tsv(path, BadRows(), ["id", "language"]).rows
-        return {row["id"]: row["language"] for _, row in rows}
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: allowed is one JSON object from id to language, or a .tsv file with such a header.")
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        found: Any = given
+    elif Path(given).suffix == ".tsv":
+        rows = read_tsv(Path(given), BadRows(), ["id", "language"]).rows
+        found = {row["id"]: row["language"] for _, row in rows}
+    else:
+        found = read_json(Path(given))
+    if not isinstance(found, Mapping) or not all(isinstance(code, str) for code in found.values()):
+        name = "The map of languages" if isinstance(given, Mapping) else given
+        raise ValueError(f"{name}: allowed is one JSON object from id to language, or a .tsv file with such a header.")
     return found

@@ -9,6 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
 
 def check_language(tag: str, where: str) -> str:
     """A BCP-47 tag as given, if its primary subtag is a language.
@@ -52,7 +54,8 @@ def language_files(folder: Path, suffix: str) -> dict[str, Path]:
     Raises:
         ValueError: if there is none, a name is no language, or a file is given twice.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
+    refuse_packed(folder)
+    files = sorted(path for path in folder.iterdir() if path.suffix == suffix)
     if not files:
         raise ValueError(f"{folder} holds no *{suffix} file; one is needed for each language, such as de{suffix}.")
     languages = unique_languages({path: check_language(path.stem, str(path)) for path in files})
@@ -72,10 +75,20 @@ def unique_languages(languages: Mapping[Any, str]) -> dict[str, Any]:
     return {language: name for name, language in languages.items()}
 
 
+def refuse_packed(folder: Path) -> None:
+    """Refuse a compressed file, which nothing here reads, unless what it holds lies beside it."""
+    for path in sorted(folder.iterdir()):
+        table = path.stem.endswith((".jsonl", ".tsv", ".json"))
+        if table and path.suffix in _PACKED and not path.with_suffix("").exists():
+            raise ValueError(f"{path} is compressed, and compressed files are not read: unpack it, or move it away.")
+
+
 def refuse_twins(files: Sequence[Path]) -> None:
-    """Refuse two files with the same content."""
+    """Refuse two files with the same content, and what is no file at all."""
     same_size = defaultdict(list)
     for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file but a folder, a pipe or a broken link; put the file there.")
         same_size[path.stat().st_size].append(path)
     for twins in same_size.values():
         for first, second in combinations(twins, 2):

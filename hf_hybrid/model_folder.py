@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .strict_json import read_json
 
 ATTENTION_DROPOUT_NAMES = ("attention_probs_dropout_prob", "attention_dropout")  # in the models' configurations
 _POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
@@ -73,15 +77,19 @@ def load_model(
         pooling (`str`, *optional*): Instead of the layout's, whose projection is then left out.
 
     Raises:
-        ValueError: When the model is no encoder, or its layout is not one of those that are known.
+        ValueError: When it is no encoder, a file is damaged, or its layout is not one of those that are known.
         OSError: When there is no such model, or it has no safetensors.
     """
-    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with _explained(name, "configuration"):
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     check_encoder(config)
     for key in ATTENTION_DROPOUT_NAMES:  # before the modules are made, which copy it
         if attention_dropout is not None and hasattr(config, key):
             setattr(config, key, attention_dropout)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with _explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ValueError("there is no tokenizer.json, and no other vocabulary")
     layout = read_layout(name, revision)
     settings, projection = layout or ({}, None)
     if layout is not None:
@@ -90,12 +98,18 @@ def load_model(
             settings["pooling"] = "pooler"
     if pooling not in (None, settings.get("pooling")):
         settings, projection = settings | {"pooling": pooling}, None  # it was trained on another pooled state
-    options = {}
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the latter is refused below, by name
     if _has_pooler(config):  # one that is not needed is not made: transformers would report its random weights
         options["add_pooling_layer"] = settings.get("pooling") == "pooler" and projection is None
-    backbone = AutoModel.from_pretrained(
-        name, revision=revision, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
-    )
+    _weight_files(name, revision)
+    with _explained(name, "weights"):
+        backbone, found = AutoModel.from_pretrained(name, revision=revision, **options)
+    if wrong := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
+        raise ValueError(
+            f"{name}: {len(wrong)} weights are missing or of another size than config.json says, {min(wrong)} among "
+            "them; they would be random. Take the config.json and all safetensors of one and the same model."
+        )
     return LoadedModel(backbone, tokenizer, projection, settings)
 
 
@@ -128,7 +142,10 @@ def find_file(name: str, revision: str | None, path: str) -> Path | None:
         LocalEntryNotFoundError: When the Hub cannot be asked; in offline mode, what is not in the cache is not there.
     """
     if Path(name).is_dir():
-        return Path(name, path) if Path(name, path).exists() else None
+        file = Path(name, path)
+        if os.path.lexists(file) and not file.is_file():
+            raise ValueError(f"{file} is not a file but a folder, a pipe or a broken link; put the file there.")
+        return file if file.is_file() else None
     try:
         return Path(hf_hub_download(name, path, revision=revision))
     except LocalEntryNotFoundError:
@@ -157,13 +174,13 @@ def read_layout(name: str, revision: str | None = None) -> Layout | None:
         ...     read_layout(folder).settings["pooling"]
         'cls'
     """
-    modules = _read_json(name, revision, "modules.json")
+    modules = _read_json(name, revision, "modules.json", list)
     if modules is None:
         return None
-    paths = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    paths = dict(_module(name, entry) for entry in modules)
     kinds = [kind for kind in ("Transformer", "Pooling", "Dense", "Normalize") if kind in paths]
-    if [module["type"].rsplit(".", 1)[-1] for module in modules] != kinds or kinds[:2] != ["Transformer", "Pooling"]:
-        found = ", ".join(module["type"] for module in modules)
+    if len(paths) < len(modules) or list(paths) != kinds or kinds[:2] != ["Transformer", "Pooling"]:
+        found = ", ".join(entry["type"] for entry in modules) or "none"
         raise ValueError(f"{name}/modules.json: known are Transformer, Pooling, [Dense], [Normalize]; got {found}.")
     if paths["Transformer"]:
         raise ValueError(
@@ -240,15 +257,50 @@ def read_weights(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: When it has no safetensors.
     """
-    index = Path(folder) / f"{_WEIGHTS}.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_WEIGHTS]
-    return {name: weight for part in names for name, weight in _load_tensors(str(folder), None, part).items()}
+    parts = _weight_files(str(folder), None)
+    return {name: weight for part in parts for name, weight in _load_tensors(str(folder), None, part).items()}
 
 
 def read_dense_weights(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """`weight` and `bias` of the projection that `write_layout` wrote."""
     tensors = _load_tensors(str(folder), None, f"2_Dense/{_WEIGHTS}")
     return {key.removeprefix("linear."): tensor for key, tensor in tensors.items()}
+
+
+@contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    """What the libraries raise at a damaged file has no common class, and seldom says where."""
+    try:
+        yield
+    except OSError:
+        raise  # there is no such model, or no such file
+    except Exception as error:
+        raise ValueError(
+            f"{name}: its {what} cannot be read ({type(error).__name__}: {error}). Save the model again with "
+            "`save_pretrained`; code that comes with a model is not run."
+        ) from error
+
+
+def _weight_files(name: str, revision: str | None) -> list[str]:
+    """`model.safetensors`, or the shards that its index names: files beside it."""
+    index = _read_json(name, revision, f"{_WEIGHTS}.index.json")
+    if index is None:
+        return [_WEIGHTS]
+    shards = index.get("weight_map")
+    names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+    if not names or not all(part.endswith(".safetensors") and "/" not in part for part in names):
+        raise ValueError(f"{name}/{_WEIGHTS}.index.json: names {names[:3]}; allowed are .safetensors files beside it.")
+    return names
+
+
+def _module(name: str, entry: Any) -> tuple[str, str]:
+    """Kind and folder of a module; one that is not of sentence-transformers has its full name as its kind."""
+    kind, path = (entry.get(key) for key in ("type", "path")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(path, str):
+        raise ValueError(f"{name}/modules.json: allowed is a list of objects with the texts type and path.")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{name}/modules.json: the path {path!r} leads out; allowed are folders of the model.")
+    return kind.rsplit(".", 1)[-1] if kind.startswith("sentence_transformers.") else kind, path
 
 
 def _has_pooler(config: Any) -> bool:
@@ -273,12 +325,17 @@ def _load_tensors(name: str, revision: str | None, path: str) -> dict[str, torch
             f"{name} has no {path}; only safetensors are read. Convert other files with the library that wrote them, "
             "by `save_pretrained`."
         )
-    return load_file(file)
+    with _explained(name, path):
+        return load_file(file)
 
 
-def _read_json(name: str, revision: str | None, path: str) -> Any:
+def _read_json(name: str, revision: str | None, path: str, kind: type = dict) -> Any:
+    """What a file holds, an object or a list; `None` where there is no such file."""
     file = find_file(name, revision, path)
-    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+    content = None if file is None else read_json(file)
+    if file is not None and not isinstance(content, kind):
+        raise ValueError(f"{file}: allowed is a JSON {'object' if kind is dict else 'list'}.")
+    return content
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -305,6 +362,8 @@ def _read_pooling(name: str, revision: str | None, path: str) -> str:
 def _read_prompts(name: str, revision: str | None) -> dict[str, str]:
     about = _read_json(name, revision, "config_sentence_transformers.json") or {}
     prompts = about.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(text is None or isinstance(text, str) for text in prompts.values()):
+        raise ValueError(f"{name}/config_sentence_transformers.json: prompts are an object of texts by their names.")
     passage = next((prompts[key] for key in _PASSAGE_PROMPTS if prompts.get(key)), "")
     return {"query_prompt": prompts.get("query") or "", "passage_prompt": passage}
 
@@ -316,17 +375,20 @@ def _read_max_length(name: str, revision: str | None) -> dict[str, int]:
             f"{name}/sentence_bert_config.json: do_lower_case; give the tokenizer a lower-case normalizer."
         )
     length = config.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise ValueError(f"{name}/sentence_bert_config.json: max_seq_length is {length!r}; give at least 1.")
     return {"max_length": length} if length else {}
 
 
 def _read_dense(name: str, revision: str | None, path: str) -> nn.Sequential:
     config = _read_json(name, revision, f"{path}/config.json") or {}
-    activation = config.get("activation_function")
+    activation = str(config.get("activation_function"))
     if activation not in _ACTIVATIONS or config.get("use_residual"):
         raise ValueError(f"{name}/{path}: a Dense module with tanh or no activation is known; got {activation}.")
     tensors = _load_tensors(name, revision, f"{path}/{_WEIGHTS}")
-    linear = nn.Linear(config["in_features"], config["out_features"], bias="linear.bias" in tensors)
-    linear.load_state_dict({key.removeprefix("linear."): tensor for key, tensor in tensors.items()})
+    with _explained(name, path):
+        linear = nn.Linear(config["in_features"], config["out_features"], bias="linear.bias" in tensors)
+        linear.load_state_dict({key.removeprefix("linear."): tensor for key, tensor in tensors.items()})
     return nn.Sequential(linear, _ACTIVATIONS[activation]())
 
 

@@ -133,9 +133,12 @@ def _load(repo: str, config: str, split: str, revision: str) -> Dataset:
     from datasets import load_dataset
 
     at = None if Path(repo).is_dir() else revision
-    if revision == PARQUET_BRANCH:
-        return load_dataset(repo, data_files={split: f"{config}/{split}/*.parquet"}, revision=at, split=split)
-    splits = load_dataset(repo, config, revision=at)
+    try:
+        if revision == PARQUET_BRANCH:
+            return load_dataset(repo, data_files={split: f"{config}/{split}/*.parquet"}, revision=at, split=split)
+        splits = load_dataset(repo, config, revision=at)
+    except Exception as error:  # damaged files, scripts, missing columns: what is raised has no common class
+        raise ValueError(f"{repo} ({config}) cannot be read as a data set: {error or type(error).__name__}") from error
     if split not in splits and len(splits) > 1:
         raise ValueError(f"{repo} ({config}) has no split {split!r}; give one of {', '.join(splits)}.")
     return splits.get(split) or next(iter(splits.values()))
@@ -166,8 +169,12 @@ def _triples(path: Path) -> tuple[pa.Table, int]:
     from pyarrow import csv
 
     columns = ["query", "positive", "negative"]
-    table = csv.read_csv(path, csv.ReadOptions(column_names=columns), csv.ParseOptions(delimiter="\t"))
-    query, positive, negative = (table[column].to_numpy() for column in columns)
+    numbers = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.uint32()), null_values=[])
+    try:
+        table = csv.read_csv(path, csv.ReadOptions(column_names=columns), csv.ParseOptions(delimiter="\t"), numbers)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: {error}; allowed are lines of three ids, numbers below 2^32.") from None
+    query, positive, negative = (table[column].to_numpy().astype(np.int64) for column in columns)
     pairs = query << 32 | positive
     order = np.argsort(pairs, kind="stable")
     starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))

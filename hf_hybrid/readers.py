@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unicodedata import normalize
 
 import pyarrow as pa
+
+from .strict_json import loads
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 BATCH_ROWS = 65_536
+_TOO_LARGE = 2.0**31
 NUMBER = "number"  # the column of a checked table that says where its row was
 
 
@@ -84,39 +88,48 @@ Check = Callable[[Any], Any]
 
 
 def text(value: Any) -> str:
-    """A string that is not blank and can be written as UTF-8."""
+    """A string with something to see in it, which can be written as UTF-8 and has no NUL."""
     if not isinstance(value, str):
         raise RowError("wrong_type", f"{_show(value)}, allowed is a string")
-    if not value.strip():
-        raise RowError("empty_field", "empty, allowed is a string with text")
+    if "\0" in value:
+        raise RowError(
+            "wrong_encoding", f"text with a NUL at character {value.index(chr(0))}, allowed is text without any"
+        )
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise RowError("wrong_encoding", f"half of a surrogate pair at character {error.start}") from None
+    if not value[:1].isalnum() and not any(map(_visible, value)):
+        raise RowError("empty_field", f"empty or invisible ({value[:20]!a}), allowed is a string with text")
     return value
 
 
 def identifier(value: Any) -> str:
-    """A string or an integer, as a string."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
+    """A string or an integer, as a string without white space or invisible characters at its ends."""
+    if isinstance(value, str) and value and value.isprintable() and value[0] != " " != value[-1]:
+        return value  # nearly all are, and this is the fast way to see it
+    name = _integer_or_text(value)
+    if not (_visible(name[0]) and _visible(name[-1])):
+        raise RowError("invisible_in_id", f"{name!a}, allowed is an id that begins and ends visibly")
+    return name
 
 
 def texts(value: Any) -> list[str]:
     """A list of strings."""
     if not isinstance(value, list):
         raise RowError("wrong_type", f"{_show(value)}, allowed is a list of strings")
-    return [identifier(element) for element in value]
+    return [_integer_or_text(element) for element in value]
 
 
 def integer(value: Any) -> int:
-    """An integer, also as text or as a float without fraction."""
+    """An integer of 32 bits, also as text or as a float without fraction."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if not number.is_integer():
-        raise RowError("wrong_type", f"{_show(value)}, allowed is an integer")
+    if not number.is_integer() or not -_TOO_LARGE < number < _TOO_LARGE or isinstance(value, bool):
+        raise RowError("wrong_type", f"{_show(value)}, allowed is an integer below 2^31")
     return int(number)
 
 
@@ -197,19 +210,21 @@ def dataset_rows(dataset: Dataset, name: str, language: str | None = None) -> Ro
     return Rows(name, "row", _dataset_rows(dataset, language))
 
 
-def read_json(path: Path) -> Any:
-    """A whole JSON file, refused by line if it is none."""
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct the file.") from None
-
-
 def titled(source: Rows) -> Rows:
     """BEIR documents with the title, where there is one, before the text; a document may have only one of them."""
     return source._replace(rows=((number, _with_title(row)) for number, row in source.rows))
+
+
+def refuse_lookalikes(ids: Iterable[str]) -> None:
+    """Refuse two ids that are different strings but look the same: items of several files would not meet."""
+    seen: dict[str, str] = {}
+    for name in ids:
+        shown = name if name.isascii() else "".join(filter(str.isprintable, normalize("NFC", name)))
+        if (first := seen.setdefault(shown, name)) != name:
+            raise ValueError(
+                f"ids {first!a} and {name!a} look the same: they differ in invisible characters or in "
+                "Unicode's normal form. Write both alike (NFC), or give each item an id of its own."
+            )
 
 
 class Judged(NamedTuple):
@@ -240,6 +255,15 @@ def judged(documents: Rows, queries: Rows, judgments: Rows, bad: BadRows) -> Jud
 
 def _show(value: Any) -> str:
     return "null" if value is None else f"{str(value)[:40]!r} ({type(value).__name__})"
+
+
+def _visible(character: str) -> bool:
+    """False for white space, control characters and what only directs others (zero width, right to left, ...)."""
+    return character.isprintable() and not character.isspace()
+
+
+def _integer_or_text(value: Any) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
 
 
 def _checked(source: Rows, fields: Mapping[str, Field], bad: BadRows, key: str | None) -> Iterator[tuple[Any, ...]]:
@@ -295,9 +319,10 @@ def _json_lines(path: Path, bad: BadRows) -> Iterator[tuple[int, Mapping[str, An
         if not line or line.isspace():
             continue
         try:
-            row = json.loads(line)
+            row = loads(line)
         except json.JSONDecodeError as error:
-            bad("invalid_json", f"{path}, line {number}", f"not JSON: {error.msg} at character {error.pos}")
+            message = f"not JSON: {error.msg} at character {error.pos}, {line[error.pos : error.pos + 20]!a}"
+            bad("invalid_json", f"{path}, line {number}", message)
             continue
         if isinstance(row, dict):
             yield number, row
@@ -310,13 +335,17 @@ def _tsv_lines(
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in _lines(path, bad):
         values = line.split("\t")
-        if number == 1 and header:
+        if header:  # in the first line that can be read
             if missing := set(columns).difference(values):
                 raise ValueError(
-                    f"{path}, line 1: the header has no {', '.join(sorted(missing))}; it must name the tab-separated "
-                    f"columns {', '.join(columns)}. Found: {line[:80]!r}. Add it as the first line."
+                    f"{path}, line {number}: the header has no {', '.join(sorted(missing))}; it must name the "
+                    f"tab-separated columns {', '.join(columns)}. Found: {line[:80]!r}. Add it as the first line."
                 )
-            columns = values
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"{path}, line {number}: the header names a column twice: {line[:80]!r}. Keep one of them."
+                )
+            columns, header = values, False
         elif len(values) == len(columns):
             yield number, dict(zip(columns, values, strict=True))
         elif line:

@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from .files import delete_folder, replacing
 
@@ -198,37 +198,37 @@ class RunFolder:
             The lines, and how many were torn: 1 where a kill has left half a last line, else 0.
 
         Raises:
-            ValueError: If a line before the last one is not JSON.
+            ValueError: If a line before the last one is not what `append_resource_line` writes.
         """
-        if not self.resource_lines_path.exists():
-            return [], 0
-        texts = self.resource_lines_path.read_bytes().split(b"\n")
-        lines: list[ResourceLine] = []
-        for number, text in enumerate(texts[:-1], start=1):
-            try:
-                lines.append(json.loads(text))
-            except ValueError as error:
-                place = f"{self.resource_lines_path}, line {number}"
-                raise ValueError(f"{place}: expected a JSON object, got {text[:80]!r} ({error}).") from None
+        texts = self._resource_texts()
+        lines = [
+            _resource_line(text, f"{self.resource_lines_path}, line {number}")
+            for number, text in enumerate(texts[:-1], start=1)
+        ]
         return lines, int(bool(texts[-1]))  # a whole line ends in a newline: what follows the last one is torn
 
     def keep_resource_lines(self, last_step: int) -> None:
         """Drop the lines after `last_step`, and a torn one: a resumed run does those steps again."""
         lines, _ = self.read_resource_lines()
-        kept = [_dumps(line) + "\n" for line in lines if line["step"] <= last_step]
-        _replace(self.resource_lines_path, "".join(kept))
+        texts = self._resource_texts()[:-1]
+        kept = [text + b"\n" for text, line in zip(texts, lines, strict=True) if line["step"] <= last_step]
+        _replace(self.resource_lines_path, b"".join(kept))
+
+    def _resource_texts(self) -> list[bytes]:
+        path = self.resource_lines_path
+        return path.read_bytes().split(b"\n") if path.exists() else [b""]
 
     def _write(self, name: str, content: Mapping[str, Any], schema: type) -> None:
         path = self.path / name
         _check_keys(content, schema, path)
         versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
         _refuse_not_finite(versioned, path)
-        _replace(path, _dumps(versioned, indent=2) + "\n")
+        _replace(path, f"{_dumps(versioned, indent=2)}\n".encode())
 
     def _read(self, name: str, schema: type) -> Any:
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = _loads(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: not a JSON file in UTF-8 ({error}).") from None
         found = content.pop("format", None) if isinstance(content, dict) else None
@@ -243,7 +243,18 @@ class RunFolder:
         return content
 
 
-def _check_keys(content: Mapping[str, Any], schema: type, path: Path) -> None:
+def _resource_line(text: bytes, place: str) -> ResourceLine:
+    try:
+        line = _loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: expected a JSON object, got {text[:80]!r} ({error}).") from None
+    if not isinstance(line, dict) or not isinstance(line.get("step", 0), int):
+        raise ValueError(f"{place}: expected a JSON object with a whole number as its step, got {text[:80]!r}.")
+    _check_keys(line, ResourceLine, place)
+    return cast(ResourceLine, line)
+
+
+def _check_keys(content: Mapping[str, Any], schema: type, path: Path | str) -> None:
     given, known = set(content), set(schema.__annotations__)
     needed: frozenset[str] = schema.__required_keys__  # type: ignore[attr-defined]
     if not needed <= given <= known:
@@ -273,6 +284,20 @@ def _dumps(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _replace(path: Path, text: str) -> None:
+def _loads(text: bytes) -> Any:
+    """Strict JSON in UTF-8; ValueError for whatever is wrong with it."""
+    try:
+        return json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("too many levels in each other") from None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _replace(path: Path, content: bytes) -> None:
     with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content)

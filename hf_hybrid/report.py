@@ -48,7 +48,7 @@ def pair_heat_map(scores: Scores, path: str | os.PathLike[str], measure: str | N
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("passages in")
     axes.set_ylabel("queries in")
-    axes.set_title(title or measure)
+    axes.set_title(title or measure, parse_math=False)  # names are not formulas
     figure.colorbar(image, ax=axes, label=measure, shrink=0.8)
     if len(columns) <= _MOST_WRITTEN:
         for row, column in np.argwhere(~np.isnan(value_QP)):

@@ -70,12 +70,13 @@ class ResumableTrainer(ChunkedTrainer):
         """
         with alone_in(self.args.output_dir), self._stop:
             checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+            self._restored = None
             if checkpoint is not None:
                 self._restored = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))
                 event("resume", path=checkpoint, world_size=self.args.world_size)
             result = super().train(checkpoint, *args, **kwargs)
             self._guard.settle()
-        if self._stop.stops:
+        if self._stop.stops or distributed.any_rank(self._stop.asked):  # after the last step too
             event("stop", step=self.state.global_step, reason="told to stop; start the same command again")
             raise Interrupted
         return result
@@ -109,7 +110,7 @@ class ResumableTrainer(ChunkedTrainer):
         state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
         self.refuse_another_run(state["run"], str(path))
         self._refuse_another_layout(state, path)
-        if not (path / "trainer_state.json").exists() or self.args.save_only_model:
+        if state["model_only"] or self.args.save_only_model:
             raise ValueError(
                 f"{path} holds a model alone (save_only_model): training cannot go on from it. Begin a new run with "
                 "it as model_name_or_path, in another output_dir."
@@ -162,7 +163,8 @@ class ResumableTrainer(ChunkedTrainer):
         path = folder / f"checkpoint-{step}"
         self.store_flos()
         self._settle_best(path)
-        loss_sums = distributed.from_all(float(self._tr_loss))
+        has_logged = self._globalstep_last_logged == step  # then the sum is 0, or NaN until this step's end
+        loss_sums = distributed.from_all(0.0 if has_logged else float(self._tr_loss))
         with checkpoints.writing(path, self.args.should_save, self._checkpoint_bytes()) as unfinished:
             self.save_model(str(unfinished), _internal_call=True)
             if not self.args.save_only_model:
@@ -174,7 +176,7 @@ class ResumableTrainer(ChunkedTrainer):
         if self.args.should_save:
             if self.args.push_to_hub:
                 self._push_from_checkpoint(str(path))
-            checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+            checkpoints.rotate(folder, self.args.save_total_limit, [path, self.state.best_model_checkpoint])
         event("checkpoint", step=step, path=path, seconds=round(time.perf_counter() - start, 2))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -210,6 +212,7 @@ class ResumableTrainer(ChunkedTrainer):
         content = {
             "run": self.identity(),
             "layout": self._layout(),
+            "model_only": self.args.save_only_model,
             "loss_sums": loss_sums,  # of each rank, of the steps since the last line of the log
             "last_logged_step": self._globalstep_last_logged,
             "chunk_tokens": self.chunking.max_tokens,
@@ -226,7 +229,7 @@ class ResumableTrainer(ChunkedTrainer):
 
     def restore_loss_sum(self) -> None:
         """Go on with the mean of the next line of the log, and with the chunks that fitted."""
-        saved, self._restored = self._restored, None
+        saved = self._restored
         if saved is None:
             return
         sums, rank = saved["loss_sums"], distributed.rank()

@@ -44,9 +44,9 @@ from .formats import (
     pair_files,
     read_beir,
 )
-from .languages import check_language, choose_languages, language_files, split_pair, unique_languages
+from .languages import check_language, choose_languages, language_files, refuse_packed, split_pair, unique_languages
 from .presets import PRESETS, read_preset
-from .readers import BadRows, Rows, dataset_rows, read_jsonl
+from .readers import BadRows, Rows, dataset_rows, read_jsonl, refuse_lookalikes
 from .sample import build_sample_corpus
 from .tables import add_xquad_r
 
@@ -96,6 +96,8 @@ def load_corpus(
         return build_sample_corpus(cache_dir, languages)
     if corpus_format == "auto":
         corpus_format = "hub" if str(path_or_preset) in PRESETS and not folder.exists() else _format_of(folder)
+    elif corpus_format != "hub":
+        _refuse_no_folder(folder)
     if corpus_format == "built":
         corpus = ParallelCorpus.load(folder)
         return corpus if languages is None else corpus.select_languages(languages)
@@ -292,6 +294,7 @@ def _built(
     if not (folder / MANIFEST).exists():
         with CorpusBuilder(folder, source) as builder:
             build(builder, bad)
+            refuse_lookalikes(builder.items)
             builder.report.update(bad.counts)
             builder.write()
     return ParallelCorpus.load(folder)
@@ -316,12 +319,18 @@ def _nearest(name: str) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _format_of(folder: Path) -> str:
-    """The format of a folder, by the names in it."""
+def _refuse_no_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a corpus is a folder, which may hold a single file such as en.jsonl.")
     if not folder.is_dir():
         raise ValueError(
             f"{folder} is neither a folder nor a preset{_nearest(str(folder))}; presets are {', '.join(PRESETS)}."
         )
+
+
+def _format_of(folder: Path) -> str:
+    """The format of a folder, by the names in it."""
+    _refuse_no_folder(folder)
     tables = [path for path in folder.iterdir() if path.suffix in (".jsonl", ".tsv")]
     if (folder / MANIFEST).exists():
         return "built"
@@ -332,6 +341,7 @@ def _format_of(folder: Path) -> str:
     for suffix, corpus_format in ((".jsonl", "jsonl"), (".json", "xquad_r")):
         if any(folder.glob(f"*{suffix}")):
             return corpus_format
+    refuse_packed(folder)
     raise ValueError(
         f"{folder} holds no corpus; allowed are <lang>.jsonl, <lang>-<lang>.jsonl or .tsv, BEIR's corpus.jsonl or "
         f"folders with it, XQuAD-R's <lang>.json, or a built corpus with {MANIFEST}."

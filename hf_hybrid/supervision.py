@@ -84,8 +84,8 @@ def ends_on_signal() -> Iterator[None]:
 class StopOnSignal(TrainerCallback):
     """While it is entered, a first SIGTERM or SIGINT ends training after a checkpoint at the end of the step.
 
-    An evaluation that runs is brought to its end first.  Later ones are not heeded, as launchers pass on what a process
-    has already got, but for a second Ctrl-C, which ends at once.  Where one process is told to stop all do.
+    An evaluation that runs is brought to its end first.  Later signals are not heeded, as launchers pass on what a
+    process has got already, but for a second Ctrl-C, which ends at once.  Where one process is told to stop all do.
     """
 
     def __init__(self) -> None:
@@ -146,6 +146,8 @@ class Heartbeat(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.beat("training", state.global_step, state.max_steps)
+
+    on_save = on_evaluate
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.beat("trained", state.global_step, state.max_steps)

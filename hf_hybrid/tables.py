@@ -16,7 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .corpus_files import CorpusWriter, Negatives
-from .readers import ITEM, NUMBER, BadRows, Field, Judged, Rows, checked_table, identifier, integer, read_json, text
+from .readers import (
+    ITEM,
+    NUMBER,
+    BadRows,
+    Field,
+    Judged,
+    RowError,
+    Rows,
+    checked_table,
+    identifier,
+    integer,
+    text,
+)
+from .strict_json import read_json
 
 Source = Callable[[BadRows], Rows]
 
@@ -244,12 +257,16 @@ def _questions(path: Path, sentences: list[str], bad: BadRows) -> Iterator[tuple
         first = len(sentences)
         breaks = _list(paragraph, "sentence_breaks", where)
         sentences.extend(_list(paragraph, "sentences", where))
-        if not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences[first:]):
-            raise ValueError(f"{where}: a sentence is empty or not a string; allowed are strings with text.")
+        try:
+            list(map(text, sentences[first:]))
+        except RowError as error:
+            raise ValueError(f"{where}: a sentence is {error}.") from None
         if len(breaks) != len(sentences) - first:
             raise ValueError(
                 f"{where}: {len(sentences) - first} sentences but {len(breaks)} sentence_breaks; give as many of both."
             )
+        if not all(isinstance(ends, list) and [type(end) for end in ends] == [int, int] for ends in breaks):
+            raise ValueError(f"{where}: sentence_breaks are pairs of integers, such as [[0, 6], [7, 14]].")
         for question in _list(paragraph, "qas", where):
             number += 1
             start = _answer_start(question)
@@ -279,6 +296,8 @@ def _list(parent: Any, key: str, where: str) -> list[Any]:
 
 def _answer_start(question: Any) -> int:
     """-1, which no sentence contains, where there is no answer."""
-    answers = question.get("answers") if isinstance(question, dict) else None
-    start = answers[0].get("answer_start") if answers else None
-    return start if isinstance(start, int) else -1
+    try:
+        start = question["answers"][0]["answer_start"]
+    except (KeyError, IndexError, TypeError):
+        return -1
+    return start if type(start) is int else -1

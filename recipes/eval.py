@@ -21,12 +21,13 @@ import torch
 from accelerate import PartialState
 
 from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, load_corpus
-from hf_hybrid.arguments import EvaluationArguments, explained_errors, parse_arguments, split_codes
+from hf_hybrid.arguments import EvaluationArguments, split_codes
 from hf_hybrid.bm25 import evaluate_bm25
 from hf_hybrid.comparison import check_comparable, compare, comparison_table, write_comparison
 from hf_hybrid.evaluation import check_asked, evaluate_retrieval, table, what_is_evaluated
 from hf_hybrid.evaluation_files import PER_QUERY_NAME, EvaluationFiles
 from hf_hybrid.machine import environment
+from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.records import Scores
 from hf_hybrid.report import pair_heat_map
 
@@ -80,7 +81,7 @@ def open_corpus(args: EvaluationArguments) -> ParallelCorpus:
         split=args.split,
     )
     share = args.held_out
-    return corpus.split(held_out=share if share < 1 else int(share))[1] if share else corpus
+    return corpus.split(held_out=int(share) if share.is_integer() else share)[1] if share else corpus
 
 
 def open_model(args: EvaluationArguments, device: torch.device) -> Any:

@@ -24,11 +24,10 @@ from hf_hybrid.arguments import (
     DataArguments,
     HybridTrainingArguments,
     ModelArguments,
-    explained_errors,
-    parse_arguments,
     split_codes,
 )
 from hf_hybrid.evaluation import scores_table
+from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.runs import run_log_level, run_training
 
 STARTED_AT = time.perf_counter()
@@ -97,7 +96,7 @@ def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorp
     train = open_corpus(data_args.train_corpus, data_args.corpus_format, data_args.languages, data_args)
     if data_args.eval_corpus is None:
         share = data_args.held_out
-        train, held_out = train.split(held_out=share if share < 1 else int(share))
+        train, held_out = train.split(held_out=int(share) if share.is_integer() else share)
         wanted = split_codes(data_args.eval_languages)
         return train, held_out.select_languages(wanted) if wanted else held_out
     return train, open_corpus(data_args.eval_corpus, data_args.eval_corpus_format, data_args.eval_languages, data_args)

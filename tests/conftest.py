@@ -14,6 +14,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, a file stays on one worker, for its fixtures, and all files that start processes on the same one.
+
+    Those would take each other's ports and cores.
+    """
+    starting = {item.path for item in items if item.get_closest_marker("distributed")}
+    for item in items:
+        name = "several processes" if item.path in starting else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Tiny models gain nothing from more threads, and lose much where other work runs."""

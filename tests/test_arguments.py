@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments, parse_arguments
+from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
+from hf_hybrid.parsing import parse_arguments
 
 ALL = [ModelArguments, DataArguments, HybridTrainingArguments]
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
@@ -63,16 +64,16 @@ def test_flags_stand_beside_the_dataclasses() -> None:
             "add --use_cpu true",
             marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU"),
         ),
-        ("max_steps: -1", [], "a plan has a fixed number of steps"),
+        ("max_steps: -1", [], "max_steps=-1 cannot be honoured: allowed is 1 to"),
         ("save_strategy: epoch", [], "a plan has no epochs"),
         ("per_device_train_batch_size: 8", [], "Set global_batch_size alone"),
         ("auto_find_batch_size: true", [], "another batch size is another loss"),
         ("num_train_epochs: 3", [], "a plan has steps and no epochs"),
         ("per_device_eval_batch_size: 3", [], "set eval_batch_tokens"),
         ("load_best_model_at_end: true\nsave_strategy: steps\neval_strategy: steps", [], "say what is best"),
-        ("temperature: .nan", [], "a number above 0"),
-        ("max_eval_queries: 0", [], "at least 1"),
-        ("seed: -1", [], "must not be negative"),
+        ("temperature: .nan", [], "temperature=nan cannot be honoured: allowed is"),
+        ("max_eval_queries: 0", [], "allowed is 1 to"),
+        ("seed: -1", [], "seed=-1 cannot be honoured: allowed is 0 to"),
         ("languages: no", [], "put it in quotes"),
         ("mix: {mono: 1}", [], "expected text such as 'mono=0.5,cross=0.5'"),
         ("ignore_data_skip: true", [], "would see its first batches again"),

@@ -631,6 +631,7 @@ def test_languages_of_a_file(tmp_path: Path, metric: Any) -> None:
         ("run", b"q Q0 \xff 1 0.5 us", "is not UTF-8"),
         ("qrels", b"q 0 d", "found 3 columns"),
         ("qrels", b"q 0 d -1", "found the relevance '-1'; allowed is a whole number from 0"),
+        ("qrels", b"q 0 d " + b"9" * 50, "found the relevance '999"),
         ("qrels", b"q 0 d 0.5", "found the relevance '0.5'"),
         ("qrels", b"q 0 d yes", "found the relevance 'yes'"),
         ("qrels", b"en 0 1-en 1", "found document '1-en' of query 'en' a second time"),

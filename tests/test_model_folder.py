@@ -232,7 +232,10 @@ class TestSentenceTransformersFolder:
             read_layout(str(tmp_path))
 
     def test_weights_in_a_subfolder_are_refused(self, tmp_path: Path) -> None:
-        modules = [{"path": path, "type": f"models.{path[2:]}"} for path in ("0_Transformer", "1_Pooling")]
+        modules = [
+            {"path": path, "type": f"sentence_transformers.models.{path[2:]}"}
+            for path in ("0_Transformer", "1_Pooling")
+        ]
         (tmp_path / "modules.json").write_text(json.dumps(modules))
         with pytest.raises(ValueError, match="lie in 0_Transformer/"):
             read_layout(str(tmp_path))

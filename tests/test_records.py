@@ -167,7 +167,9 @@ def test_another_version_is_refused_by_name(folder: RunFolder, version: object) 
         folder.read_run()
 
 
-@pytest.mark.parametrize("content", [b"[]", b'{"format": "other"}', b"{", b'{"mix": "\xff"}'])
+@pytest.mark.parametrize(
+    "content", [b"[]", b'{"format": "other"}', b"{", b'{"mix": "\xff"}', b'{"mix": 1e999}', b"[" * 100_000]
+)
 def test_a_foreign_or_damaged_file_is_refused_with_its_path(folder: RunFolder, content: bytes) -> None:
     folder.path.mkdir()
     (folder.path / "eval.json").write_bytes(content)
@@ -197,6 +199,24 @@ def test_a_bad_line_before_the_last_is_refused_with_its_number(folder: RunFolder
     folder.append_resource_line(make_line(3))
     with pytest.raises(ValueError, match=r"resources\.jsonl, line 2: expected a JSON object, got b'oops'"):
         folder.read_resource_lines()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"5", "expected a JSON object"),
+        (b'{"step": "1"}', "a whole number as its step"),
+        (b'{"step": 1}', r"missing \['cell', "),
+        (b'{"loss": NaN}', "NaN is not a finite number"),
+        (b"[" * 100_000, "too many levels"),
+    ],
+)
+def test_a_line_that_this_program_does_not_write_is_refused(folder: RunFolder, line: bytes, message: str) -> None:
+    folder.path.mkdir()
+    folder.resource_lines_path.write_bytes(line + b"\n")
+    for read in (folder.read_resource_lines, lambda: folder.keep_resource_lines(1)):
+        with pytest.raises(ValueError, match=rf"resources\.jsonl, line 1: .*{message}"):
+            read()
 
 
 def test_a_resumed_run_drops_later_and_torn_lines(folder: RunFolder) -> None:

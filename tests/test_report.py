@@ -163,7 +163,7 @@ def test_many_languages_have_no_numbers_in_their_cells(
 
 def test_the_measure_and_the_title_are_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles = list[str]()
-    monkeypatch.setattr(Axes, "set_title", lambda self, title: titles.append(title))
+    monkeypatch.setattr(Axes, "set_title", lambda self, title, **_: titles.append(title))
     pair_heat_map(every_pair(["de", "en"]), tmp_path / "map.png")
     pair_heat_map(every_pair(["de", "en"]), tmp_path / "map.png", "nDCG@10")
     pair_heat_map(every_pair(["de", "en"]), tmp_path / "map.png", "nDCG@10", "My model")

@@ -426,7 +426,7 @@ XQUAD_FAULTS: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "same id": ({"question": {"id": "a"}}, "duplicate_id", "question 2: id 'a' occurs twice"),
     "no text": ({"question": {"question": ""}}, "empty_field", "question 2: field 'question' is empty"),
     "breaks": ({"sentence_breaks": [[0, 14]]}, None, r"data\[0\]\.paragraphs\[1\]: 2 sentences but 1 sentence_breaks"),
-    "sentence": ({"sentences": ["First.", ""]}, None, "a sentence is empty or not a string"),
+    "sentence": ({"sentences": ["First.", ""]}, None, "a sentence is empty"),
     "form": ({"sentences": None}, None, r"no list 'sentences'; allowed is LAReQA's form"),
 }
 

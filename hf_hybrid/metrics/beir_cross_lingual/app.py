@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def score(
             policy=policy,
         )
     except ValueError as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(html.escape(str(error))) from error  # names from the files, in what is shown as HTML
     rows = {**found, **{f"bias/{name}": value for name, value in found.get("bias", {}).items()}}
     return [[name, value] for name, value in rows.items() if not isinstance(value, dict)], found
 

@@ -26,7 +26,7 @@ from .policies import find_policy
 from .ranking import evaluate_runs, macro, rank_runs
 from .runs import Judged as Judged
 from .settings import Languages, check_languages, pool_bias, score_pairs, score_pool
-from .trec import predictions_of, read_beir_qrels, read_languages, read_qrels, read_run
+from .trec import MOST_RELEVANT, predictions_of, read_beir_qrels, read_languages, read_qrels, read_run
 
 _DESCRIPTION = """
 Retrieval measures as BEIR has them (MAP, nDCG@k, Recall@k, P@k, MRR@k), by a policy that has a name: ties, documents
@@ -251,6 +251,8 @@ def _checked_arguments(
     for name, languages in known.items():
         if languages is not None and not isinstance(languages, Mapping):
             raise ValueError(f"{name} is a {type(languages).__name__}: give a dict with the language of each id.")
+        if other := [code for code in (languages or {}).values() if not isinstance(code, str)]:
+            raise ValueError(f"{name}: found the language {other[0]!r}, a language must be a string.")
     lacking = [name for name, languages in known.items() if languages is None]
     if len(lacking) == 1:
         raise ValueError(f"{lacking[0]} is missing: give both, for scores by language, or neither.")
@@ -260,24 +262,31 @@ def _checked_arguments(
 
 def _predictions(rows: Any) -> list[dict[str, Any]]:
     """Checked predictions: what `ranking` would refuse in the end is refused before it is stored."""
-    rows = list(rows)
+    rows = _listed(rows, "predictions")
     rank_runs(rows, [])
     return [_row(row["query_id"], row["doc_ids"], "scores", row["scores"]) for row in rows]
 
 
 def _references(rows: Any) -> list[dict[str, Any]]:
     """The same for references."""
-    rows = list(rows)
+    rows = _listed(rows, "references")
     rank_runs([], rows)
     for row in rows:
         relevance = np.asarray(row["relevance"], dtype=np.float64)
-        wrong = relevance[(relevance < 0) | (relevance % 1 > 0)]
+        wrong = relevance[(relevance < 0) | (relevance % 1 > 0) | (relevance > MOST_RELEVANT)]
         if len(wrong):
             query_id, found = row["query_id"], wrong[0]
             raise ValueError(
-                f"references, query {query_id!r}: found the relevance {found:g}; allowed are whole numbers from 0."
+                f"references, query {query_id!r}: found the relevance {found:g}; allowed are whole numbers from 0 to "
+                f"{MOST_RELEVANT}."
             )
     return [_row(row["query_id"], row["doc_ids"], "relevance", row["relevance"]) for row in rows]
+
+
+def _listed(rows: Any, side: str) -> list[Any]:
+    if not isinstance(rows, Iterable):
+        raise ValueError(f"{side} is a {type(rows).__name__}: give a list with a dict for each query.")
+    return list(rows)
 
 
 def _row(query_id: str, doc_ids: Iterable[str], name: str, values: Any) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def _columns(entry: Mapping[str, Any], kind: str, values: str) -> tuple[str, lis
         raise ValueError(f"{kind}: found {given}, give query_id, doc_ids and {values} for each query.") from None
     if not isinstance(query_id, str):
         raise ValueError(f"{kind}, query {query_id!r}: an id must be a string, give {str(query_id)!r}.")
+    if isinstance(ids, str) or not all(hasattr(given, "__len__") for given in (ids, numbers)):
+        raise ValueError(f"{kind}, query {query_id!r}: give lists, one of doc_ids and one of {values}.")
     if type(ids) is not list:
         ids = list(ids)
     try:

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+MOST_RELEVANT = 10_000  # trec_eval, which BEIR runs on, takes memory for each grade up to the highest
+
 _RUN = ("query", "Q0", "document", "rank", "score", "tag")
 _QRELS = ("query", "0", "document", "relevance")
 _BEIR = ("query-id", "corpus-id", "score")
@@ -76,8 +78,8 @@ def read_beir_qrels(folder: str | os.PathLike[str], split: str = "test") -> list
         ValueError: When the split is not there, a line is not as it should be, or there is none.
     """
     path = Path(folder, "qrels", f"{split}.tsv")
-    if not path.is_file():
-        splits = sorted(file.stem for file in path.parent.glob("*.tsv"))
+    splits = sorted(file.stem for file in Path(folder, "qrels").glob("*.tsv") if file.is_file())
+    if split not in splits:
         raise ValueError(f"{path}: no such file; allowed splits of this folder are {splits}.")
     gains: dict[str, dict[str, int]] = {}
     lines = _lines(path, _BEIR, tabs=True)
@@ -139,10 +141,11 @@ def _lines(
                 texts = [column.decode() for column in columns]
             except UnicodeDecodeError:
                 raise _refused(path, number, f"{line[:80]!r}, which is not UTF-8", "UTF-8") from None
-            if len(texts) != len(names) or not all(texts):
+            if len(texts) != len(names) or not all(texts) or b"\0" in line:
                 place = "a tab" if tabs else "white space"
                 wanted = f"{len(names)} columns ({' '.join(names)}) with {place} between"
-                raise _refused(path, number, f"{len(texts)} columns {texts}", f"{wanted}, none of them empty")
+                found = f"{len(texts)} columns {str(texts)[:200]}"
+                raise _refused(path, number, found, f"{wanted}, none of them empty or with a NUL")
             yield number, texts
 
 
@@ -172,8 +175,8 @@ def _score(text: str, path: str | os.PathLike[str], number: int) -> float:
 
 
 def _relevance(text: str, path: str | os.PathLike[str], number: int) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise _refused(path, number, f"the relevance {text!r}", "a whole number from 0")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= MOST_RELEVANT):
+        raise _refused(path, number, f"the relevance {text[:80]!r}", f"a whole number from 0 to {MOST_RELEVANT}")
     return int(text)
 
 
