@@ -19,7 +19,7 @@ EVENTS_NAME = "events.jsonl"
 _logger = logging.getLogger("hf_hybrid")
 _SECRETS = (
     (re.compile(r"(?<=://)[^/\s]+(?=@)"), "***"),  # user:password@host
-    (re.compile(r"\bhf_[A-Za-z0-9]{8,}\b"), "hf_***"),
+    (re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"), "hf_***"),
     (re.compile(r"(?i)((?:token|api[_-]?key|secret|password|signature)=)[^\s&'\"]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
 )
@@ -30,7 +30,7 @@ def redact(text: str) -> str:
 
     Example:
 
-        >>> redact("https://me:pass@host/x?token=abc of hf_abcdefghijkl")
+        >>> redact("https://me:pass@host/x?token=abc of hf_abcdefghijklmnopqrstuvwxyz")
         'https://***@host/x?token=*** of hf_***'
     """
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

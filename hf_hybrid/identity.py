@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ _DECISIVE_ARGUMENTS = (
     "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "cells", "exclude", "max_positives",
     "num_negatives", "temperature", "symmetric", "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
-    "fp16", "neftune_noise_alpha",
+    "fp16", "neftune_noise_alpha", "seen_embeddings_only",
 )  # fmt: skip
 _PLACE_AND_TIME = ("_name_or_path", "transformers_version", "dtype")  # in a model's configuration
 
@@ -62,10 +63,22 @@ def model_name(encoder: HybridEncoder) -> str:
 
 
 def add_weights(sha: Any, model: nn.Module) -> None:
-    """Add names, types, shapes and values of a model's weights to a hash; of those that lie on this device."""
-    for name, weight in model.state_dict().items():
-        sha.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}".encode())
-        sha.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    """Add names, types, shapes and values of a model's weights to a hash.
+
+    Weights that DeepSpeed ZeRO-3 has spread are brought together one by one: all ranks must come here.
+    """
+    for name, weight in model.state_dict(keep_vars=True).items():
+        with _brought_together(weight):
+            sha.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}".encode())
+            sha.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _brought_together(weight: torch.Tensor) -> AbstractContextManager[Any]:
+    if not hasattr(weight, "ds_id"):
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    return GatheredParameters([weight])
 
 
 def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def explained_errors(program: str) -> Iterator[None]:
     """A user's mistake ends in its explanation, not in a traceback."""
     try:
         yield
-    except (ValueError, OSError, ImportError, OverflowError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError, MemoryError) as error:
         logger.debug("where it happened:", exc_info=True)  # --log_level debug
         print(redact(f"{program}: error: {error}"), file=sys.stderr)
         raise SystemExit(2) from None

@@ -219,8 +219,8 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         if state.global_step != self.totals.num_steps:
             logger.warning("The checkpoint holds no resource log: totals begin at step %d.", state.global_step)
         if distributed.rank() == 0:
-            since_line = self.totals.num_steps - self._line_start["num_steps"]  # a stopped run has a line of these
-            self.folder.keep_resource_lines(last_step=state.global_step - since_line)
+            # Up to the newest line that the totals know: a run that was stopped wrote one more, of its last steps.
+            self.folder.keep_resource_lines(state.global_step - self.totals.num_steps + self._line_start["num_steps"])
         self._cuda = args.device.type == "cuda"
         self._shape = encoder_shape(kwargs.get("model"))
         self._meter = open_meter(self.energy, self._cuda)

@@ -57,6 +57,7 @@ def run_training(
     with alone_in(folder.path), ends_on_signal():
         if overwrite and distributed.rank() == 0:
             folder.clear()
+        trainer.identity()  # asked of all ranks: weights may be spread over them
         evaluated = json.loads(json.dumps(what_is_evaluated(trainer.eval_dataset, max_queries=args.max_eval_queries)))
         problem, before, after = distributed.from_first(_find_former(trainer, folder, evaluated))
         if problem is not None:

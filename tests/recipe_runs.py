@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -64,6 +66,16 @@ def run_recipe(
             f"{command} ended with {found.returncode}:\n{found.stdout[-3000:]}\n{found.stderr[-6000:]}"
         )
     return found
+
+
+def imported_recipe(name: str) -> ModuleType:
+    """`recipes/<name>.py` as a module, for what needs no process of its own."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", REPOSITORY / "recipes" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def shipped(name: str, *options: str) -> list[str]:

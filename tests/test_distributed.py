@@ -43,6 +43,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
         "num_negatives": 1,
         "symmetric": True,
         "max_steps": STEPS,
+        "save_strategy": "no",
         "optim": "sgd",
         "learning_rate": 0.5,
         "lr_scheduler_type": "constant",

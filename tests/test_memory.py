@@ -55,6 +55,7 @@ def train(
 ) -> HybridTrainer:  # fmt: skip
     """Ten steps without dropout: other chunks would draw other masks."""
     settings: dict[str, Any] = {"max_steps": 10, "global_batch_size": 12, "logging_steps": 1, "learning_rate": 1e-3}
+    settings["save_strategy"] = "no"
     settings |= {"mix": "mono=1,cross=1,pool=1", "energy": "none", "use_cpu": True, "disable_tqdm": True}
     encoder = toy_encoder(corpus)
     for hook in filter(None, [in_forward]):

@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 
+from hf_hybrid.checkpoints import checkpoints
 from hf_hybrid.records import RunFolder
-from tests.recipe_runs import REPOSITORY, losses, run_recipe, write_jsonl_corpus, write_model
+from hf_hybrid.supervision import HEARTBEAT_NAME, RESUME_ME
+from tests.recipe_runs import REPOSITORY, imported_recipe, losses, run_recipe, write_jsonl_corpus, write_model
 
 QUICK = ["--max_steps", 3, "--global_batch_size", 8, "--logging_steps", 1, "--energy", "none", "--use_cpu", "true"]
+QUICK += ["--cpu_threads", 1]
+
+
+class Ended(NamedTuple):
+    """How a recipe ended that was run in this process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Train = Callable[..., Ended]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Train]:
+    """`python recipes/train.py OPTIONS` without the seconds that a process takes to start."""
+    logger, threads = logging.getLogger("hf_hybrid"), torch.get_num_threads()
+    before = logger.handlers[:], logger.level, logger.propagate
+
+    def call(*options: Any) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["recipes/train.py", *map(str, options)])
+        capsys.readouterr()
+        code = 0
+        try:
+            imported_recipe("train").main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    yield call
+    logger.handlers[:], logger.level, logger.propagate = before
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +87,104 @@ def test_a_run_leaves_what_the_readme_says(quick: list[object], tmp_path: Path) 
     assert resources["num_steps"] == 3
     assert len(losses(tmp_path)) == 3
     assert (tmp_path / "model" / "model.safetensors").exists()
-    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    assert not [path for path in tmp_path.glob("model/**/*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-2"]
 
 
-def test_the_progress_bar_is_shown(quick: list[object], tmp_path: Path) -> None:
-    assert "3/3" in run_recipe(*quick, "--output_dir", tmp_path, "--evaluate_before", "false").stderr
+def test_the_progress_bar_is_shown(quick: list[object], tmp_path: Path, train: Train) -> None:
+    assert "3/3" in train(*quick, "--output_dir", tmp_path, "--evaluate_before", "false").stderr
 
 
-def test_a_dry_run_trains_nothing(quick: list[object], tmp_path: Path) -> None:
-    found = run_recipe(*quick, "--dry_run", "--output_dir", tmp_path / "run", "--mix", "pool=1")
+def test_a_dry_run_trains_nothing(quick: list[object], tmp_path: Path, train: Train) -> None:
+    found = train(*quick, "--dry_run", "--output_dir", tmp_path / "run", "--mix", "pool=1")
     assert "step 2: pool" in found.stdout
     assert not list((tmp_path / "run").glob("*"))
 
 
-def test_a_failed_run_says_so(quick: list[object], tmp_path: Path) -> None:
-    found = run_recipe(*quick, "--output_dir", tmp_path, "--resume_from_checkpoint", tmp_path / "nothing", check=False)
-    assert found.returncode != 0
+def test_a_failed_run_says_so(quick: list[object], tmp_path: Path, train: Train) -> None:
+    found = train(*quick, "--output_dir", tmp_path, "--resume_from_checkpoint", tmp_path / "nothing")
+    assert found.returncode == 2
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
+
+
+def state_of(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+class TestOneFolder:
+    """What the same command, and another, make of the folder of a run."""
+
+    @pytest.fixture
+    def words(self, quick: list[object], folder: Path, train: Train) -> list[object]:
+        """Of a run that has come to its end."""
+        words = [*quick, "--output_dir", folder, "--disable_tqdm", "true", "--max_eval_queries", 5]
+        if not folder.exists():
+            assert train(*words).returncode == 0
+        return words
+
+    def test_the_same_command_says_that_it_is_finished(self, words: list[object], folder: Path, train: Train) -> None:
+        before = state_of(folder)
+        found = train(*words)
+        assert found.returncode == 0
+        assert f"{folder} holds this very run, which has come to its end. --overwrite begins it anew." in found.stdout
+        assert "monolingual/MAP" in found.stdout, "the scores are shown again"
+        assert state_of(folder) == before
+
+    def test_another_run_is_refused_and_loses_nothing(self, words: list[object], folder: Path, train: Train) -> None:
+        before = state_of(folder)
+        found = train(*words, "--mix", "pool=1")
+        assert found.returncode == 2
+        assert f"{folder} belongs to another run: mix was 'mono=0.5,cross=0.5' and is 'pool=1'" in found.stderr
+        assert state_of(folder) == before
+
+    def test_it_begins_anew_where_that_is_asked_for(self, words: list[object], folder: Path, train: Train) -> None:
+        (folder / "notes.txt").write_text("of the user")
+        first = losses(folder)
+        found = train(*words, "--mix", "pool=1", "--overwrite")
+        assert found.returncode == 0, found.stderr
+        assert RunFolder(folder).read_run()["mix"] == "pool=1"
+        assert len(losses(folder)) == 3
+        assert losses(folder) != first
+        assert (folder / "notes.txt").exists()
+        events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
+        assert events.count("start") == 1, "the events of the former run are gone"
+
+    def test_a_run_that_was_told_to_stop_goes_on(self, quick: list[object], tmp_path: Path, train: Train) -> None:
+        """As a scheduler does it: SIGTERM, exit status 75, the same command again."""
+        words = [*quick, "--max_steps", 200, "--save_steps", 150, "--evaluate_before", "false"]
+        words += ["--max_eval_queries", 5, "--disable_tqdm", "true", "--output_dir", tmp_path / "run"]
+        command = [sys.executable, "recipes/train.py", *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=-3, stderr=subprocess.PIPE, text=True
+        )
+        log, deadline = tmp_path / "run" / "resources.jsonl", time.monotonic() + 120
+        while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 2):
+            time.sleep(0.05)
+        assert json.loads((tmp_path / "run" / HEARTBEAT_NAME).read_text())["phase"] == "training"
+        process.send_signal(signal.SIGTERM)
+        printed = process.communicate(timeout=120)[1]
+        assert process.returncode == RESUME_ME, printed[-3000:]
+        assert "Traceback" not in printed
+        assert RunFolder(tmp_path / "run").read_run()["status"] == "interrupted"
+        (newest,) = checkpoints(tmp_path / "run")
+        step = int(newest.name.rpartition("-")[2])
+        assert 2 <= step < 200
+        lines = RunFolder(tmp_path / "run").read_resource_lines()[0]
+        assert [line["step"] for line in lines] == list(range(1, step + 1))
+        again = train(*words)
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert f"checkpoint-{step} world_size=1" in again.stderr
+        assert RunFolder(tmp_path / "run").read_run()["status"] == "finished"
+        assert RunFolder(tmp_path / "run").read_resources()["num_steps"] == 200
+        all_lines = RunFolder(tmp_path / "run").read_resource_lines()[0]
+        assert all_lines[:step] == lines
+        assert [line["step"] for line in all_lines] == list(range(1, 201))
 
 
 @pytest.mark.parametrize(
@@ -79,16 +203,15 @@ def test_a_failed_run_says_so(quick: list[object], tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(
-    options: list[str], message: str, quick: list[object], tmp_path: Path
+    options: list[str], message: str, quick: list[object], tmp_path: Path, train: Train
 ) -> None:
-    words = [*quick, "--output_dir", tmp_path / "run", *options]
-    found = run_recipe(*words, check=False, launch=[sys.executable])
+    found = train(*quick, "--output_dir", tmp_path / "run", *options)
     assert found.returncode == 2, found.stderr[-2000:]
     assert message in found.stderr
     assert "Traceback" not in found.stderr
 
 
-def test_a_bad_line_is_named(quick: list[object], corpus: Path, tmp_path: Path) -> None:
+def test_a_bad_line_is_named(quick: list[object], corpus: Path, tmp_path: Path, train: Train) -> None:
     folder = write_jsonl_corpus(tmp_path / "bad")
     with open(folder / "en.jsonl", "a", encoding="utf-8") as file:
         file.write('{"id": "x", "query": ""\n')
@@ -98,12 +221,13 @@ def test_a_bad_line_is_named(quick: list[object], corpus: Path, tmp_path: Path) 
     assert found.returncode == 2
     assert "en.jsonl" in found.stderr
     assert str(number) in found.stderr
-    skipped = run_recipe(*words, "--on_bad_row", "skip", "--dry_run")
+    assert "Traceback" not in found.stderr
+    skipped = train(*words, "--on_bad_row", "skip", "--dry_run")
     assert "noticed: 1 " in skipped.stdout
 
 
-def test_the_help_names_every_option() -> None:
-    found = run_recipe("--help")
+def test_the_help_names_every_option(train: Train) -> None:
+    found = train("--help")
     assert all(f"--{name}" in found.stdout for name in ("config", "mix", "learning_rate", "train_corpus", "pooling"))
 
 

@@ -41,12 +41,13 @@ class At(TrainerCallback):
     """
 
     def __init__(self, event: str, step: int, action: Callable[..., object]) -> None:
+        self.happened: bool = False
+
         def act(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == step and not self.happened:
                 self.happened = True
                 action(**kwargs)
 
-        self.happened = False
         setattr(self, event, act)
 
 
