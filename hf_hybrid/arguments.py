@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,6 +199,9 @@ class HybridTrainingArguments(TrainingArguments):
                 f"queries over {world_size} process(es), {share} on each. Set global_batch_size alone."
             )
         self._refuse_what_cannot_be_honoured()
+        for name in ("logging_steps", "eval_steps", "save_steps"):  # a share of all steps is so many steps
+            if (steps := getattr(self, name)) is not None and 0 < steps < 1:
+                setattr(self, name, math.ceil(steps * self.max_steps))
         self.per_device_train_batch_size = self.per_device_eval_batch_size = share
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 2 if torch.accelerator.is_available() and not self.use_cpu else 0
@@ -214,6 +218,7 @@ class HybridTrainingArguments(TrainingArguments):
         no_metric = best and self.metric_for_best_model in (None, "loss", "eval_loss")
         inexact = self.optim not in EXACT_OPTIMIZERS or self.neftune_noise_alpha is not None
         no_gpu = not self.use_cpu and not torch.accelerator.is_available()
+        is_file = os.path.isfile(self.output_dir or "")
         reasons = {
             "num_train_epochs": (self.num_train_epochs is not None, "a plan has steps and no epochs; set max_steps"),
             "per_device_eval_batch_size": (self.per_device_eval_batch_size is not None, "set eval_batch_tokens"),
@@ -241,7 +246,11 @@ class HybridTrainingArguments(TrainingArguments):
             ),
             "dataloader_drop_last": (self.dataloader_drop_last, "short batches belong to the plan"),
             "energy": (self.energy not in ENERGY_CHOICES, f"allowed are {', '.join(ENERGY_CHOICES)}"),
-            "output_dir": (not str(self.output_dir or "").strip(), "name a folder for the run"),
+            "fp16": (bool(self.fp16) and (no_gpu or self.use_cpu), "a CPU trains in bf16"),
+            "output_dir": (
+                is_file or not str(self.output_dir or "").strip(),
+                "name a folder for the run",
+            ),
             "use_liger_kernel": (self.use_liger_kernel, "its kernels are for language models"),
             "save_strategy": (self.save_strategy == "epoch", "a plan has no epochs; use steps or best"),
             "eval_strategy": (self.eval_strategy == "epoch", "a plan has no epochs; use steps"),

@@ -12,24 +12,24 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from . import distributed
-from .files import UNFINISHED, delete_folder, replace_folder, replacing, sha256
+from .files import UNFINISHED, delete_folder, replace_folder, replacing, sha256, sync
+from .records import MANIFEST_NAME
 
-MANIFEST_NAME = "manifest.json"
 _FORMAT = {"name": "hf_hybrid manifest", "version": 1}
 GIB = 2**30
 
 
 def write_manifest(folder: str | os.PathLike[str]) -> None:
-    """List all files of a folder, with their sizes and SHA-256, in its `manifest.json`."""
+    """Bring all files of a folder to the disk, and list them with sizes and SHA-256 in its `manifest.json`."""
     folder = Path(folder)
     paths = _files(folder)
     with ThreadPoolExecutor() as pool:
+        list(pool.map(sync, paths))
         digests = list(pool.map(sha256, paths))
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
@@ -82,7 +82,7 @@ def checkpoints(run_folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is as it was written, or `None`.
+    """The newest checkpoint that is as it was written, or `None`; newer ones become `damaged-checkpoint-N`.
 
     Args:
         run_folder (`str` or `Path`): Where they lie.
@@ -91,47 +91,54 @@ def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], N
     for path in checkpoints(run_folder):
         if (damage := find_damage(path)) is None:
             return path
-        complain(f"{path} is damaged and is left out: {damage}.")
+        aside = path.with_name(f"damaged-{path.name}")
+        complain(f"{path} is damaged and is left out, as {aside.name}: {damage}.")
+        replace_folder(path, aside)
     return None
 
 
-@contextmanager
-def writing(path: str | os.PathLike[str], writes: bool, needed_bytes: int = 0) -> Iterator[Path]:
-    """A folder that all processes write a checkpoint to, and that gets its name when all have; all must come here.
+def write_folder(
+    path: str | os.PathLike[str], stages: Sequence[Callable[[Path], None]], writes: bool, needed_bytes: int = 0
+) -> None:
+    """Write a folder aside, list its files in a manifest and only then give it its name; all processes come here.
 
     Args:
         path (`str` or `Path`): What it is called then.
-        writes (`bool`): Whether this process makes, names and lists it; one on each file system.
+        stages (`Sequence[Callable[[Path], None]]`): Each writes a part into the folder it is given, on all processes;
+            after each they ask each other whether it went well.
+        writes (`bool`): Whether this process makes, lists and names it; one on each file system.
         needed_bytes (`int`, *optional*, defaults to 0): Roughly how large it will be: refused where there is no room.
 
     Raises:
-        OSError: When the disk is full or cannot be written, on any process; what was there before is untouched.
+        OSError: On all processes, when one of them could not write, or the disk is full; what was there before is
+            untouched.  Processes that meet in the midst of a stage wait there for one that has failed in it.
     """
     path = Path(path)
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
-    if writes:
+
+    def begin(_: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    free = shutil.disk_usage(path.parent).free if writes else 0
-    _raise_together(OSError(errno.ENOSPC, "") if writes and free < needed_bytes else None, path, needed_bytes)
-    problem: Exception | None = None
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        if shutil.disk_usage(path.parent).free < needed_bytes:
+            raise OSError(errno.ENOSPC, "it was not begun")
+        unfinished.mkdir()
+
+    def finish(_: Path) -> None:
+        write_manifest(unfinished)
+        replace_folder(unfinished, path)
+
     try:
-        if writes:
-            unfinished.mkdir()
-        distributed.barrier()
-        yield unfinished
-    except Exception as error:  # torch tells of a full disk by a RuntimeError, safetensors by an error of its own
-        problem = error
-    try:
-        _raise_together(problem, path, needed_bytes)
-        if writes:
-            write_manifest(unfinished)
-            replace_folder(unfinished, path)
+        for stage in (begin if writes else _nothing, *stages, finish if writes else _nothing):
+            _do_together(stage, unfinished, path, needed_bytes)
     except OSError:
         if writes:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    distributed.barrier()
+
+
+def _nothing(_: Path) -> None:
+    """Others do something now."""
 
 
 def rotate(
@@ -153,21 +160,30 @@ def rotate(
         delete_folder(path)
 
 
-def _raise_together(problem: Exception | None, path: Path, needed_bytes: int) -> None:
+def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed_bytes: int) -> None:
     """Where one process has failed all do, instead of waiting for it."""
+    problem: Exception | None = None
+    try:
+        stage(folder)
+    except Exception as error:  # torch tells of a full disk by a RuntimeError, safetensors by an error of its own
+        problem = error
     told = next((text for text in distributed.from_all(None if problem is None else repr(problem)) if text), None)
     if told is None:
         return
     free = shutil.disk_usage(path.parent).free
     if free < max(needed_bytes, 64 * 2**20) or "No space left" in told or "quota" in told.lower():
-        need = f"about {needed_bytes / GIB:.2f} GiB are needed" if needed_bytes else "it does not fit"
+        need = f"about {_size(needed_bytes)} are needed" if needed_bytes else "it does not fit"
         raise OSError(
             errno.ENOSPC,
-            f"{path} could not be written: {need} and {free / GIB:.2f} GiB are free on its disk (or its quota is "
-            "used up). Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same "
-            f"command again [{told}]",
+            f"{path} could not be written: {need} and {_size(free)} are free on its disk (or its quota is used up). "
+            "Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same command again "
+            f"[{told}]",
         ) from problem
     raise OSError(errno.EIO, f"{path} could not be written: {told}. Checkpoints of before are whole") from problem
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def _files(folder: Path) -> list[Path]:

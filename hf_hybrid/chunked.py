@@ -52,7 +52,7 @@ class ChunkedTrainer(Trainer):
             `torch.Tensor`: The loss of this rank's share, without gradient.
 
         Raises:
-            RuntimeError: When memory runs out and no smaller chunk can help, or another rank already waits for this
+            OutOfMemory: When memory runs out and no smaller chunk can help, or another rank already waits for this
                 one; the message says what to set.
         """
         model.train()
@@ -69,7 +69,7 @@ class ChunkedTrainer(Trainer):
                 problem = str(error)  # not the error: its traceback holds the tensors that must go
             except Exception as error:
                 if is_out_of_memory(error):
-                    raise RuntimeError(f"{error}\n{self.chunking.advice(inputs['lengths'])}") from error
+                    raise OutOfMemory(f"{error}\n{self.chunking.advice(inputs['lengths'])}") from error
                 raise
             self._take_smaller_chunks(inputs, problem)
             restore()
@@ -139,7 +139,7 @@ class ChunkedTrainer(Trainer):
 
     def _take_smaller_chunks(self, inputs: HybridInputs, problem: str) -> None:
         if (tokens := self.chunking.shrink(inputs["lengths"])) is None:
-            raise RuntimeError(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
+            raise OutOfMemory(f"{problem}\n{self.chunking.advice(inputs['lengths'])}")
         event(
             "retry",
             logging.WARNING,

@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-EVENTS_NAME = "events.jsonl"
+from .records import EVENTS_NAME
+
 _logger = logging.getLogger("hf_hybrid")
 _SECRETS = (
     (re.compile(r"(?<=://)[^/\s]+(?=@)"), "***"),  # user:password@host

@@ -47,8 +47,7 @@ def replacing(path: str | os.PathLike[str], durable: bool = True, sealed: bool =
     try:
         yield unfinished
         if durable:
-            with open(unfinished, "rb+") as file:
-                os.fsync(file.fileno())
+            sync(unfinished)
         if sealed:
             with replacing(_seal(path), durable) as unfinished_seal:
                 seal = {"bytes": unfinished.stat().st_size, "sha256": sha256(unfinished)}
@@ -85,17 +84,35 @@ def _seal(path: Path) -> Path:
 
 
 def replace_folder(unfinished: Path, path: Path) -> None:
-    """Give a folder that has been written aside its name; one that has it now is deleted."""
-    delete_folder(path)
+    """Give a folder that has been written aside its name; one that has it now gives way, and is deleted then."""
+    old = _moved_aside(path)
     os.replace(unfinished, path)
+    sync(path.parent)
+    if old is not None:
+        shutil.rmtree(old)
 
 
 def delete_folder(path: Path) -> None:
     """Delete a folder, which is gone at once: no kill leaves a part of it under its name."""
-    if path.is_dir():
-        doomed = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}-{path.name}")
-        os.replace(path, doomed)
+    if (doomed := _moved_aside(path)) is not None:
         shutil.rmtree(doomed)
+
+
+def _moved_aside(path: Path) -> Path | None:
+    if not path.is_dir():
+        return None
+    doomed = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}-{path.name}")
+    os.replace(path, doomed)
+    return doomed
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def delete_unfinished(folder: str | os.PathLike[str], older_than_s: float = _ABANDONED_S) -> int:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -23,8 +24,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from . import distributed
 from .events import event
 from .files import replacing
+from .records import NOT_FINITE_NAME
 
-FOLDER_NAME = "not_finite"  # in the run folder
 _CONSTANT_LINES = 10
 _COLLAPSED = 0.99  # mean cosine of two texts; of untrained and of well trained encoders it is well below
 
@@ -50,7 +51,7 @@ class FiniteGuard:
     """
 
     def __init__(self, folder: Path, limit: int, describe: Callable[[int], dict[str, Any]]) -> None:
-        self.folder, self.limit, self._describe = folder / FOLDER_NAME, limit, describe
+        self.folder, self.limit, self._describe = folder / NOT_FINITE_NAME, limit, describe
         self._pending: deque[_Pending] = deque()
         self._in_a_row = 0
 
@@ -105,7 +106,12 @@ class FiniteGuard:
             with replacing(path) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             event(
-                "skipped_step", 30, step=step, reason="loss or gradient not finite", in_a_row=self._in_a_row, file=path
+                "skipped_step",
+                logging.WARNING,
+                step=step,
+                reason="loss or gradient not finite",
+                in_a_row=self._in_a_row,
+                file=path,
             )
         if self._in_a_row >= self.limit:
             raise FloatingPointError(
@@ -145,4 +151,4 @@ class HealthCheck(TrainerCallback):
     def _warn(self, about: str, words: str, state: TrainerState) -> None:
         if about not in self._told:
             self._told.add(about)
-            event("warning", 30, step=state.global_step, problem=words)
+            event("warning", logging.WARNING, step=state.global_step, problem=words)

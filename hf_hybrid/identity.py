@@ -24,7 +24,7 @@ _DECISIVE_ARGUMENTS = (
     "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "cells", "exclude", "max_positives",
     "num_negatives", "temperature", "symmetric", "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
-    "fp16", "neftune_noise_alpha", "seen_embeddings_only",
+    "fp16", "neftune_noise_alpha", "seen_embeddings_only", "load_best_model_at_end", "metric_for_best_model",
 )  # fmt: skip
 _PLACE_AND_TIME = ("_name_or_path", "transformers_version", "dtype")  # in a model's configuration
 
@@ -76,9 +76,9 @@ def add_weights(sha: Any, model: nn.Module) -> None:
 def _brought_together(weight: torch.Tensor) -> AbstractContextManager[Any]:
     if not hasattr(weight, "ds_id"):
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters([weight])
+    return deepspeed.zero.GatheredParameters([weight])
 
 
 def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from . import distributed, packing
 Result = TypeVar("Result")
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(RuntimeError, MemoryError):
     """This rank or another ran out of memory; all ranks raise it at the same place."""
 
 

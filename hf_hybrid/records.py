@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -28,7 +29,12 @@ from .files import delete_folder, replacing
 
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
+EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
+MODEL_NAME, MANIFEST_NAME = "model", "manifest.json"
 STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+_CHECKPOINT = re.compile(r"(damaged-)?checkpoint-\d+")
 
 
 class _Run(TypedDict):
@@ -149,12 +155,13 @@ class RunFolder:
         self.resource_lines_path = self.path / "resources.jsonl"
 
     def clear(self) -> None:
-        """Delete what a run left: only what runs write, and only in the folder of one; all else stays."""
-        if not (self.path / "run.json").exists():
+        """Delete what a run left: only what runs write, and only where one has; all else stays."""
+        checkpoints = [path for path in self.path.glob("*checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+        if not (self.path / "run.json").exists() and not any((path / MANIFEST_NAME).exists() for path in checkpoints):
             return
-        for path in [*self.path.glob("checkpoint-*"), self.path / "model", self.path / "not_finite"]:
+        for path in [*checkpoints, self.path / MODEL_NAME, self.path / NOT_FINITE_NAME]:
             delete_folder(path)
-        for name in ("eval.json", "resources.json", "resources.jsonl", "events.jsonl", "heartbeat.json", "run.json"):
+        for name in ("eval.json", "resources.json", "resources.jsonl", EVENTS_NAME, HEARTBEAT_NAME, "run.json"):
             (self.path / name).unlink(missing_ok=True)
 
     def write_run(self, run: Run) -> None:

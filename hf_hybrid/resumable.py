@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,7 @@ class ResumableTrainer(ChunkedTrainer):
         self._guard = FiniteGuard(folder, self.args.max_nonfinite_steps, self.describe_step)
         for callback in (self._stop, self.heartbeat, HealthCheck(), _RestoreLossSum(self)):
             self.add_callback(callback)
+        self._saved_step = -1
         self._restored: dict[str, Any] | None = None  # the state of the checkpoint that this run goes on from
 
     def identity(self) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class ResumableTrainer(ChunkedTrainer):
             self._guard.settle()
         if self._stop.stops or distributed.any_rank(self._stop.asked):  # after the last step too
             event("stop", step=self.state.global_step, reason="told to stop; start the same command again")
-            raise Interrupted
+            raise Interrupted(told=True)
         return result
 
     def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
@@ -103,14 +106,13 @@ class ResumableTrainer(ChunkedTrainer):
             if damage := checkpoints.find_damage(asked):
                 raise ValueError(f"{asked} is damaged: {damage}. Take an earlier one, or leave the option out.")
         else:
-            complain = lambda text: event("warning", logging.WARNING, problem=text)  # noqa: E731
-            path = checkpoints.newest_whole(self.args.output_dir, complain) if asked else None
+            path = checkpoints.newest_whole(self.args.output_dir, _warn) if asked else None
         if path is None:
             return None
         state = json.loads((path / STATE_NAME).read_text(encoding="utf-8"))
         self.refuse_another_run(state["run"], str(path))
         self._refuse_another_layout(state, path)
-        if state["model_only"] or self.args.save_only_model:
+        if state["model_only"]:
             raise ValueError(
                 f"{path} holds a model alone (save_only_model): training cannot go on from it. Begin a new run with "
                 "it as model_name_or_path, in another output_dir."
@@ -127,9 +129,10 @@ class ResumableTrainer(ChunkedTrainer):
         changed = [
             f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
             for name in {**now, **then}
-            if then.get(name) != now.get(name)
+            if then.get(name) != now.get(name) and name != "plan"  # which follows from the others
         ]
-        if changed:
+        if changed or then.get("plan") != now.get("plan"):
+            changed = changed or ["its plan differs, of another release perhaps"]
             raise ValueError(
                 f"{place} belongs to another run: {'; '.join(changed)}. Choose another output_dir, or begin anew in "
                 "this one with --overwrite."
@@ -148,7 +151,7 @@ class ResumableTrainer(ChunkedTrainer):
                 f"{path} was written by {then}, and this run is set up for {now}. Launch it with the accelerate "
                 "configuration of before, or begin anew with --overwrite."
             )
-        world_size = len(state["loss_sums"])
+        world_size = state["world_size"]
         if self.is_deepspeed_enabled and world_size != self.args.world_size:
             raise ValueError(
                 f"{path} holds the parts of {world_size} DeepSpeed processes, and these are {self.args.world_size}. "
@@ -165,29 +168,41 @@ class ResumableTrainer(ChunkedTrainer):
         self._settle_best(path)
         has_logged = self._globalstep_last_logged == step  # then the sum is 0, or NaN until this step's end
         loss_sums = distributed.from_all(0.0 if has_logged else float(self._tr_loss))
-        with checkpoints.writing(path, self.args.should_save, self._checkpoint_bytes()) as unfinished:
-            self.save_model(str(unfinished), _internal_call=True)
-            if not self.args.save_only_model:
-                self._save_optimizer_and_scheduler(str(unfinished))
-                self._save_scaler(str(unfinished))
-                self._save_rng_state(str(unfinished))
-            if self.args.should_save:
-                self._save_states(unfinished, loss_sums)
+        model_only = self.args.save_only_model and not self._stop.stops  # who is told to stop must be able to go on
+        stages = [lambda folder: self.save_model(str(folder), _internal_call=True)]
+        if not model_only:
+            stages += [self._save_training_state, lambda folder: self._save_rng_state(str(folder))]
+        stages += [partial(self._save_states, loss_sums=loss_sums, model_only=model_only)]
+        checkpoints.write_folder(path, stages, self.args.should_save, self._checkpoint_bytes())
         if self.args.should_save:
             if self.args.push_to_hub:
                 self._push_from_checkpoint(str(path))
             checkpoints.rotate(folder, self.args.save_total_limit, [path, self.state.best_model_checkpoint])
+        self._saved_step = step
         event("checkpoint", step=step, path=path, seconds=round(time.perf_counter() - start, 2))
+
+    def _save_training_state(self, folder: Path) -> None:
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Those of all ranks, also of machines that do not share this disk."""
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            files = {path.name: path.read_bytes() for path in Path(own).iterdir()}
+        for of_rank in distributed.from_all(files):
+            for name, content in of_rank.items() if self.args.should_save else ():
+                Path(output_dir, name).write_bytes(content)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model to a folder of its own, which is there whole or not at all, with a manifest."""
         path = Path(output_dir or self.args.output_dir)
         shared = path.exists() and not (path / checkpoints.MANIFEST_NAME).exists()  # with files of others
-        if _internal_call or shared:
+        if _internal_call or distributed.from_first(shared):
             super().save_model(output_dir, _internal_call)
             return
-        with checkpoints.writing(path, self.args.should_save) as unfinished:
-            super().save_model(str(unfinished), _internal_call=True)
+        save = super().save_model
+        checkpoints.write_folder(path, [lambda folder: save(str(folder), _internal_call=True)], self.args.should_save)
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -203,7 +218,9 @@ class ResumableTrainer(ChunkedTrainer):
         trained = 0 if self.args.save_only_model else get_model_param_count(self.model, trainable_only=True)
         return 4 * weights + (_BYTES_OF_A_WEIGHT - 4) * trained
 
-    def _save_states(self, folder: Path, loss_sums: list[float]) -> None:
+    def _save_states(self, folder: Path, loss_sums: list[float], model_only: bool) -> None:
+        if not self.args.should_save:
+            return
         states: Any = self.state.stateful_callbacks
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
@@ -212,7 +229,8 @@ class ResumableTrainer(ChunkedTrainer):
         content = {
             "run": self.identity(),
             "layout": self._layout(),
-            "model_only": self.args.save_only_model,
+            "world_size": self.args.world_size,
+            "model_only": model_only,
             "loss_sums": loss_sums,  # of each rank, of the steps since the last line of the log
             "last_logged_step": self._globalstep_last_logged,
             "chunk_tokens": self.chunking.max_tokens,
@@ -221,7 +239,7 @@ class ResumableTrainer(ChunkedTrainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """That of this rank; a rank that was not there then gets one that follows from seed, step and rank."""
-        if checkpoint is not None and self._restored and len(self._restored["loss_sums"]) != self.args.world_size:
+        if checkpoint is not None and self._restored and self._restored["world_size"] != self.args.world_size:
             seeds = np.random.SeedSequence([self.args.seed, self.state.global_step, distributed.rank()])
             torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
             return
@@ -233,7 +251,7 @@ class ResumableTrainer(ChunkedTrainer):
         if saved is None:
             return
         sums, rank = saved["loss_sums"], distributed.rank()
-        own = sums[rank] if len(sums) == self.args.world_size else float(np.mean(sums))
+        own = sums[rank] if saved["world_size"] == self.args.world_size else float(np.mean(sums))
         self._tr_loss = torch.tensor(own, device=self.args.device)
         self._total_loss_scalar = -float(np.mean(sums))  # `training_loss` is of the steps of this call
         self._globalstep_last_logged = saved["last_logged_step"]
@@ -256,11 +274,28 @@ class ResumableTrainer(ChunkedTrainer):
             )
         return norm
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
         logged = self._globalstep_last_logged
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         if self._globalstep_last_logged > logged:
             self._tr_loss.zero_()  # `Trainer` subtracts the sum from itself, and NaN stays NaN
+        if self._stop.stops and self._saved_step != self.state.global_step:  # it was no new best one
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer` would delete the newest checkpoint here, for the best one; `rotate` has seen to the limit."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
+
+def _warn(problem: str) -> None:
+    event("warning", logging.WARNING, problem=problem)
 
 
 class _RestoreLossSum(TrainerCallback):

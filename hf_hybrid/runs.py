@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import checkpoints, distributed, events
 from .evaluation import what_is_evaluated
 from .machine import environment
+from .records import MODEL_NAME
 from .supervision import Interrupted, alone_in, ends_on_signal
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _evaluate_train_evaluate(
         before = measure("before", 0)
         write(None)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or True)
-    trainer.save_model(str(folder.path / "model"))
+    trainer.save_model(str(folder.path / MODEL_NAME))
     after = measure("after", args.max_steps)
     write(after)
     trainer.heartbeat.beat("finished", args.max_steps, args.max_steps)
@@ -113,19 +114,26 @@ def _find_former(
 
     Those after training are given only where the run has come to its end.
     """
+    nothing = None, None, None
     if distributed.rank() != 0 or not (folder.path / "run.json").exists():
-        return None, None, None
+        return nothing
     try:
         run = folder.read_run()
-        if run["status"] != "finished" and not checkpoints.checkpoints(folder.path):
-            return None, None, None
+    except ValueError as error:
+        return f"{error} --overwrite begins anew.", None, None
+    try:
         trainer.refuse_another_run(run.get("identity", {}), str(folder.path))
         scores = folder.read_eval() if (folder.path / "eval.json").exists() else None
     except ValueError as error:
-        return str(error), None, None
+        something_to_lose = run["status"] == "finished" or checkpoints.checkpoints(folder.path)
+        return (str(error), None, None) if something_to_lose else nothing
     if scores is None or scores.get("evaluated") != evaluated:
-        return None, None, None
-    return None, scores["before"], scores["after"] if run["status"] == "finished" else None
+        return nothing
+    finished = run["status"] == "finished"
+    if finished and (damage := checkpoints.find_damage(folder.path / MODEL_NAME)):
+        events.event("warning", logging.WARNING, problem=f"{folder.path / MODEL_NAME} is written again: {damage}")
+        finished = False
+    return None, scores["before"], scores["after"] if finished else None
 
 
 def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, Any]:
@@ -163,8 +171,10 @@ def _recorded_status(folder: RunFolder, run: dict[str, Any]) -> Iterator[None]:
     write("running")
     try:
         yield
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Interrupted) as error:
         write("interrupted")
+        if not getattr(error, "told", False):
+            events.event("stop", reason="told to stop; start the same command again")
         raise
     except BaseException as error:
         write("failed")

@@ -20,8 +20,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from . import distributed
 from .events import utc
 from .files import replacing
+from .records import HEARTBEAT_NAME
 
-HEARTBEAT_NAME, LOCK_NAME = "heartbeat.json", "run.lock"
+LOCK_NAME = "run.lock"
 _LOCK_WAIT_S = 10.0  # workers of a killed run, which share its lock, take a few seconds to notice
 _BEAT_EVERY_S = 10.0
 _SECOND_CTRL_C_S = 3.0
@@ -29,10 +30,15 @@ RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: to be tried again
 
 
 class Interrupted(SystemExit):
-    """The run was told to stop, in training after a checkpoint; ends the process with the exit status `RESUME_ME`."""
+    """The run was told to stop, in training after a checkpoint; ends the process with the exit status `RESUME_ME`.
 
-    def __init__(self) -> None:
+    Args:
+        told (`bool`, *optional*, defaults to `False`): Whether there was an event of it.
+    """
+
+    def __init__(self, told: bool = False) -> None:
         super().__init__(RESUME_ME)
+        self.told = told
 
 
 @contextmanager
@@ -68,17 +74,39 @@ def alone_in(folder: str | os.PathLike[str], wait_s: float = _LOCK_WAIT_S) -> It
 
 @contextmanager
 def ends_on_signal() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `Interrupted` here and now: there is nothing to save outside of training."""
+    """SIGTERM and SIGINT raise `Interrupted` here and now: there is nothing to save outside of training.
+
+    After that they are ignored: the process is about to end.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
+        ignore()
         raise Interrupted
 
-    former = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    def ignore() -> None:
+        for number in former:  # a second one must not break off what the first one leads to
+            signal.signal(number, signal.SIG_IGN)
+
+    numbers = (signal.SIGTERM, signal.SIGINT) if _may_handle_signals() else ()
+    former = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    except Interrupted:
+        ignore()
+        raise
+    except BaseException:
+        _restore(former)
+        raise
+    _restore(former)
+
+
+def _restore(former: dict[signal.Signals, Any]) -> None:
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+def _may_handle_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class StopOnSignal(TrainerCallback):
@@ -96,7 +124,7 @@ class StopOnSignal(TrainerCallback):
 
     def __enter__(self) -> StopOnSignal:
         self.asked = self.stops = False
-        if threading.current_thread() is threading.main_thread():  # others may not
+        if _may_handle_signals():
             self._former = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 

@@ -15,14 +15,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, a file stays on one worker, for its fixtures, and all files that start processes on the same one.
-
-    Those would take each other's ports and cores.
-    """
-    starting = {item.path for item in items if item.get_closest_marker("distributed")}
+    """With `-n`, a file stays on one worker, for its fixtures; the two whose commands take port 29500, on the same."""
     for item in items:
-        name = "several processes" if item.path in starting else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
+        takes_port = item.path.name in ("test_readme.py", "test_accelerate_configs.py")
+        item.add_marker(pytest.mark.xdist_group("port 29500" if takes_port else item.path.name))
 
 
 @pytest.fixture

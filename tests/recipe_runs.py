@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -78,9 +79,21 @@ def imported_recipe(name: str) -> ModuleType:
     return module
 
 
+def free_port() -> int:
+    """A port of those that Slurm jobs take; suites that run side by side begin to look in different places."""
+    for offset in range(10_000):
+        port = 20_000 + (os.getpid() * 7 + offset) % 10_000
+        with socket.socket() as tried:
+            if tried.connect_ex(("localhost", port)):
+                return port
+    raise OSError("all ports from 20000 to 29999 are taken")
+
+
 def shipped(name: str, *options: str) -> list[str]:
-    """The launcher with one of `accelerate_configs/`."""
+    """The launcher with one of `accelerate_configs/`, and a port that no other test takes."""
     command = [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
+    if "--main_process_port" not in options and name not in ("cpu", "single_gpu"):
+        command += ["--main_process_port", str(free_port())]
     return [*command, str(REPOSITORY / "tests" / "fsdp_on_cpu.py")] if name == "fsdp2" else command
 
 

@@ -35,7 +35,7 @@ SEVERAL_MACHINES = [name for name in EXPECTED if name.endswith("_multi_node")]
 # Programs that the README's commands call. Each launcher only notes what it was asked for.
 PROGRAMS = {
     "accelerate": 'echo "$*" >> "$NOTES"',
-    "torchrun": "[[ -f ${!#} ]]",
+    "torchrun": "[[ $1 == --nproc_per_node && -f $3 ]]",
     "ssh": '[[ $1 == -n ]] && bash -c "$3"',
     "sbatch": """
         given() { sed -n "s/^#SBATCH --$1=//p" accelerate_configs/slurm.sbatch; }
@@ -178,7 +178,7 @@ def test_commands_for_several_machines_start_a_launcher_on_each(
         for arguments in launchers:
             assert (arguments.num_machines, arguments.num_processes) == (size, 8 * size)
             assert arguments.main_process_ip == "node1"
-            assert arguments.training_script_args == ["--use_cpu", "false", "--bf16", "true"]
+            assert arguments.training_script_args[:-1] == ["--use_cpu", "false", "--bf16", "true", "--output_dir"]
             if arguments.use_parallelism_config:
                 assert arguments.parallelism_config_dp_replicate_size == size
                 assert arguments.parallelism_config_dp_shard_size == 8

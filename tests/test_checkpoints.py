@@ -12,6 +12,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ from hf_hybrid.checkpoints import (
     find_damage,
     newest_whole,
     rotate,
+    write_folder,
     write_manifest,
-    writing,
 )
 from hf_hybrid.files import UNFINISHED, delete_folder, delete_unfinished, replacing
 
@@ -40,9 +41,8 @@ def write(folder: Path, files: dict[str, bytes] = FILES) -> Path:
     return folder
 
 
-def fill(path: Path, save: Callable[[Path], object], needed_bytes: int = 0) -> None:
-    with writing(path, writes=True, needed_bytes=needed_bytes) as unfinished:
-        save(unfinished)
+def fill(path: Path, save: Callable[[Path], Any], needed_bytes: int = 0) -> None:
+    write_folder(path, [save], writes=True, needed_bytes=needed_bytes)
 
 
 def checkpoint(run: Path, step: int) -> Path:
@@ -116,9 +116,11 @@ class TestNewest:
         told: list[str] = []
         assert newest_whole(tmp_path, told.append) == tmp_path / "checkpoint-10"
         assert [text.split(":")[0] for text in told] == [
-            f"{tmp_path}/checkpoint-{step} is damaged and is left out" for step in (100, 11)
+            f"{tmp_path}/checkpoint-{step} is damaged and is left out, as damaged-checkpoint-{step}"
+            for step in (100, 11)
         ]
-        assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (100, 11, 10, 9)]
+        assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (10, 9)]
+        assert (tmp_path / "damaged-checkpoint-11" / "model.safetensors").exists()
 
     def test_there_may_be_none(self, tmp_path: Path) -> None:
         told: list[str] = []
@@ -251,7 +253,9 @@ class TestFullDisk:
     def test_a_disk_that_fills_up(self, save: Callable[[Path], None], small_disk: Path) -> None:
         """The writers of a checkpoint each tell of it in their own way."""
         before = checkpoint(small_disk, 1)
-        with pytest.raises(OSError, match=r"checkpoint-2 could not be written: it does not fit and 0\.") as caught:
+        with pytest.raises(
+            OSError, match=r"checkpoint-2 could not be written: it does not fit and \d\.\d MiB"
+        ) as caught:
             fill(small_disk / "checkpoint-2", save)
         assert caught.value.errno == errno.ENOSPC
         assert "Checkpoints of before are whole" in str(caught.value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import psutil
 import pytest
 
 from tests import test_distributed
-from tests.recipe_runs import LAUNCH, REPOSITORY, losses, run_recipe, shipped
+from tests.recipe_runs import LAUNCH, REPOSITORY, free_port, losses, run_recipe, shipped
 from tests.test_distributed import assert_same_run, kind_of_run
 
 pytestmark = pytest.mark.distributed
@@ -53,16 +52,6 @@ for machine in 1 0; do SLURM_NODEID=$machine "$@" & done
 wait -n && wait -n || { kill $(jobs -p); exit 1; }
 """
 SLURM = {"JOB_NODELIST": "node[1-2]", "NNODES": "2", "GPUS_ON_NODE": "1", "CPUS_PER_TASK": "3"}
-
-
-def free_port() -> int:
-    """A port of those that Slurm jobs take; suites that run side by side begin to look in different places."""
-    for offset in range(10_000):
-        port = 20_000 + (os.getpid() * 7 + offset) % 10_000
-        with socket.socket() as tried:
-            if tried.connect_ex(("localhost", port)):
-                return port
-    raise OSError("all ports from 20000 to 29999 are taken")
 
 
 def on_two_machines(name: str, num_processes: int, *options: str, script: Sequence[Path] = ()) -> list[list[str]]:

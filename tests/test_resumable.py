@@ -183,7 +183,7 @@ class TestGoingOn:
         found = run(tmp_path / "run", corpus)
         problems = [facts["problem"] for name, facts in heard if name == "warning"]
         assert len(problems) == 1
-        assert problems[0].startswith(f"{newest} is damaged and is left out: optimizer.pt has 1000 bytes")
+        assert problems[0].startswith(f"{newest} is damaged and is left out, as damaged-checkpoint-8: optimizer.pt")
         assert len(found.step_losses) == 6
         assert same_weights(found, undisturbed)
         assert find_damage(newest) is None, "written anew"
@@ -200,7 +200,7 @@ class TestGoingOn:
             return real(path) if len(seen) == 1 else types.SimpleNamespace(free=1000)
 
         monkeypatch.setattr(shutil, "disk_usage", fills)
-        with pytest.raises(OSError, match=r"checkpoint-8 could not be written: about .* GiB are needed"):
+        with pytest.raises(OSError, match=r"checkpoint-8 could not be written: about .* MiB are needed"):
             run(tmp_path / "run", corpus)
         assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4"]
         monkeypatch.undo()
@@ -213,7 +213,7 @@ class TestGoingOn:
         checkpoint = killed_after(4, tmp_path / "first", folder) / "checkpoint-4"
         state = json.loads((checkpoint / STATE_NAME).read_text())
         (one,) = state["loss_sums"]
-        state["loss_sums"] = [one - 0.5, one + 0.5]
+        state |= {"loss_sums": [one - 0.5, one + 0.5], "world_size": 2}
         (checkpoint / STATE_NAME).write_text(json.dumps(state))
         (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
         write_manifest(checkpoint)
@@ -390,6 +390,11 @@ class TestSignals:
     def test_outside_of_training_a_signal_ends_it_now(self, former: dict[int, Any]) -> None:
         with pytest.raises(Interrupted), ends_on_signal():
             os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # a second one does not break off the end of the process
+        for number, handler in former.items():
+            assert signal.signal(number, handler) == signal.SIG_IGN
+        with ends_on_signal():
+            assert signal.getsignal(signal.SIGTERM) not in former.values()
         assert {number: signal.getsignal(number) for number in former} == former
 
 
