@@ -76,6 +76,7 @@ def parse_arguments(
 
     Example:
 
+        >>> from hf_hybrid.arguments import ModelArguments
         >>> model, rest = parse_arguments([ModelArguments], ["--pooling", "cls"])
         >>> model.pooling, rest.config
         ('cls', None)

@@ -139,7 +139,7 @@ def test_the_slurm_script_fails_with_any_of_its_machines(failing: str, tmp_path:
     [[ $* == *"--machine_rank {failing} "* ]] && echo "machine {failing} fails" && exit 1
     exec sleep {TIMEOUT_S + 1}
     """
-    found = run_slurm_script(tmp_path, accelerate=accelerate)
+    found = run_slurm_script(tmp_path, "--output_dir", tmp_path, accelerate=accelerate)
     assert (found.returncode, found.stdout) == (1, f"machine {failing} fails\n")
 
 
