@@ -384,6 +384,7 @@ def training_arguments(job: Row) -> Any:
         bf16=job["device"] == "cuda",
         cpu_threads=job["threads"],
         logging_strategy="no",
+        save_strategy="no",
         report_to="none",
         energy="none",
         disable_tqdm=True,

@@ -369,6 +369,7 @@ def make_trainer(job: dict[str, Any], output: str) -> training.HybridTrainer:
         dataloader_num_workers=job["workers"],
         torch_compile=job["torch_compile"],
         logging_strategy="no",
+        save_strategy="no",
         report_to="none",
         energy="none",
         disable_tqdm=True,

@@ -6,6 +6,7 @@ FSDP, DeepSpeed) sends of weights and their gradients, which `weight_bytes_sent`
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -188,6 +189,14 @@ def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
+
+
+def leave_at_exit() -> None:
+    """Take leave of the other processes when this one ends, all being well.
+
+    Threads that wait for messages may end with an abort where the process is taken down under them.
+    """
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
 def from_first(value: Any) -> Any:

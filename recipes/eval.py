@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, load_corpus
+from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, distributed, load_corpus
 from hf_hybrid.arguments import EvaluationArguments, split_codes
 from hf_hybrid.bm25 import evaluate_bm25
 from hf_hybrid.comparison import check_comparable, compare, comparison_table, write_comparison
@@ -161,3 +161,4 @@ def tell_more(args: EvaluationArguments, scores: Scores) -> None:
 
 if __name__ == "__main__":
     main()
+    distributed.leave_at_exit()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from transformers import set_seed
 
-from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, events, load_corpus
+from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, distributed, events, load_corpus
 from hf_hybrid.arguments import (
     DataArguments,
     HybridTrainingArguments,
@@ -89,6 +89,7 @@ def main() -> None:
     # What the run leaves
     say("\n" + scores_table(result.before, result.after))
     say(closing_words(folder, trainer) if result.trained else already_done(folder))
+    distributed.leave_at_exit()
 
 
 def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorpus]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from hf_hybrid import HybridEncoder, HybridTrainer, load_corpus
+from hf_hybrid import HybridEncoder, HybridTrainer, distributed, load_corpus
 from hf_hybrid.arguments import HybridTrainingArguments
 
 KINDS = {"mono": "en->en", "cross": "en->de", "pool": "en->*"}
@@ -75,3 +76,7 @@ def count_exchanges(trainer: HybridTrainer) -> list[int]:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    # Threads of as many groups as there were trainers may abort where they are taken down in Python's own order.
+    distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)
