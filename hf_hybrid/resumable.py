@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .arguments import HybridTrainingArguments
 
 STATE_NAME = "hybrid_state.json"  # of a checkpoint: what run it belongs to, and what transformers does not keep
-_BYTES_OF_A_WEIGHT = 12  # float32, and two moments of AdamW
+_BYTES_OF_A_WEIGHT, _BYTES_OF_ITS_MOMENTS = 4, 8  # in float32; AdamW keeps two moments
 
 
 class ResumableTrainer(ChunkedTrainer):
@@ -173,7 +173,7 @@ class ResumableTrainer(ChunkedTrainer):
         if not model_only:
             stages += [self._save_training_state, lambda folder: self._save_rng_state(str(folder))]
         stages += [partial(self._save_states, loss_sums=loss_sums, model_only=model_only)]
-        checkpoints.write_folder(path, stages, self.args.should_save, self._checkpoint_bytes())
+        checkpoints.write_folder(path, stages, self.args.should_save, self._checkpoint_bytes(model_only))
         if self.args.should_save:
             if self.args.push_to_hub:
                 self._push_from_checkpoint(str(path))
@@ -212,11 +212,11 @@ class ResumableTrainer(ChunkedTrainer):
             if best_path == path or best_path.exists():
                 self.state.best_model_checkpoint = str(best_path)
 
-    def _checkpoint_bytes(self) -> int:
+    def _checkpoint_bytes(self, model_only: bool) -> int:
         """Roughly, of all processes; optimizers with less state need less."""
         weights = get_model_param_count(self.model)
-        trained = 0 if self.args.save_only_model else get_model_param_count(self.model, trainable_only=True)
-        return 4 * weights + (_BYTES_OF_A_WEIGHT - 4) * trained
+        trained = 0 if model_only else get_model_param_count(self.model, trainable_only=True)
+        return _BYTES_OF_A_WEIGHT * weights + _BYTES_OF_ITS_MOMENTS * trained
 
     def _save_states(self, folder: Path, loss_sums: list[float], model_only: bool) -> None:
         if not self.args.should_save:

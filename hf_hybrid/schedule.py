@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,7 +210,7 @@ class HybridSchedule:
                 rows.append({**row, "steps": num_steps, "pairs": self._pairs(cell, num_steps)})
         return sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["steps"]))
 
-    @property
+    @cached_property  # asked for at each checkpoint
     def fingerprint(self) -> str:
         """sha256 of the plan: the cells, and which of them each step takes."""
         cells = "\n".join(f"{cell.kind} {cell.name}" for cell in self.cells)

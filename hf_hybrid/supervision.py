@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -87,8 +87,7 @@ def ends_on_signal() -> Iterator[None]:
         for number in former:  # a second one must not break off what the first one leads to
             signal.signal(number, signal.SIG_IGN)
 
-    numbers = (signal.SIGTERM, signal.SIGINT) if _may_handle_signals() else ()
-    former = {number: signal.signal(number, end) for number in numbers}
+    former = _handle_signals(end)
     try:
         yield
     except Interrupted:
@@ -100,13 +99,16 @@ def ends_on_signal() -> Iterator[None]:
     _restore(former)
 
 
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Take over SIGTERM and SIGINT; gives the handlers of before, none where this thread may not set any."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
 def _restore(former: dict[signal.Signals, Any]) -> None:
     for number, handler in former.items():
         signal.signal(number, handler)
-
-
-def _may_handle_signals() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 class StopOnSignal(TrainerCallback):
@@ -119,19 +121,16 @@ class StopOnSignal(TrainerCallback):
     def __init__(self) -> None:
         self.asked = False  # here
         self.stops = False  # on all processes
-        self._former: dict[int, Any] = {}
+        self._former: dict[signal.Signals, Any] = {}
         self._asked_at = 0.0
 
     def __enter__(self) -> StopOnSignal:
         self.asked = self.stops = False
-        if _may_handle_signals():
-            self._former = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._former = _handle_signals(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-        self._former = {}
+        _restore(self._former)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT and time.monotonic() - self._asked_at > _SECOND_CTRL_C_S:
