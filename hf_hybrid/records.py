@@ -5,14 +5,16 @@
 | `run.json`        | `Run`: what was run, on what, how it ended        | at the start, at the end    |
 | `resources.jsonl` | `ResourceLine`: one line per logging step         | appended                    |
 | `resources.json`  | `Resources`: totals of the run                    | at the end                  |
+| `plan.json`       | `Plan`: the cell of each batch                    | at the start                |
 | `eval.json`       | `Evaluation`: scores before and after             | when an evaluation is done  |
+| `evaluations/`    | `before/` and `after/`: values of single queries  | when an evaluation is done  |
 | `checkpoint-N/`   | model and state of training, see `checkpoints.py` | every `save_steps`          |
 | `events.jsonl`    | what happened, see `events.py`                    | appended                    |
 | `heartbeat.json`  | the last sign of life, see `supervision.py`       | every few seconds           |
 | `not_finite/`     | batches without a finite gradient, see `guard.py` | when there is one           |
 
-Every file is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  The three `.json`
-files carry the version of this schema and are replaced as a whole or not at all, so a reader never sees half a file.
+Every file of text is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  The four
+`.json` files carry the version of this schema and are replaced as a whole or not at all: no reader sees half a file.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from .files import delete_folder, replacing
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
 EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
-MODEL_NAME, MANIFEST_NAME = "model", "manifest.json"
+MODEL_NAME, MANIFEST_NAME, EVALUATIONS_NAME = "model", "manifest.json", "evaluations"
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 
@@ -52,6 +54,14 @@ class Run(_Run, total=False):
     """`run.json`."""
 
     identity: dict[str, Any]  # what must be the same where the run goes on; absent in files of before
+
+
+class Plan(TypedDict):
+    """`plan.json`."""
+
+    cells: list[dict[str, str]]  # kind and cell
+    batches: list[int]  # for each batch of the run the number of its cell
+    fingerprint: str  # sha256 of these, as `schedule.plan_fingerprint` makes it
 
 
 class ResourceLine(TypedDict):
@@ -159,10 +169,11 @@ class RunFolder:
         checkpoints = [path for path in self.path.glob("*checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
         if not (self.path / "run.json").exists() and not any((path / MANIFEST_NAME).exists() for path in checkpoints):
             return
-        for path in [*checkpoints, self.path / MODEL_NAME, self.path / NOT_FINITE_NAME]:
+        for path in [*checkpoints, *(self.path / name for name in (MODEL_NAME, NOT_FINITE_NAME, EVALUATIONS_NAME))]:
             delete_folder(path)
-        for name in ("eval.json", "resources.json", "resources.jsonl", EVENTS_NAME, HEARTBEAT_NAME, "run.json"):
+        for name in ("plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME, HEARTBEAT_NAME):
             (self.path / name).unlink(missing_ok=True)
+        (self.path / "run.json").unlink(missing_ok=True)  # last: it says that a run was here
 
     def write_run(self, run: Run) -> None:
         """Write `run.json`; call again with another `status` when the run ends."""
@@ -171,8 +182,16 @@ class RunFolder:
         self._write("run.json", run, Run)
 
     def read_run(self) -> Run:
-        """Read `run.json`; ValueError if it is damaged, lacks a key, or is of another version (so for all three)."""
+        """Read `run.json`; ValueError if it is damaged, lacks a key, or is of another version (so for all four)."""
         return self._read("run.json", Run)
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write `plan.json`, in few lines: it has a number for each batch."""
+        self._write("plan.json", plan, Plan, indent=None)
+
+    def read_plan(self) -> Plan:
+        """Read `plan.json`."""
+        return self._read("plan.json", Plan)
 
     def write_resources(self, resources: Resources) -> None:
         """Write `resources.json`."""
@@ -225,12 +244,12 @@ class RunFolder:
         path = self.resource_lines_path
         return path.read_bytes().split(b"\n") if path.exists() else [b""]
 
-    def _write(self, name: str, content: Mapping[str, Any], schema: type) -> None:
+    def _write(self, name: str, content: Mapping[str, Any], schema: type, indent: int | None = 2) -> None:
         path = self.path / name
         _check_keys(content, schema, path)
         versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
         _refuse_not_finite(versioned, path)
-        _replace(path, f"{_dumps(versioned, indent=2)}\n".encode())
+        _replace(path, f"{_dumps(versioned, indent=indent)}\n".encode())
 
     def _read(self, name: str, schema: type) -> Any:
         path = self.path / name

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import checkpoints, distributed, events
 from .evaluation import what_is_evaluated
+from .evaluation_files import EvaluationFiles
 from .machine import environment
-from .records import MODEL_NAME
+from .records import EVALUATIONS_NAME, MODEL_NAME
 from .supervision import Interrupted, alone_in, ends_on_signal
 
 if TYPE_CHECKING:
     from .arguments import HybridTrainingArguments
-    from .records import RunFolder, Scores
+    from .records import Plan, RunFolder, Scores
+    from .schedule import HybridSchedule
     from .trainer import HybridTrainer
 
 
@@ -70,6 +72,8 @@ def run_training(
         for corpus in (trainer.train_dataset, trainer.eval_dataset):
             if any(corpus.report.values()):
                 events.event("refused_rows", corpus=corpus.fingerprint[:8], **corpus.report)
+        if distributed.rank() == 0:
+            folder.write_plan(_plan_record(trainer.schedule))
         with _recorded_status(folder, _run_record(trainer, arguments)):
             return _evaluate_train_evaluate(trainer, folder, evaluated, before)
 
@@ -88,7 +92,8 @@ def _evaluate_train_evaluate(
 
     def measure(when: str, step: int) -> Scores:
         trainer.heartbeat.beat(f"evaluating {when} training", step, args.max_steps)
-        scores = trainer.score(corpus)
+        with EvaluationFiles(folder.path / EVALUATIONS_NAME / when, corpus) as details:
+            scores = trainer.score(corpus, details)
         events.event("evaluation", when=when, MAP=round(scores["multilingual"]["MAP"], 4))
         return scores
 
@@ -158,6 +163,11 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
         "world_size": trainer.args.world_size,
         "environment": environment() | {"distributed": trainer.distributed_strategy()},
     }
+
+
+def _plan_record(schedule: HybridSchedule) -> Plan:
+    cells = [{"kind": cell.kind, "cell": cell.name} for cell in schedule.cells]
+    return {"cells": cells, "batches": schedule.cell_numbers(), "fingerprint": schedule.fingerprint}
 
 
 @contextmanager

@@ -213,8 +213,11 @@ class HybridSchedule:
     @cached_property  # asked for at each checkpoint
     def fingerprint(self) -> str:
         """sha256 of the plan: the cells, and which of them each step takes."""
-        cells = "\n".join(f"{cell.kind} {cell.name}" for cell in self.cells)
-        return hashlib.sha256(cells.encode() + self._plan.astype("<i8").tobytes()).hexdigest()
+        return plan_fingerprint([(cell.kind, cell.name) for cell in self.cells], self._plan)
+
+    def cell_numbers(self) -> list[int]:
+        """For each step the number of its cell in `cells`."""
+        return self._plan.tolist()
 
     def summary(self, max_cells: int = 5) -> str:
         """The plan as text of bounded length, `max_cells` cells for each kind."""
@@ -343,6 +346,22 @@ class HybridSchedule:
 
     def _stream(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])
+
+
+def plan_fingerprint(cells: Sequence[tuple[str, str]], cell_numbers: Sequence[int] | np.ndarray) -> str:
+    """sha256 of a plan.
+
+    Args:
+        cells (`Sequence[tuple[str, str]]`): Kind and name of each cell.
+        cell_numbers (`Sequence[int]`): For each step the number of its cell.
+
+    Example:
+
+        >>> plan_fingerprint([("mono", "de->de"), ("mono", "en->en")], [0, 1, 1])[:8]
+        '2e5b3b2b'
+    """
+    names = "\n".join(f"{kind} {name}" for kind, name in cells)
+    return hashlib.sha256(names.encode() + np.asarray(cell_numbers, dtype="<i8").tobytes()).hexdigest()
 
 
 def _allowed_pairs(languages: Sequence[str], cells: str | None, exclude: str | None) -> np.ndarray:

@@ -30,6 +30,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+from huggingface_hub.repocard import metadata_load
+
 from .corpus import CorpusBuilder, ParallelCorpus
 from .corpus_files import FORMAT, MANIFEST
 from .formats import (
@@ -306,7 +309,17 @@ def _cache_folder(cache_dir: StrPath | None) -> Path:
 
 
 def _local(corpus_format: str, folder: StrPath) -> dict[str, Any]:
-    return {"format": corpus_format, "path": os.path.abspath(folder)}
+    """What is told of a folder: its name, not where it lies, and the licence of a data set card in it."""
+    found = {"format": corpus_format, "path": Path(folder).absolute().name}
+    card = Path(folder) / "README.md"
+    if card.is_file():
+        try:
+            licence = (metadata_load(card) or {}).get("license")
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{card}: not the head of a data set card ({error}); mend it, or remove it.") from None
+        if licence is not None:
+            found["licence"] = str(licence)
+    return found
 
 
 def _stamps(paths: Iterable[Path]) -> list[list[Any]]:

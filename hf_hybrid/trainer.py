@@ -42,6 +42,7 @@ from .token_cache import TokenCache
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
+    from .evaluation import Details
 
 
 logger = logging.getLogger(__name__)
@@ -292,8 +293,13 @@ class HybridTrainer(ResumableTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def score(self, corpus: ParallelCorpus) -> Scores:
-        """All measures of the model on a corpus, as `eval.json` has them, in the precision of training."""
+    def score(self, corpus: ParallelCorpus, details: Details | None = None) -> Scores:
+        """All measures of the model on a corpus, as `eval.json` has them, in the precision of training.
+
+        Args:
+            corpus (`ParallelCorpus`): What to measure on.
+            details (`Details`, *optional*): Is given what each query gave.
+        """
         model = self.accelerator.unwrap_model(self.model)
         if not self.is_in_train:
             model.to(self.args.device)
@@ -303,6 +309,7 @@ class HybridTrainer(ResumableTrainer):
                 corpus,
                 batch_tokens=self.args.eval_batch_tokens,
                 max_queries=self.args.max_eval_queries,
+                details=details,
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
 

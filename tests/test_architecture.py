@@ -57,8 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
     | {"records", "resources", "resumable", "schedule", "token_cache", "vocabulary"},
     "mlm": {"arguments", "corpus"},
-    "runs": {"arguments", "checkpoints", "distributed", "evaluation", "events", "machine", "records", "supervision"}
-    | {"trainer"},
+    "runs": {"arguments", "checkpoints", "distributed", "evaluation", "evaluation_files", "events", "machine"}
+    | {"records", "supervision", "trainer"},
     # what is measured, and the files that later tools read
     "metrics.__init__": set(),
     f"{METRIC}.__init__": set(),

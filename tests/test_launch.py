@@ -44,8 +44,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 SCONTROL = """#!/bin/bash
 [[ $* == "show hostnames node[1-2]" ]] && printf 'localhost\\nnode2\\n'
 """
-# Runs the command on each machine, the second first, and ends all when one fails. With a signal that none can miss: bash
-# forgets a SIGTERM that comes just before its exec.
+# Runs the command on each machine, the second first, and ends all when one fails; not with SIGTERM, which bash forgets
+# where it comes just before an exec.
 SRUN = """#!/bin/bash
 [[ $1 == --kill-on-bad-exit=1 && $2 == --cpus-per-task=3 ]] || exit 64
 shift 2

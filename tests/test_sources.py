@@ -81,7 +81,16 @@ def test_jsonl_aligns_by_id(tmp_path: Path) -> None:
     assert texts_of(corpus, QUERY, "pt-BR") == {"b": "query b pt", "c": "query c pt"}
     assert corpus.num_pairs("en", "pt-BR") == 1
     assert corpus.report == {"single_language_items": 2}
-    assert corpus.source == {"format": "jsonl", "path": str(tmp_path)}
+    assert corpus.source == {"format": "jsonl", "path": tmp_path.name}
+
+
+def test_the_licence_is_that_of_a_data_set_card(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, {"en": [item(1)]})
+    (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Mine\n")
+    assert load_corpus(folder).source["licence"] == "cc-by-4.0"
+    (folder / "README.md").write_text("---\nlicense: [\n---\n# Mine\n")
+    with pytest.raises(ValueError, match="not the head of a data set card"):
+        load_corpus(folder)
 
 
 def test_jsonl_titles_groups_and_shared_passages(tmp_path: Path) -> None:
