@@ -53,7 +53,9 @@ class _Run(TypedDict):
 class Run(_Run, total=False):
     """`run.json`."""
 
-    identity: dict[str, Any]  # what must be the same where the run goes on; absent in files of before
+    # absent in files of before
+    identity: dict[str, Any]  # what must be the same where the run goes on
+    model: dict[str, Any]  # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts
 
 
 class Plan(TypedDict):

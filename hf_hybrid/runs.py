@@ -22,6 +22,7 @@ from .supervision import Interrupted, alone_in, ends_on_signal
 
 if TYPE_CHECKING:
     from .arguments import HybridTrainingArguments
+    from .encoder import HybridEncoder
     from .records import Plan, RunFolder, Scores
     from .schedule import HybridSchedule
     from .trainer import HybridTrainer
@@ -151,6 +152,7 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
     return {
         "config": events.redacted(config),
         "identity": trainer.identity(),
+        "model": _model_record(trainer.accelerator.unwrap_model(trainer.model)),
         "corpus": {
             "fingerprint": corpus.fingerprint,
             "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
@@ -162,6 +164,18 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
         "seed": trainer.schedule.seed,
         "world_size": trainer.args.world_size,
         "environment": environment() | {"distributed": trainer.distributed_strategy()},
+    }
+
+
+def _model_record(encoder: HybridEncoder) -> dict[str, Any]:
+    return {
+        "architecture": encoder.config.model_type,
+        "num_parameters": sum(getattr(weight, "ds_numel", weight.numel()) for weight in encoder.parameters()),
+        "embedding_size": encoder.embedding_size,
+        "max_length": encoder.max_length,
+        "pooling": encoder.pooling,
+        "normalize": encoder.normalize,
+        "prompts": encoder.prompts,
     }
 
 

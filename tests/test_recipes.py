@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet
 import pytest
 import torch
 
 from hf_hybrid.checkpoints import checkpoints
 from hf_hybrid.records import RunFolder
+from hf_hybrid.schedule import plan_fingerprint
 from hf_hybrid.supervision import HEARTBEAT_NAME, RESUME_ME
-from tests.recipe_runs import REPOSITORY, imported_recipe, losses, run_recipe, write_jsonl_corpus, write_model
+from tests.recipe_runs import REPOSITORY, imported_recipe, losses, run_recipe, weights, write_jsonl_corpus, write_model
 
 QUICK = ["--max_steps", 3, "--global_batch_size", 8, "--logging_steps", 1, "--energy", "none", "--use_cpu", "true"]
 QUICK += ["--cpu_threads", 1]
@@ -71,13 +73,24 @@ def quick(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object
 
 def test_a_run_leaves_what_the_readme_says(quick: list[object], tmp_path: Path) -> None:
     found = run_recipe(*quick, "--output_dir", tmp_path, "--disable_tqdm", "true")
-    plan, table = found.stdout.index("plan: 3 steps"), found.stdout.index("monolingual/MAP")
-    assert found.stdout.index("training corpus: ParallelCorpus(") < plan < table < found.stdout.index("Next: ")
+    planned, table = found.stdout.index("plan: 3 steps"), found.stdout.index("monolingual/MAP")
+    assert found.stdout.index("training corpus: ParallelCorpus(") < planned < table < found.stdout.index("Next: ")
     folder = RunFolder(tmp_path)
     run, scores, resources = folder.read_run(), folder.read_eval(), folder.read_resources()
     assert run["status"] == "finished"
     assert run["config"]["global_batch_size"] == 8
     assert sum(cell["steps"] for cell in run["plan"]["cells"]) == 3
+    assert run["model"]["num_parameters"] == sum(weight.numel() for weight in weights(tmp_path).values())
+    plan = folder.read_plan()
+    cells = [(cell["kind"], cell["cell"]) for cell in plan["cells"]]
+    assert plan_fingerprint(cells, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
+    assert [cells[number][1] for number in plan["batches"]] == [
+        line["cell"] for line in folder.read_resource_lines()[0]
+    ]
+    for when, measured in (("before", scores["before"]), ("after", scores["after"])):
+        values = pyarrow.parquet.read_table(tmp_path / "evaluations" / when / "per_query.parquet").to_pandas()
+        pool = values[values["passage_language"] == "*"].groupby("query_language")["MAP"].mean()
+        assert pool.mean() == pytest.approx(measured["multilingual"]["MAP"], rel=1e-12)
     assert len(run["corpus"]["fingerprint"]) == 64
     assert scores["before"] is not None
     assert scores["after"] is not None
