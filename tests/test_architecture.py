@@ -87,7 +87,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources": {"distributed", "machine", "records"},
     "scaling": {"records"},
     "report": {"files", "languages", "records", "scaling"},
-    "hub": {"records", "report"},
+    "cards": {"events", "files", "languages", "records", "report"},
+    "hub": {"cards", "events", "files", "records"},
+    "bundle": {"cards", "comparison", "corpus", "evaluation_files", "files", "records", "schedule", "strict_json"},
 }
 
 

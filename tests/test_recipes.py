@@ -87,8 +87,9 @@ def test_a_run_leaves_what_the_readme_says(quick: list[object], tmp_path: Path) 
     assert [cells[number][1] for number in plan["batches"]] == [
         line["cell"] for line in folder.read_resource_lines()[0]
     ]
-    for when, measured in (("before", scores["before"]), ("after", scores["after"])):
+    for when, measured in {"before": scores["before"], "after": scores["after"]}.items():
         values = pyarrow.parquet.read_table(tmp_path / "evaluations" / when / "per_query.parquet").to_pandas()
+        assert measured is not None
         pool = values[values["passage_language"] == "*"].groupby("query_language")["MAP"].mean()
         assert pool.mean() == pytest.approx(measured["multilingual"]["MAP"], rel=1e-12)
     assert len(run["corpus"]["fingerprint"]) == 64
