@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .schedule import HybridSchedule
 
 # Arguments that decide what is trained, beside those that the plan is made of.
-_DECISIVE_ARGUMENTS = (
+DECISIVE_ARGUMENTS = (
     "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "cells", "exclude", "max_positives",
     "num_negatives", "temperature", "symmetric", "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
@@ -48,7 +48,7 @@ def run_identity(
         "model": model,
         "max_query_length": max_lengths[0],
         "max_passage_length": max_lengths[1],
-        **{name: getattr(args, name) for name in _DECISIVE_ARGUMENTS},
+        **{name: getattr(args, name) for name in DECISIVE_ARGUMENTS},
         "plan": schedule.fingerprint,
     }
 

@@ -1,7 +1,7 @@
-"""From YAML files and the command line to dataclasses of arguments.
+"""From YAML files, earlier runs and the command line to dataclasses of arguments.
 
-YAML sets defaults and the command line overrides them; both go through argparse, so both are checked alike, and a name
-that does not exist is refused with the nearest one that does.
+YAML, or an earlier run, sets defaults and the command line overrides them; all go through argparse, so all are checked
+alike, and a name that does not exist is refused with the nearest one that does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import reprlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,6 +62,7 @@ def parse_arguments(
     argv: Sequence[str] | None = None,
     default_config: str | os.PathLike[str] | None = None,
     flags: dict[str, str] | None = None,
+    read_like: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> tuple[Any, ...]:
     """Read dataclasses from `--config FILE.yaml` and the command line.
 
@@ -70,6 +71,8 @@ def parse_arguments(
         argv (`Sequence[str]`, *optional*): The command line, by default that of the process.
         default_config (`str` or `Path`, *optional*): A YAML file read where no `--config` is given.
         flags (`dict[str, str]`, *optional*): Names of further on/off options, with their help.
+        read_like (`Callable`, *optional*): Gives the settings of an earlier run by its name; with it there is an
+            option `--like NAME`, which takes the place of `--config`.
 
     Returns:
         `tuple`: An instance of each dataclass, then a namespace with `config` and the flags.
@@ -83,15 +86,22 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(list(dataclasses), allow_abbrev=False)
-    parser.add_argument("--config", default=default_config, help="YAML file of defaults for all other options.")
+    parser.add_argument("--config", help="YAML file of defaults for all other options.")
+    if read_like is not None:
+        parser.add_argument("--like", help="Run folder, or model on the Hub, whose settings are the defaults.")
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
     parser.refuse_unknown(given, "command line", "--")
     config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
-    if config.config:
-        settings = _read_yaml(parser, Path(config.config))
-        parser.set_defaults(**{name: _as_typed(parser, name, value) for name, value in settings.items()})
+    settings: Mapping[str, Any] = {}
+    if read_like is not None and config.like:
+        if config.config:
+            parser.error("--config and --like: both set the defaults; give one, and single options beside it.")
+        settings = read_like(config.like)
+    elif (path := config.config or default_config) is not None:
+        settings = _read_yaml(parser, Path(path))
+    parser.set_defaults(**{name: _as_typed(parser, name, value) for name, value in settings.items()})
     try:
         return parser.parse_args_into_dataclasses(argv)
     except ValueError as error:

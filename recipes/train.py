@@ -3,6 +3,7 @@
     accelerate launch recipes/train.py
     accelerate launch recipes/train.py --config recipes/help/hybrid.yaml --train_corpus FOLDER --eval_corpus FOLDER
     accelerate launch recipes/train.py --dry_run --mix mono=1,cross=1,pool=1
+    accelerate launch recipes/train.py --like user/name --output_dir runs/again
 
 The same command goes on with a run that was stopped, from its newest checkpoint; `--overwrite` begins it anew.
 Without a config, a corpus and a model it runs recipes/sample/hybrid.yaml: the built-in corpus and a small encoder.
@@ -27,6 +28,7 @@ from hf_hybrid.arguments import (
     split_codes,
 )
 from hf_hybrid.evaluation import scores_table
+from hf_hybrid.like import differences, read_run_like, settings_like
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.runs import run_log_level, run_training
 
@@ -47,8 +49,9 @@ def main() -> None:
             [ModelArguments, DataArguments, HybridTrainingArguments],
             default_config=None if chosen else DEFAULT_CONFIG,
             flags=FLAGS,
+            read_like=lambda name: settings_like(read_run_like(name)),
         )
-        if "train_corpus" in named and model_args.model_name_or_path is None and rest.config is None:
+        if "train_corpus" in named and model_args.model_name_or_path is None and not (rest.config or rest.like):
             raise ValueError(
                 "--train_corpus without a model: name one with --model_name_or_path, or take the settings for a small "
                 "encoder from scratch with --config recipes/sample/hybrid.yaml."
@@ -77,6 +80,8 @@ def main() -> None:
     say(describe(train_corpus, "training corpus"))
     say(describe(eval_corpus, "evaluation corpus"))
     say(plan)
+    if rest.like:
+        say(compared_with(rest.like, trainer))
     if rest.dry_run:
         say(trainer.schedule.preview())
         return
@@ -150,6 +155,12 @@ def texts_of_items(corpus: ParallelCorpus, language: str) -> Iterator[str]:
 def describe(corpus: ParallelCorpus, role: str) -> str:
     noticed = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in corpus.report.items() if count)
     return f"{role}: {corpus!r}" + (f"; noticed: {noticed}" if noticed else "")
+
+
+def compared_with(name: str, trainer: HybridTrainer) -> str:
+    """Whether this is the run that was named, and if not, why."""
+    differs = differences(read_run_like(name), trainer.identity())
+    return f"not the run of {name}: {'; '.join(differs)}" if differs else f"the same run as that of {name}"
 
 
 def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arguments": {"machine", "mix", "vocabulary"},
     "parsing": {"events"},
     "identity": {"arguments", "encoder", "schedule", "token_cache"},
+    "like": {"arguments", "identity", "records"},
     "checkpoints": {"distributed", "files", "records"},
     "events": {"records"},
     "supervision": {"distributed", "events", "files", "records"},

@@ -156,6 +156,23 @@ class TestOneFolder:
         assert f"{folder} belongs to another run: mix was 'mono=0.5,cross=0.5' and is 'pool=1'" in found.stderr
         assert state_of(folder) == before
 
+    def test_the_same_run_starts_from_its_folder(
+        self, words: list[object], folder: Path, tmp_path: Path, train: Train
+    ) -> None:
+        more = ["--cpu_threads", 1, "--energy", "none", "--disable_tqdm", "true", "--output_dir", tmp_path / "again"]
+        found = train("--like", folder, *more)
+        assert found.returncode == 0, found.stderr
+        assert f"the same run as that of {folder}" in found.stdout
+        assert losses(tmp_path / "again") == losses(folder)
+        assert RunFolder(tmp_path / "again").read_eval() == RunFolder(folder).read_eval()
+        found = train("--like", folder, *more, "--seed", 1, "--dry_run")
+        assert f"not the run of {folder}: seed was 42 and is 1; data_seed was 42 and is 1; plan was" in found.stdout
+
+    def test_a_run_that_is_not_there_is_explained(self, folder: Path, tmp_path: Path, train: Train) -> None:
+        assert "the folder has no run.json" in train("--like", tmp_path).stderr
+        assert "no folder here, and no run.json that the Hub gave" in train("--like", "nobody/nothing").stderr
+        assert "give one, and single options" in train("--like", folder, "--config", "x.yaml").stderr
+
     def test_it_begins_anew_where_that_is_asked_for(self, words: list[object], folder: Path, train: Train) -> None:
         (folder / "notes.txt").write_text("of the user")
         first = losses(folder)
