@@ -16,7 +16,8 @@ import torch
 from throughput_peer import write_pairs
 from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
-from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule
+from hf_hybrid.cells import PASSAGE, QUERY
+from hf_hybrid.schedule import HybridSchedule
 from hf_hybrid.sources import load_corpus
 from hf_hybrid.token_cache import TokenCache
 
@@ -196,11 +197,12 @@ def texts_of(schedule: HybridSchedule, step: int) -> tuple[list[str], list[str]]
     batch, corpus = schedule.batch(step), schedule.corpus
     if batch.kind == "pool":
         sys.exit("--mix: a pool batch has several passages for a query, for which the peer has no loss.")
-    found = []
-    for side, language, texts in (
-        (QUERY, batch.query_language, corpus.queries),
-        (PASSAGE, batch.passage_languages[0], corpus.passages),
-    ):
-        rows = corpus.rows[batch.items, corpus.languages.index(language), side]
-        found.append(texts(language).take(rows).to_pylist())
-    return found[0], found[1]
+    sides = ((QUERY, batch.query_languages), (PASSAGE, batch.positive_languages))
+    queries, passages = (
+        [
+            corpus.text(side, corpus.languages[language], int(corpus.rows[item, language, side]))
+            for item, language in zip(batch.items, languages, strict=True)
+        ]
+        for side, languages in sides
+    )
+    return queries, passages

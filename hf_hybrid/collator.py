@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import numpy as np
 import torch
 
+from .cells import PASSAGE, QUERY
 from .packing import pack
-from .schedule import PASSAGE, QUERY, HybridBatch, HybridSchedule
+from .schedule import HybridBatch, HybridSchedule
 from .token_cache import TokenCache
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class HybridCollator:
             rank=self.rank,
         )
         sequences = [self._sequences(batch, share, part) for share, part in zip(shares, passages, strict=True)]
-        facts = self._facts(batch, passages, sequences)
+        facts = self._facts(batch, shares, passages, sequences)
         # Fewer items than ranks: one sequence without a target, so that all ranks step alike.
         sequences = [found or sequences[0][:1] for found in sequences]
         lengths = [np.fromiter(map(len, found), dtype=np.int64) for found in sequences]
@@ -180,22 +181,27 @@ class HybridCollator:
         return _Passages(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def _sequences(self, batch: HybridBatch, share: np.ndarray, passages: _Passages) -> list[np.ndarray]:
-        column = self.corpus.languages.index(batch.query_language)
-        query_rows = self.corpus.rows[batch.items[share], column, QUERY]
-        queries = [self.cache.tokens(QUERY, batch.query_language, row) for row in query_rows]
-        return queries + [
-            self.cache.tokens(PASSAGE, self.corpus.languages[language], row)
-            for language, row in zip(passages.languages, passages.rows, strict=True)
+        columns = batch.query_languages[share]
+        query_rows = self.corpus.rows[batch.items[share], columns, QUERY]
+        return [
+            self.cache.tokens(side, self.corpus.languages[language], row)
+            for side, languages, rows in ((QUERY, columns, query_rows), (PASSAGE, *passages[:2]))
+            for language, row in zip(languages, rows, strict=True)
         ]
 
-    def _facts(self, batch: HybridBatch, passages: list[_Passages], sequences: list[list[np.ndarray]]) -> BatchFacts:
+    def _facts(
+        self,
+        batch: HybridBatch,
+        shares: list[np.ndarray],
+        passages: list[_Passages],
+        sequences: list[list[np.ndarray]],
+    ) -> BatchFacts:
         per_language: Counter[str] = Counter()
         squares = 0
-        for part, found in zip(passages, sequences, strict=True):
-            num_queries = len(found) - len(part.rows)
-            names = [batch.query_language] * num_queries + [self.corpus.languages[i] for i in part.languages]
-            for name, sequence in zip(names, found, strict=True):
-                per_language[name] += len(sequence)
+        for share, part, found in zip(shares, passages, sequences, strict=True):
+            languages = [*batch.query_languages[share], *part.languages]
+            for language, sequence in zip(languages, found, strict=True):
+                per_language[self.corpus.languages[language]] += len(sequence)
                 squares += len(sequence) ** 2
         return BatchFacts(batch.kind, batch.cell.name, len(batch.items), dict(per_language), squares)
 

@@ -84,16 +84,17 @@ def _brought_together(weight: torch.Tensor) -> AbstractContextManager[Any]:
 def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:
     """Kind, cell, item ids, and the texts of a batch by language, side and row of the corpus."""
     batch, corpus = schedule.batch(number), schedule.corpus
-    parts = [(batch.items, batch.query_language, corpus.QUERY)]
-    for language in np.unique(batch.positive_languages):
-        items = batch.items[batch.positive_items[batch.positive_languages == language]]
-        parts.append((items, corpus.languages[language], corpus.PASSAGE))
+    sides = (
+        (corpus.QUERY, batch.items, batch.query_languages),
+        (corpus.PASSAGE, batch.items[batch.positive_items], batch.positive_languages),
+    )
     texts = [
         {
             "side": SIDES[side],
-            "language": language,
-            "rows": corpus.rows[items, corpus.languages.index(language), side].tolist(),
+            "language": corpus.languages[language],
+            "rows": corpus.rows[items[languages == language], language, side].tolist(),
         }
-        for items, language, side in parts
+        for side, items, languages in sides
+        for language in np.unique(languages)
     ]
     return {"kind": batch.kind, "cell": batch.cell.name, "item_ids": list(batch.item_ids), "texts": texts}

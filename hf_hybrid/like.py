@@ -59,7 +59,7 @@ def settings_like(run: Run) -> dict[str, Any]:
 
         >>> run = {"config": {"max_steps": 60, "seed": 42, "cache_dir": "elsewhere", "mix": "pool=1.0"}}
         >>> settings_like(run)
-        {'mix': 'pool=1.0', 'max_steps': 60}
+        {'max_steps': 60, 'mix': 'pool=1.0'}
     """
     names = [field.name for group in (ModelArguments, DataArguments) for field in dataclasses.fields(group)]
     wanted = {*names, *_TRAINING} - {"cache_dir"}

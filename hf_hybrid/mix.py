@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("mono", "cross", "pool")
+KINDS = ("mono", "cross", "pool", "mixed")
 
 
 def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
@@ -67,21 +67,24 @@ class MixConfig:
         mono (`float`, *optional*, defaults to 0.0): Share of monolingual batches (queries and passages in a).
         cross (`float`, *optional*, defaults to 0.0): Share of cross-lingual batches (queries in a, passages in b).
         pool (`float`, *optional*, defaults to 0.0): Share of pool batches (passages of one item in many languages).
+        mixed (`float`, *optional*, defaults to 0.0): Share of batches in which each item has two languages of its own:
+            what hybrid batches are compared with (X-Y of LAReQA: Roy et al. 2020, arXiv 2004.05484).
 
     Shares need not add up to 1.
 
     Example:
 
         >>> MixConfig.parse("mono=1,cross=3")
-        MixConfig(mono=0.25, cross=0.75, pool=0.0)
+        MixConfig(mono=0.25, cross=0.75, pool=0.0, mixed=0.0)
     """
 
     mono: float = 0.0
     cross: float = 0.0
     pool: float = 0.0
+    mixed: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = [self.mono, self.cross, self.pool]
+        shares = [getattr(self, kind) for kind in KINDS]
         if not all(np.isfinite(share) and share >= 0 for share in shares) or sum(shares) <= 0:
             raise ValueError(f"mix shares must be finite, not negative and not all zero; got {shares} for {KINDS}")
 
@@ -106,9 +109,9 @@ class MixConfig:
                 shares[kind] = float(share)
             except ValueError:
                 raise ValueError(f"mix {text!r}: the share of {kind!r} must be a number, got {share!r}.") from None
-        mix = cls(**shares)
-        total = mix.mono + mix.cross + mix.pool
-        return cls(*(share / total for share in (mix.mono, mix.cross, mix.pool)))
+        cls(**shares)  # refuses what cannot be scaled
+        total = sum(shares.values())
+        return cls(**{kind: share / total for kind, share in shares.items()})
 
     def __str__(self) -> str:
         return ",".join(f"{kind}={getattr(self, kind):g}" for kind in KINDS if getattr(self, kind))

@@ -3,7 +3,7 @@
 A schedule is a pure function of (corpus, mix, global batch size, number of steps, seed).  It is made in three steps:
 
 1. *Cells.*  Every pair (query language, passage language) with at least two items is a ``mono`` or a ``cross`` cell,
-   every query language a ``pool`` cell.
+   every query language a ``pool`` cell; there is one ``mixed`` cell.
 2. *Plan.*  Each kind gets its share of the steps and each of its cells a share that follows ``n ** smoothing``,
    rounded up or down (shares are exact, not drawn); the list of cells is then shuffled.
 3. *Batches.*  The v-th visit to a cell takes one of the ``ceil(n / global_batch_size)`` batches of a pass over its
@@ -17,36 +17,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .cells import PASSAGE, QUERY, Cell, CellMembers
 from .mix import KINDS, MixConfig, largest_remainder, spread_quotas
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
 
-QUERY, PASSAGE = 0, 1
-_PLAN_STREAM, _PASS_STREAM, _POOL_STREAM = 0, 1, 2  # keep the random streams of one seed apart
-_BLOCK_ITEMS = 65_536  # a multiple of 8
+_PLAN_STREAM, _PASS_STREAM, _POOL_STREAM, _MIXED_STREAM = 0, 1, 2, 4  # keep the random streams of one seed apart
 _CACHED_PASSES = 64  # dealt passes kept in memory; a visit to any other is dealt again
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A kind with its languages; `passage_language` is ``"*"`` in a pool cell. `num_items` items have both sides."""
-
-    kind: str
-    query_language: str
-    passage_language: str
-    num_items: int
-
-    @property
-    def name(self) -> str:
-        """`"en->de"`, and `"en->*"` for a pool."""
-        return f"{self.query_language}->{self.passage_language}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +42,8 @@ class HybridBatch:
         passage_languages (`tuple[str, ...]`): The languages that the passages are in.
         items (`np.ndarray` of shape `(B,)`): Item numbers in the corpus; no two share a group.
         item_ids (`list[str]`): Their ids.
+        query_languages (`np.ndarray` of shape `(B,)`): For each item the number of its query's language; all the same
+            but in mixed batches.
         positive_items (`np.ndarray` of shape `(P,)`): For each positive, the position in `items` of its query.
         positive_languages (`np.ndarray` of shape `(P,)`): For each positive, the number of its language.
     """
@@ -68,23 +53,21 @@ class HybridBatch:
     passage_languages: tuple[str, ...]
     items: np.ndarray
     item_ids: list[str]
+    query_languages: np.ndarray
     positive_items: np.ndarray
     positive_languages: np.ndarray
 
     @property
     def kind(self) -> str:
-        """`"mono"`, `"cross"` or `"pool"`."""
+        """`"mono"`, `"cross"`, `"pool"` or `"mixed"`."""
         return self.cell.kind
-
-    @property
-    def query_language(self) -> str:
-        """The language of all queries."""
-        return self.cell.query_language
 
     def digest(self) -> str:
         """sha256 of what the step contrasts: kind, languages, item ids and positives."""
         content = [self.step, self.kind, self.cell.name, self.item_ids]
         content += [self.positive_items.tolist(), self.positive_languages.tolist()]
+        if self.kind == "mixed":
+            content.append(self.query_languages.tolist())
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
@@ -147,9 +130,7 @@ class HybridSchedule:
         self.corpus, self.mix = corpus, MixConfig.parse(mix)
         self.global_batch_size, self.num_steps, self.seed = global_batch_size, num_steps, seed
         self.smoothing, self.max_positives = smoothing, max_positives
-        self._language_index = {language: i for i, language in enumerate(corpus.languages)}
-        self._allowed = _allowed_pairs(corpus.languages, cells, exclude)
-        self._present = _presence(corpus)
+        self._members = CellMembers(corpus, cells, exclude)
         self._group_numbers = np.unique(corpus.groups, return_inverse=True)[1]
         self._num_groups = int(self._group_numbers.max(initial=-1)) + 1
         self.cells = self._find_cells()
@@ -182,17 +163,23 @@ class HybridSchedule:
         cell = self.cells[cell_number]
         pass_number, number = divmod(int(self._visits[step]), self._batches_a_pass(cell))
         items = self._pass(cell_number, pass_number)[number :: self._batches_a_pass(cell)]
-        if cell.kind == "pool":
-            positive_items, positive_languages = self._draw_positives(step, cell, items)
+        positive_items = np.arange(len(items))
+        if cell.kind == "mixed":
+            query_languages, positive_languages = self._members.draw_pairs(items, self._stream(_MIXED_STREAM, step))
         else:
-            positive_items = np.arange(len(items))
-            positive_languages = np.full(len(items), self._language_index[cell.passage_language])
+            query_languages = np.full(len(items), self._column(cell.query_language))
+        if cell.kind == "pool":
+            rng = self._stream(_POOL_STREAM, step)
+            positive_items, positive_languages = self._members.draw_positives(cell, items, self.max_positives, rng)
+        elif cell.kind != "mixed":
+            positive_languages = np.full(len(items), self._column(cell.passage_language))
         return HybridBatch(
             step=step,
             cell=cell,
             passage_languages=tuple(self.corpus.languages[i] for i in np.unique(positive_languages)),
             items=items,
             item_ids=self.corpus.ids_of(items),
+            query_languages=query_languages,
             positive_items=positive_items,
             positive_languages=positive_languages,
         )
@@ -252,35 +239,27 @@ class HybridSchedule:
                 f"{len(batch.positive_items)} passages in {', '.join(batch.passage_languages)}"
             )
             for number, language in list(zip(batch.positive_items, batch.positive_languages, strict=True))[:num_items]:
-                item, name = batch.items[number], self.corpus.languages[language]
-                query_column = self._language_index[batch.query_language]
-                query = self.corpus.text(QUERY, batch.query_language, int(self.corpus.rows[item, query_column, QUERY]))
-                passage = self.corpus.text(PASSAGE, name, int(self.corpus.rows[item, language, PASSAGE]))
                 lines.append(f"  {batch.item_ids[number]}")
-                lines.append(f"    {batch.query_language}: {query[:width]}")
-                lines.append(f"    {name}: {passage[:width]}")
+                for side, column in ((QUERY, batch.query_languages[number]), (PASSAGE, language)):
+                    name, row = self.corpus.languages[column], self.corpus.rows[batch.items[number], column, side]
+                    lines.append(f"    {name}: {self.corpus.text(side, name, int(row))[:width]}")
         return "\n".join(lines)
 
+    def _column(self, language: str) -> int:
+        return self.corpus.languages.index(language)
+
     def _find_cells(self) -> list[Cell]:
-        languages, counts = self.corpus.languages, self.corpus.pair_counts()
-        cells = [
-            Cell("mono" if q == p else "cross", languages[q], languages[p], int(counts[q, p]))
-            for q, p in zip(*np.nonzero(self._allowed & (counts >= 2)), strict=True)
-        ]
+        kinds = [kind for kind in KINDS if getattr(self.mix, kind)]
+        cells = self._members.cells(kinds)
         if self._num_groups < len(self.corpus):  # items of one group alone have nothing to be contrasted with
-            cells = [cell for cell in cells if np.ptp(self._group_numbers[self._members(cell)])]
-        if self.mix.pool:
-            for language in languages:
-                num_items = len(self._members(Cell("pool", language, "*", 0)))
-                if num_items >= 2:
-                    cells.append(Cell("pool", language, "*", num_items))
-        missing = [kind for kind in KINDS if getattr(self.mix, kind) and not any(c.kind == kind for c in cells)]
-        if missing:
+            cells = [cell for cell in cells if np.ptp(self._group_numbers[self._members.items(cell)])]
+        if missing := [kind for kind in kinds if not any(cell.kind == kind for cell in cells)]:
             raise ValueError(
                 f"mix {self.mix} asks for {missing[0]!r} batches, but no {missing[0]!r} cell has two items or more in "
-                f"the languages {', '.join(languages)}. Add languages or items, widen `cells`, or change the mix."
+                f"the languages {', '.join(self.corpus.languages)}. Add languages or items, widen `cells`, or change "
+                "the mix."
             )
-        return [cell for cell in cells if getattr(self.mix, cell.kind)]
+        return cells
 
     def _make_plan(self) -> np.ndarray:
         kinds = [kind for kind in KINDS if getattr(self.mix, kind)]
@@ -305,16 +284,6 @@ class HybridSchedule:
         size, larger = divmod(cell.num_items, num_batches)
         return passes * cell.num_items + rest * size + min(rest, larger)
 
-    def _members(self, cell: Cell) -> np.ndarray:
-        """Item numbers of a cell, ascending."""
-        query = self._language_index[cell.query_language]
-        if cell.kind == "pool":
-            passages = np.flatnonzero(self._allowed[query])
-            bits = np.bitwise_or.reduce(self._present[PASSAGE, passages], axis=0)
-        else:
-            bits = self._present[PASSAGE, self._language_index[cell.passage_language]]
-        return np.flatnonzero(np.unpackbits(self._present[QUERY, query] & bits, count=len(self.corpus)))
-
     def _deal_pass(self, cell_number: int, pass_number: int) -> np.ndarray:
         """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups.
 
@@ -322,7 +291,7 @@ class HybridSchedule:
         is.  Counting instead of sorting keeps this linear in the items of the corpus; a pass is dealt once and kept.
         """
         cell, num_batches = self.cells[cell_number], self._batches_a_pass(self.cells[cell_number])
-        items = self._members(cell)
+        items = self._members.items(cell)
         group = self._group_numbers[items]
         sizes = np.bincount(group, minlength=self._num_groups)
         turn = (_occurrence_numbers(group) - pass_number * num_batches) % sizes[group]
@@ -334,15 +303,6 @@ class HybridSchedule:
         dealt = np.empty(int(sizes.sum()), dtype=items.dtype)
         dealt[starts[group[kept]] + turn[kept]] = items[kept]
         return dealt
-
-    def _draw_positives(self, step: int, cell: Cell, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Up to `max_positives` passage languages for each item, drawn evenly from those it has."""
-        allowed = np.flatnonzero(self._allowed[self._language_index[cell.query_language]])
-        lottery = self._stream(_POOL_STREAM, step).random((len(items), len(allowed)))
-        lottery[self.corpus.rows[items][:, allowed, PASSAGE] < 0] = np.inf
-        drawn = np.argsort(lottery, axis=1)[:, : self.max_positives]
-        query, slot = np.nonzero(np.isfinite(np.take_along_axis(lottery, drawn, axis=1)))
-        return query, allowed[drawn[query, slot]]
 
     def _stream(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])
@@ -362,36 +322,6 @@ def plan_fingerprint(cells: Sequence[tuple[str, str]], cell_numbers: Sequence[in
     """
     names = "\n".join(f"{kind} {name}" for kind, name in cells)
     return hashlib.sha256(names.encode() + np.asarray(cell_numbers, dtype="<i8").tobytes()).hexdigest()
-
-
-def _allowed_pairs(languages: Sequence[str], cells: str | None, exclude: str | None) -> np.ndarray:
-    """Boolean matrix (query language, passage language) of the pairs that the patterns leave."""
-    names = np.array([[f"{query}->{passage}" for passage in languages] for query in languages])
-
-    def matches(patterns: str, argument: str) -> np.ndarray:
-        found = np.zeros(names.shape, dtype=bool)
-        for pattern in (part.strip() for part in patterns.split(",")):
-            hits = np.vectorize(lambda name, pattern=pattern: fnmatchcase(name, pattern))(names)
-            if not hits.any():
-                raise ValueError(
-                    f"{argument}: {pattern!r} matches no pair of the languages {', '.join(languages)}. "
-                    "Write 'query->passage', with * for any, as in 'en->*,*->de'."
-                )
-            found |= hits
-        return found
-
-    allowed = matches(cells, "cells") if cells else np.ones(names.shape, dtype=bool)
-    return allowed & ~matches(exclude, "exclude") if exclude else allowed
-
-
-def _presence(corpus: ParallelCorpus) -> np.ndarray:
-    """Bits of shape `(2, num_languages, ceil(num_items / 8))`: which items have a query, a passage in a language."""
-    rows = corpus.rows
-    bits = np.empty((2, rows.shape[1], -(-len(rows) // 8)), dtype=np.uint8)
-    for start in range(0, len(rows), _BLOCK_ITEMS):  # in one pass over the matrix, which may be larger than memory
-        packed = np.packbits(rows[start : start + _BLOCK_ITEMS] >= 0, axis=0)
-        bits[:, :, start // 8 : start // 8 + len(packed)] = packed.transpose(2, 1, 0)
-    return bits
 
 
 def _occurrence_numbers(values: np.ndarray) -> np.ndarray:

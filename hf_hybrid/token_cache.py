@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from .cells import PASSAGE, QUERY
 from .files import delete_unfinished, is_whole, replacing
-from .schedule import PASSAGE, QUERY
 
 if TYPE_CHECKING:
     import pyarrow as pa

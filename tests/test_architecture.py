@@ -32,10 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sample": {"corpus"},
     # from items to gradients
     "mix": set(),
-    "schedule": {"corpus", "mix"},
+    "cells": {"corpus"},
+    "schedule": {"cells", "corpus", "mix"},
     "packing": set(),
-    "token_cache": {"files", "schedule"},
-    "collator": {"packing", "schedule", "token_cache"},
+    "token_cache": {"cells", "files"},
+    "collator": {"cells", "packing", "schedule", "token_cache"},
     "dropout": set(),
     "attention": {"dropout"},
     "model_folder": {"strict_json"},
@@ -49,17 +50,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parsing": {"events"},
     "identity": {"arguments", "encoder", "schedule", "token_cache"},
     "like": {"arguments", "identity", "records"},
-    "checkpoints": {"distributed", "files", "records"},
+    "manifest": {"files", "records"},
+    "checkpoints": {"distributed", "files", "manifest"},
     "events": {"records"},
     "supervision": {"distributed", "events", "files", "records"},
     "guard": {"distributed", "events", "files", "records"},
     "chunked": {"events", "gradcache", "guard", "memory"},
-    "resumable": {"arguments", "checkpoints", "chunked", "distributed", "events", "files", "guard", "supervision"},
+    "resumable": {"arguments", "checkpoints", "chunked", "distributed", "events", "files", "guard", "records"}
+    | {"supervision"},
+    "pushing": {"cards", "distributed", "events", "files", "hub", "hub_errors", "hub_files", "records", "resumable"},
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
-    | {"records", "resources", "resumable", "schedule", "token_cache", "vocabulary"},
+    | {"pushing", "records", "resources", "schedule", "token_cache", "vocabulary"},
     "mlm": {"arguments", "corpus"},
-    "runs": {"arguments", "checkpoints", "distributed", "evaluation", "evaluation_files", "events", "machine"}
-    | {"records", "supervision", "trainer"},
+    "runs": {"arguments", "cards", "checkpoints", "distributed", "evaluation", "evaluation_files", "events"}
+    | {"machine", "records", "supervision", "trainer"},
     # what is measured, and the files that later tools read
     "metrics.__init__": set(),
     f"{METRIC}.__init__": set(),
@@ -89,7 +93,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scaling": {"records"},
     "report": {"files", "languages", "records", "scaling"},
     "cards": {"events", "files", "languages", "records", "report"},
-    "hub": {"cards", "events", "files", "records"},
+    "hub_errors": {"events"},
+    "hub_record": {"files"},
+    "hub_files": {"cards", "hub_errors", "hub_record", "manifest", "records"},
+    "hub_commit": {"events", "hub_errors", "hub_record"},
+    "hub": {"cards", "hub_commit", "hub_errors", "hub_files", "hub_record", "records"},
     "bundle": {"cards", "comparison", "corpus", "evaluation_files", "files", "records", "schedule", "strict_json"},
 }
 

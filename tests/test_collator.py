@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from hf_hybrid.cells import PASSAGE, QUERY
 from hf_hybrid.collator import HybridCollator, HybridInputs, StepDataset
 from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule
+from hf_hybrid.schedule import HybridSchedule
 from hf_hybrid.token_cache import TokenCache
 from tests.toys import toy_cache, toy_collators, toy_corpus, toy_encoder
 
@@ -159,7 +160,7 @@ def test_facts_are_of_the_global_batch(schedule: HybridSchedule, cache: TokenCac
         assert facts.tokens == sum(lengths)
         assert facts.sum_squared_lengths == sum(length**2 for length in lengths)
         assert set(facts.tokens_per_language) == {
-            schedule.batch(step).query_language,
+            *(schedule.corpus.languages[language] for language in schedule.batch(step).query_languages),
             *schedule.batch(step).passage_languages,
         }
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hf_hybrid.cells import PASSAGE, QUERY
 from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.mix import largest_remainder
+from hf_hybrid.mix import KINDS, largest_remainder
 from hf_hybrid.sample import build_sample_corpus
-from hf_hybrid.schedule import PASSAGE, QUERY, HybridSchedule
+from hf_hybrid.schedule import HybridSchedule
 from tests.toys import toy_corpus
 
 
@@ -81,7 +82,7 @@ def test_the_stream_is_the_same_on_every_machine() -> None:
     assert digest[:16] == "c91de89e115b2f62"
 
 
-@pytest.mark.parametrize("kind", ["mono", "cross", "pool"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fixture", ["corpus", "grouped"])
 def test_a_pass_gives_every_item_once_and_parts_groups(
     kind: str, fixture: str, request: pytest.FixtureRequest
@@ -104,10 +105,9 @@ def test_a_pass_gives_every_item_once_and_parts_groups(
 
 
 def test_items_are_in_the_languages_of_their_batch(corpus: ParallelCorpus) -> None:
-    schedule, absent = make(corpus), 0
+    schedule, absent = make(corpus, "mono=1,cross=1,pool=1,mixed=1"), 0
     for batch in map(schedule.batch, range(300)):
-        query = corpus.languages.index(batch.query_language)
-        assert np.all(corpus.rows[batch.items, query, QUERY] >= 0)
+        assert np.all(corpus.rows[batch.items, batch.query_languages, QUERY] >= 0)
         rows = corpus.rows[batch.items[batch.positive_items], batch.positive_languages, PASSAGE]
         assert np.all(rows >= 0)
         absent += int((corpus.rows[batch.items, :, PASSAGE] < 0).sum())
@@ -126,6 +126,21 @@ def test_pool_positives_are_distinct_and_capped(corpus: ParallelCorpus) -> None:
         assert np.array_equal(drawn, np.minimum(available, 3))
         counts.update(drawn.tolist())
     assert counts[3] > counts[2] > 0
+
+
+def test_each_item_of_a_mixed_batch_has_two_languages_of_its_own(corpus: ParallelCorpus) -> None:
+    schedule = make(corpus, "mixed=1", cells="en->*,*->en", exclude="zh->en")
+    pairs: Counter[str] = Counter()
+    for batch in map(schedule.batch, range(300)):
+        assert batch.positive_items.tolist() == list(range(len(batch.items)))
+        for query, passage in zip(batch.query_languages, batch.positive_languages, strict=True):
+            pairs[f"{corpus.languages[query]}->{corpus.languages[passage]}"] += 1
+    assert set(pairs) == {"en->de", "en->ar", "en->hi", "en->zh", "de->en", "ar->en", "hi->en"}
+    queries = corpus.rows[:, corpus.languages.index("en"), QUERY] >= 0
+    assert max(pairs.values()) < 1.3 * min(pairs.values()), "each pair that an item has is as likely as the others"
+    assert queries.sum() < len(queries), "the corpus must lack translations for this test to mean anything"
+    with pytest.raises(ValueError, match="no 'mixed' cell"):
+        make(corpus, "mixed=1", cells="en->en")
 
 
 def test_a_group_larger_than_a_pass_takes_turns() -> None:
@@ -161,7 +176,7 @@ def test_cell_patterns_filter_every_kind(corpus: ParallelCorpus) -> None:
     }
     for batch in map(schedule.batch, range(300)):
         if batch.kind == "pool":
-            wanted = {"ar", "de", "hi", "zh"} if batch.query_language == "en" else {"en"}
+            wanted = {"ar", "de", "hi", "zh"} if batch.cell.query_language == "en" else {"en"}
             assert set(batch.passage_languages) <= wanted
 
 

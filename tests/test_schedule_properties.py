@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from hf_hybrid import schedule as schedule_module
+from hf_hybrid.cells import PASSAGE, QUERY, Cell
 from hf_hybrid.collator import HybridCollator
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.mix import KINDS, largest_remainder, spread_quotas
-from hf_hybrid.schedule import PASSAGE, QUERY, Cell, HybridBatch, HybridSchedule
+from hf_hybrid.schedule import HybridBatch, HybridSchedule
 
 LANGUAGES = ("de", "en", "sw", "zh")
 every = settings(max_examples=60, deadline=None, derandomize=True)
@@ -48,7 +50,7 @@ def corpora(draw: st.DrawFn) -> ParallelCorpus:
 @st.composite
 def schedules(draw: st.DrawFn, num_steps: int = 40, **fixed: Any) -> HybridSchedule:
     """Plans of all kinds over such corpora."""
-    shares = draw(st.lists(st.sampled_from([0, 0.1, 0.5, 1, 3]), min_size=3, max_size=3).filter(any))
+    shares = draw(st.lists(st.sampled_from([0, 0.1, 0.5, 1, 3]), min_size=len(KINDS), max_size=len(KINDS)).filter(any))
     options = {
         "global_batch_size": draw(st.integers(2, 12)),
         "num_steps": draw(st.integers(1, num_steps)),
@@ -77,6 +79,11 @@ def cells_of(schedule: HybridSchedule) -> dict[Cell, list[HybridBatch]]:
 def members(schedule: HybridSchedule, cell: Cell) -> set[int]:
     """Items with a query and a passage where the cell has them, by its definition."""
     rows, languages = schedule.corpus.rows, schedule.corpus.languages
+    if cell.kind == "mixed":
+        pairs = list(itertools.permutations(range(len(languages)), 2))
+        return {
+            i for i in range(len(rows)) if any(rows[i, q, QUERY] >= 0 and rows[i, p, PASSAGE] >= 0 for q, p in pairs)
+        }
     wanted = range(len(languages)) if cell.kind == "pool" else [languages.index(cell.passage_language)]
     query = languages.index(cell.query_language)
     return {i for i in range(len(rows)) if rows[i, query, QUERY] >= 0 and (rows[i, wanted, PASSAGE] >= 0).any()}
@@ -143,9 +150,14 @@ def test_a_batch_is_what_its_cell_says(schedule: HybridSchedule) -> None:
             assert sum(map(len, found.values())) == len(batch.positive_items)
             for item, languages in found.items():
                 there = {name for name, row in zip(corpus.languages, corpus.rows[item], strict=True) if row[1] >= 0}
-                wanted = there if cell.kind == "pool" else {cell.passage_language}
+                wanted = {cell.passage_language} if cell.kind in ("mono", "cross") else there
                 assert languages <= wanted & there
-                assert len(languages) == min(len(wanted), schedule.max_positives)
+                assert len(languages) == (1 if cell.kind == "mixed" else min(len(wanted), schedule.max_positives))
+            assert np.all(corpus.rows[batch.items, batch.query_languages, QUERY] >= 0)
+            if cell.kind == "mixed":
+                assert np.all(batch.query_languages != batch.positive_languages)
+            else:
+                assert {corpus.languages[language] for language in batch.query_languages} == {cell.query_language}
 
 
 @every
@@ -190,8 +202,10 @@ def test_the_slices_of_all_ranks_are_the_global_batch(schedule: HybridSchedule, 
             for query, passage in zip(targets["positive_query_P"], targets["positive_passage_P"], strict=True):
                 pairs.append([own[query], texts[num_queries + int(passage) - first]])
             queries += own
-        column = corpus.languages.index(batch.query_language)
-        wanted = [[QUERY, column, int(corpus.rows[item, column, QUERY])] for item in batch.items]
+        wanted = [
+            [QUERY, int(column), int(corpus.rows[item, column, QUERY])]
+            for item, column in zip(batch.items, batch.query_languages, strict=True)
+        ]
         positives = zip(batch.positive_items, batch.positive_languages, strict=True)
         passages = [
             [wanted[i], [PASSAGE, int(language), int(corpus.rows[batch.items[i], language, PASSAGE])]]
