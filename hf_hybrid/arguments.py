@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +122,8 @@ class HybridTrainingArguments(TrainingArguments):
     `learning_rate=2e-5`, `warmup_steps=0.1` (a share of the steps), `logging_steps=10`, `logging_nan_inf_filter=False`
     (it waits for the device at every step), `save_steps=0.1` (a share of the steps), `save_total_limit=2`,
     `dataloader_num_workers=2` where there is a GPU,
-    `ddp_find_unused_parameters=False` (all are used). The batch size of a device follows from
+    `ddp_find_unused_parameters=False` (all are used); a repository that `push_to_hub` makes is private unless
+    `hub_private_repo=False`. The batch size of a device follows from
     `global_batch_size`. `gradient_accumulation_steps=G` averages the gradients of G successive batches of the plan,
     each of `global_batch_size`; the plan then has `max_steps * G` batches.
 
@@ -169,7 +171,7 @@ class HybridTrainingArguments(TrainingArguments):
         "Train only the token embeddings that the corpus uses; the others decay, as they would anyway: the same "
         "model, to rounding, for less time and memory.",
     )
-    mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool.")
+    mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool, mixed.")
     smoothing: float = _option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
     cells: str | None = _option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
     exclude: str | None = _option(None, "No pair of languages matching one of these patterns.")
@@ -180,6 +182,7 @@ class HybridTrainingArguments(TrainingArguments):
     evaluate_before: bool = _option(True, "Evaluate before training, for the table of before and after.")
     eval_batch_tokens: int = _option(16_384, "Most tokens of one forward pass in evaluation.")
     max_eval_queries: int | None = _option(None, "Evaluate the first so many queries of each language.")
+    hub_private_repo: bool | None = _option(None, "Private, where push_to_hub makes a repository: so unless false.")
     cpu_threads: int | None = _option(
         None,
         "Threads of a process on CPU; by default OMP_NUM_THREADS if above 1, else this machine's cores shared out.",
@@ -254,6 +257,14 @@ class HybridTrainingArguments(TrainingArguments):
             "use_liger_kernel": (self.use_liger_kernel, "its kernels are for language models"),
             "save_strategy": (self.save_strategy == "epoch", "a plan has no epochs; use steps or best"),
             "eval_strategy": (self.eval_strategy == "epoch", "a plan has no epochs; use steps"),
+            "hub_model_id": (
+                self.push_to_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub_model_id or "", re.ASCII),
+                "push_to_hub needs the repository to push to, as user/name",
+            ),
+            "push_to_hub": (
+                self.push_to_hub and self.hub_strategy != "end" and self.save_strategy == "no",
+                "without checkpoints there is nothing to push on the way; set hub_strategy to end",
+            ),
         }
         for name, (refused, reason) in reasons.items():
             if refused:
@@ -342,11 +353,6 @@ class EvaluationArguments:
             raise ValueError(f"output_dir={self.output_dir!r} holds a training run, whose eval.json would be lost.")
         if self.run_depth != 1000 and not self.save_runs:
             raise ValueError(f"run_depth={self.run_depth} without save_runs: nothing is so deep. Add --save_runs.")
-
-
-def split_codes(text: str | None) -> list[str] | None:
-    """The words of a comma-separated option; `None` where it is not given."""
-    return [code.strip() for code in text.split(",")] if text else None
 
 
 def _fair_threads() -> int:

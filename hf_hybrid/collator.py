@@ -63,6 +63,7 @@ class BatchFacts:
     pairs: int
     tokens_per_language: dict[str, int]
     sum_squared_lengths: int
+    predicted_tokens: int = 0  # of masked language modelling
 
     @property
     def tokens(self) -> int:

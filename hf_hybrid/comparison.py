@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from .evaluation_files import PER_QUERY_NAME, POOL
 from .files import replacing
 from .metrics.beir_cross_lingual.significance import Comparison, compare_cells, macro_interval
-from .records import RunFolder
+from .records import PER_QUERY_NAME, RunFolder
+from .tally import POOL
 
 KEYS = ["query_language", "passage_language", "query_id"]
 LEVEL = 0.05

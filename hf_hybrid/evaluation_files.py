@@ -30,6 +30,7 @@ import pyarrow.parquet
 
 from . import distributed
 from .files import replacing
+from .records import PER_QUERY_NAME
 from .tally import POOL
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from .search import Best
     from .tally import LanguageRanks, QueryValues
 
-PER_QUERY_NAME = "per_query.parquet"
 _TREC = pyarrow.csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
 
 

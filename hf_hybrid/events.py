@@ -55,8 +55,8 @@ def event(name: str, level: int = logging.INFO, **facts: Any) -> None:
     """Tell of an event.
 
     Args:
-        name (`str`): `start`, `resume`, `checkpoint`, `evaluation`, `refused_rows`, `retry`, `skipped_step`, `warning`
-            or `stop`.
+        name (`str`): `start`, `resume`, `checkpoint`, `evaluation`, `refused_rows`, `retry`, `skipped_step`, `push`,
+            `warning` or `stop`.
         level (`int`, *optional*, defaults to `logging.INFO`): As of Python's logging.
         **facts: What can be said of it: numbers and short texts.
     """

@@ -40,6 +40,11 @@ def check_language(tag: str, where: str) -> str:
     return tag
 
 
+def split_codes(text: str | None) -> list[str] | None:
+    """The words of a comma-separated option; `None` where it is not given."""
+    return [code.strip() for code in text.split(",")] if text else None
+
+
 def split_pair(stem: str) -> tuple[str, str] | None:
     """Both languages of a pair such as `en-de` or `pt-BR-sr-latin`; `None` unless there is one way to read it."""
     hyphens = [i for i, character in enumerate(stem) if character == "-"]

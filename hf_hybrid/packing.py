@@ -59,6 +59,7 @@ def part(packed: dict[str, Any], first: int, end: int) -> dict[str, Any]:
         "sequence_ids": packed["sequence_ids"][tokens] - first,
         "cu_seqlens": packed["cu_seqlens"][first : end + 1] - start,
         "lengths": lengths[first:end],
+        **({"labels": packed["labels"][tokens]} if "labels" in packed else {}),
     }
 
 

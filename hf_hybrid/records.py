@@ -7,7 +7,11 @@
 | `resources.json`  | `Resources`: totals of the run                    | at the end                  |
 | `plan.json`       | `Plan`: the cell of each batch                    | at the start                |
 | `eval.json`       | `Evaluation`: scores before and after             | when an evaluation is done  |
+| `card.json`       | `CardOptions`: what only its publisher knows      | with the model card         |
 | `evaluations/`    | `before/` and `after/`: values of single queries  | when an evaluation is done  |
+| `README.md`       | the model card with `pictures/`, see `cards.py`   | at the end                  |
+| `bundle/`         | all that can be checked, see `bundle.py`          | at the end                  |
+| `hub.json`        | what was pushed from here, see `hub_record.py`    | with a push                 |
 | `checkpoint-N/`   | model and state of training, see `checkpoints.py` | every `save_steps`          |
 | `events.jsonl`    | what happened, see `events.py`                    | appended                    |
 | `heartbeat.json`  | the last sign of life, see `supervision.py`       | every few seconds           |
@@ -32,7 +36,8 @@ from .files import delete_folder, replacing
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
 EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
-MODEL_NAME, MANIFEST_NAME, EVALUATIONS_NAME = "model", "manifest.json", "evaluations"
+MODEL_NAME, MANIFEST_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "manifest.json", "evaluations", "bundle"
+PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 
@@ -147,6 +152,18 @@ class Evaluation(_BeforeAfter, total=False):
     evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
 
 
+class CardOptions(TypedDict, total=False):
+    """`card.json`: what the model card says and no other file of the run knows. None, or absent: not known."""
+
+    repo_id: str | None  # where the model is published, as in user/name
+    licence: str | None  # of the model
+    base_model: str | None  # Hub id of the checkpoint that training began from
+    datasets: list[str] | None  # Hub ids of the training data
+    carbon_intensity_g_per_kwh: float | None  # of the electricity that the run used
+    carbon_intensity_source: str | None  # who says so, for which place and time
+    pictures: bool | None  # False where none could be drawn: then the card refers to none
+
+
 class RunFolder:
     """Reads and writes the files of one run.
 
@@ -171,9 +188,11 @@ class RunFolder:
         checkpoints = [path for path in self.path.glob("*checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
         if not (self.path / "run.json").exists() and not any((path / MANIFEST_NAME).exists() for path in checkpoints):
             return
-        for path in [*checkpoints, *(self.path / name for name in (MODEL_NAME, NOT_FINITE_NAME, EVALUATIONS_NAME))]:
+        folders = (MODEL_NAME, NOT_FINITE_NAME, EVALUATIONS_NAME, BUNDLE_NAME, "pictures", ".eval_results")
+        for path in [*checkpoints, *(self.path / name for name in folders)]:
             delete_folder(path)
-        for name in ("plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME, HEARTBEAT_NAME):
+        files = ("plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME, HEARTBEAT_NAME)
+        for name in (*files, "README.md", "card.json"):  # not hub.json: what is on the Hub stays there
             (self.path / name).unlink(missing_ok=True)
         (self.path / "run.json").unlink(missing_ok=True)  # last: it says that a run was here
 
@@ -210,6 +229,14 @@ class RunFolder:
     def read_eval(self) -> Evaluation:
         """Read `eval.json`."""
         return self._read("eval.json", Evaluation)
+
+    def write_card_options(self, options: CardOptions) -> None:
+        """Write `card.json`."""
+        self._write("card.json", options, CardOptions)
+
+    def read_card_options(self) -> CardOptions:
+        """Read `card.json`; nothing is known where there is none."""
+        return self._read("card.json", CardOptions) if (self.path / "card.json").exists() else {}
 
     def append_resource_line(self, line: ResourceLine) -> None:
         """Append to `resources.jsonl`. A loss that is not finite is written as null: logging must not end a run."""

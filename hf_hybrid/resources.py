@@ -23,76 +23,24 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from . import distributed
+from .flops import FLOPS_FORMULA, HEAD_FORMULA, encoder_flops, encoder_shape, head_parameters
 from .machine import ENERGY_CHOICES, Meter, Moment, open_meter, peak_host_memory
 from .records import BytesSent, ResourceLine, Resources, RunFolder, Share
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
-FLOPS_FORMULA = "6 * num_matmul_parameters * tokens + 12 * num_layers * hidden_size * sum(length^2)"
 _RANK_SUMS = ("padding_tokens", "embedding_bytes", "weight_bytes")  # what each rank alone knows
 _LINE_SUMS = ("train_time_s", "data_wait_s", "num_steps", "num_pairs", "tokens", "padding_tokens", "energy_wh")
 
 
-def encoder_flops(
-    num_matmul_parameters: int, num_layers: int, hidden_size: int, tokens: int, sum_squared_lengths: int
-) -> float:
-    """Floating-point operations of one training step of a transformer encoder.
-
-    A matrix product of m x k and k x n takes 2mkn operations, so a token takes 2 for each weight it is multiplied
-    with, and a sequence of n tokens takes 4 * n^2 * hidden_size for the scores and the weighted sum of each layer; the
-    backward pass takes twice the forward pass.  These are the operations that the model needs: recomputation (cached
-    loss, gradient checkpointing) and padding are not counted, and local attention is counted as if it were global.
-
-    Args:
-        num_matmul_parameters (`int`): Weights that every token is multiplied with; see `encoder_shape`.
-        num_layers (`int`): Number of layers.
-        hidden_size (`int`): Width of the attention, all heads together.
-        tokens (`int`): Tokens of the step, padding excluded.
-        sum_squared_lengths (`int`): Sum over the sequences of the square of their length, in tokens.
-
-    Returns:
-        `float`: Operations, forward and backward.
-
-    Example:
-
-        >>> encoder_flops(num_matmul_parameters=10, num_layers=1, hidden_size=2, tokens=3, sum_squared_lengths=5)
-        300.0
-    """
-    return 6.0 * num_matmul_parameters * tokens + 12.0 * num_layers * hidden_size * sum_squared_lengths
-
-
-def encoder_shape(model: Any) -> tuple[int, int, int] | None:
-    """What `encoder_flops` must know of a model.
-
-    A token is multiplied with the weights of the linear layers of the blocks and with a language model's output.
-    Embeddings are looked up, not multiplied, and a pooler sees one token of a sequence.  Sharded models count whole.
-
-    Args:
-        model (`nn.Module`): A transformers encoder, or a module that holds one.
-
-    Returns:
-        `num_matmul_parameters`, `num_layers` and `hidden_size`, or None where the blocks are not recognised.
-    """
-    modules = [] if model is None else list(model.modules())
-    configs: list[Any] = [module.config for module in modules if hasattr(module, "config")]
-    for blocks in modules:
-        if configs and isinstance(blocks, nn.ModuleList) and len(blocks) == configs[0].num_hidden_layers:
-            output = getattr(model, "get_output_embeddings", lambda: None)()
-            linears = [module for module in (*blocks.modules(), output) if isinstance(module, nn.Linear)]
-            num_parameters = sum(linear.in_features * linear.out_features for linear in linears)
-            return num_parameters, configs[0].num_hidden_layers, configs[0].hidden_size
-    return None
-
-
 @dataclass(frozen=True)
 class StepRecord:
-    """What one batch holds. All but the last four are sums over ranks, the same on every rank.
+    """What one batch holds: sums over ranks, the same on every rank, but for padding, waiting and what was sent.
 
     Args:
         kind (`str`): `mono`, `cross`, `pool`, or another trainer's word.
@@ -104,6 +52,7 @@ class StepRecord:
         data_wait_s (`float`, *optional*, defaults to 0.0): How long this rank waited for the batch, in seconds.
         embedding_bytes (`int`, *optional*, defaults to 0): What this rank sent of embeddings and their gradients.
         weight_bytes (`int`, *optional*, defaults to 0): What it sent of weights and theirs, by formula.
+        predicted_tokens (`int`, *optional*, defaults to 0): Tokens that a language model's head predicts, a sum too.
     """
 
     kind: str
@@ -115,6 +64,7 @@ class StepRecord:
     data_wait_s: float = 0.0
     embedding_bytes: int = 0
     weight_bytes: int = 0
+    predicted_tokens: int = 0
 
 
 @dataclass
@@ -131,6 +81,7 @@ class _Totals:
     embedding_bytes: int = 0
     weight_bytes: int = 0
     sum_squared_lengths: int = 0
+    predicted_tokens: int = 0
     energy_wh: float | None = None
     energy_source: str | None = None
     peak_device_memory_gib: list[float] | None = None
@@ -144,6 +95,7 @@ class _Totals:
         for record in records:
             self.num_pairs += record.pairs
             self.sum_squared_lengths += record.sum_squared_lengths
+            self.predicted_tokens += record.predicted_tokens
             self.data_wait_s += record.data_wait_s
             for language, tokens in record.tokens_per_language.items():
                 per_language[language] = per_language.get(language, 0) + tokens
@@ -194,6 +146,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self.energy, self.peak_flops = energy, peak_flops
         self._started_at = time.perf_counter() if started_at is None else started_at
         self._shape: tuple[int, int, int] | None = None  # of the encoder, as FLOPS_FORMULA names it
+        self._head_parameters = 0
         self._meter: Meter | None = None
         self._begin_run({})
 
@@ -223,6 +176,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             self.folder.keep_resource_lines(state.global_step - self.totals.num_steps + self._line_start["num_steps"])
         self._cuda = args.device.type == "cuda"
         self._shape = encoder_shape(kwargs.get("model"))
+        self._head_parameters = head_parameters(kwargs.get("model"))
         self._meter = open_meter(self.energy, self._cuda)
         self.totals.setup_time_s += time.perf_counter() - self._started_at
 
@@ -254,8 +208,8 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._close_window()
-        self._exchange()
-        if self.totals.num_steps > self._line_start["num_steps"]:
+        if self.totals.num_steps > self._line_start["num_steps"]:  # else what the meter reads now is not of a step
+            self._exchange()
             self._make_line(state.global_step)
             self._write_line(None)
         if distributed.rank() == 0:
@@ -347,9 +301,8 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
 
     def summary(self) -> Resources:
         """The totals so far, as `resources.json` has them."""
-        totals, time_s, shape = self.totals, self.totals.train_time_s, self._shape
-        flops = encoder_flops(*shape, totals.tokens, totals.sum_squared_lengths) if shape else None
-        names = "num_matmul_parameters={}, num_layers={}, hidden_size={}"
+        totals, time_s = self.totals, self.totals.train_time_s
+        flops, formula = self._flops()
         peak_flops = self.peak_flops * distributed.world_size() if self.peak_flops else None
         return {
             "train_time_s": time_s,
@@ -361,7 +314,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             "pairs_per_s": totals.num_pairs / time_s if time_s else None,
             "tokens_per_s": totals.tokens / time_s if time_s else None,
             "flops": flops,
-            "flops_formula": f"{FLOPS_FORMULA}, {names.format(*shape)}" if shape else FLOPS_FORMULA,
+            "flops_formula": formula,
             "mfu": flops / time_s / peak_flops if flops and time_s and peak_flops else None,
             "peak_device_memory_gib": totals.peak_device_memory_gib,
             "peak_host_memory_gib": totals.peak_host_memory_gib,
@@ -371,6 +324,19 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             "per_cell": totals.per_cell,
             "bytes_sent": _bytes_sent(totals),
         }
+
+    def _flops(self) -> tuple[float | None, str]:
+        """Operations so far, and the formula with the numbers of the model."""
+        totals, shape, predicted = self.totals, self._shape, self.totals.predicted_tokens
+        formula = FLOPS_FORMULA + (HEAD_FORMULA if predicted else "")
+        if shape is None:
+            return None, formula
+        numbers = dict(zip(("num_matmul_parameters", "num_layers", "hidden_size"), shape, strict=True))
+        if predicted:
+            numbers |= {"num_head_parameters": self._head_parameters, "predicted_tokens": predicted}
+        flops = encoder_flops(*shape, totals.tokens, totals.sum_squared_lengths)
+        flops += 6.0 * self._head_parameters * predicted
+        return flops, ", ".join([formula, *(f"{name}={value}" for name, value in numbers.items())])
 
 
 def _line_start(totals: _Totals) -> dict[str, Any]:

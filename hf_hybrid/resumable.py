@@ -22,6 +22,7 @@ from .chunked import ChunkedTrainer
 from .events import event
 from .files import delete_unfinished
 from .guard import FiniteGuard, HealthCheck
+from .records import MANIFEST_NAME
 from .supervision import Heartbeat, Interrupted, StopOnSignal, alone_in
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class ResumableTrainer(ChunkedTrainer):
         for callback in (self._stop, self.heartbeat, HealthCheck(), _RestoreLossSum(self)):
             self.add_callback(callback)
         self._saved_step = -1
+        self._model_files: list[str] = []  # of the checkpoint that is being written
         self._restored: dict[str, Any] | None = None  # the state of the checkpoint that this run goes on from
 
     def identity(self) -> dict[str, Any]:
@@ -169,7 +171,7 @@ class ResumableTrainer(ChunkedTrainer):
         has_logged = self._globalstep_last_logged == step  # then the sum is 0, or NaN until this step's end
         loss_sums = distributed.from_all(0.0 if has_logged else float(self._tr_loss))
         model_only = self.args.save_only_model and not self._stop.stops  # who is told to stop must be able to go on
-        stages = [lambda folder: self.save_model(str(folder), _internal_call=True)]
+        stages = [self._save_model_files]
         if not model_only:
             stages += [self._save_training_state, lambda folder: self._save_rng_state(str(folder))]
         stages += [partial(self._save_states, loss_sums=loss_sums, model_only=model_only)]
@@ -180,6 +182,11 @@ class ResumableTrainer(ChunkedTrainer):
             checkpoints.rotate(folder, self.args.save_total_limit, [path, self.state.best_model_checkpoint])
         self._saved_step = step
         event("checkpoint", step=step, path=path, seconds=round(time.perf_counter() - start, 2))
+
+    def _save_model_files(self, folder: Path) -> None:
+        self.save_model(str(folder), _internal_call=True)
+        paths = (path for path in folder.rglob("*") if path.is_file()) if self.args.should_save else ()
+        self._model_files = sorted(path.relative_to(folder).as_posix() for path in paths)
 
     def _save_training_state(self, folder: Path) -> None:
         self._save_optimizer_and_scheduler(str(folder))
@@ -195,16 +202,17 @@ class ResumableTrainer(ChunkedTrainer):
                 Path(output_dir, name).write_bytes(content)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model to a folder of its own, which is there whole or not at all, with a manifest."""
+        """Write the model to a folder of its own, which is there whole or not at all, with a manifest.
+
+        It is not pushed, whatever `push_to_hub` says: what is published is the run, at its checkpoints and its end.
+        """
         path = Path(output_dir or self.args.output_dir)
-        shared = path.exists() and not (path / checkpoints.MANIFEST_NAME).exists()  # with files of others
+        shared = path.exists() and not (path / MANIFEST_NAME).exists()  # with files of others
         if _internal_call or distributed.from_first(shared):
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=True)
             return
         save = super().save_model
         checkpoints.write_folder(path, [lambda folder: save(str(folder), _internal_call=True)], self.args.should_save)
-        if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _settle_best(self, path: Path) -> None:
         if (best := self.state.best_global_step) is not None:
@@ -231,6 +239,7 @@ class ResumableTrainer(ChunkedTrainer):
             "layout": self._layout(),
             "world_size": self.args.world_size,
             "model_only": model_only,
+            "model_files": self._model_files,  # the others are the state of training
             "loss_sums": loss_sums,  # of each rank, of the steps since the last line of the log
             "last_logged_step": self._globalstep_last_logged,
             "chunk_tokens": self.chunking.max_tokens,

@@ -9,11 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from huggingface_hub import try_to_load_from_cache
+
 from . import checkpoints, distributed, events
+from .bundle import write_bundle
+from .cards import write_card
 from .evaluation import what_is_evaluated
 from .evaluation_files import EvaluationFiles
 from .machine import environment
@@ -56,9 +62,12 @@ def run_training(
     Raises:
         ValueError: When another process writes to the folder, or it holds another run.
         Interrupted: When the process was told to stop; `run.json` says so too.
+        HubError: When `push_to_hub` was asked for and did not go well. A run that has come to its end is safe, and the
+            same call, or the command in the message, completes the push.
     """
     args = trainer.args
     with alone_in(folder.path), ends_on_signal():
+        trainer.open_hub(anew=overwrite)
         if overwrite and distributed.rank() == 0:
             folder.clear()
         trainer.identity()  # asked of all ranks: weights may be spread over them
@@ -67,6 +76,7 @@ def run_training(
         if problem is not None:
             raise ValueError(problem)
         if after is not None:
+            trainer.push_finished_run()  # which an earlier call may have failed at
             return RunResult(before, after, trained=False)
         events.configure(run_log_level(args), folder.path)
         events.event("start", output_dir=folder.path, world_size=args.world_size, max_steps=args.max_steps)
@@ -76,7 +86,10 @@ def run_training(
         if distributed.rank() == 0:
             folder.write_plan(_plan_record(trainer.schedule))
         with _recorded_status(folder, _run_record(trainer, arguments)):
-            return _evaluate_train_evaluate(trainer, folder, evaluated, before)
+            result = _evaluate_train_evaluate(trainer, folder, evaluated, before)
+        _write_card_and_bundle(folder, args.hub_model_id if args.push_to_hub else None)
+        trainer.push_finished_run()
+        return result
 
 
 def run_log_level(args: HybridTrainingArguments) -> int:
@@ -152,7 +165,8 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
     return {
         "config": events.redacted(config),
         "identity": trainer.identity(),
-        "model": _model_record(trainer.accelerator.unwrap_model(trainer.model)),
+        "model": _model_record(trainer.accelerator.unwrap_model(trainer.model))
+        | {"commit": _hub_commit(config.get("model_name_or_path"), config.get("model_revision"))},
         "corpus": {
             "fingerprint": corpus.fingerprint,
             "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
@@ -175,13 +189,34 @@ def _model_record(encoder: HybridEncoder) -> dict[str, Any]:
         "max_length": encoder.max_length,
         "pooling": encoder.pooling,
         "normalize": encoder.normalize,
+        "projection": encoder.projection is not None,
         "prompts": encoder.prompts,
     }
+
+
+def _hub_commit(name: str | None, revision: str | None) -> str | None:
+    """The Hub's commit of the checkpoint that training begins from; None where it is a folder, or there is none."""
+    if name is None or os.path.isdir(name):
+        return None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _plan_record(schedule: HybridSchedule) -> Plan:
     cells = [{"kind": cell.kind, "cell": cell.name} for cell in schedule.cells]
     return {"cells": cells, "batches": schedule.cell_numbers(), "fingerprint": schedule.fingerprint}
+
+
+def _write_card_and_bundle(folder: RunFolder, repo_id: str | None) -> None:
+    """On the first process; a run without them is a run all the same."""
+    if distributed.rank() != 0:
+        return
+    try:
+        write_card(folder.path, {**folder.read_card_options(), "repo_id": repo_id} if repo_id else None)
+        write_bundle(folder.path)
+    except Exception as error:
+        problem = f"the model card or the bundle could not be written: {type(error).__name__}: {error}"
+        events.event("warning", logging.WARNING, problem=problem)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class HybridSchedule:
         self._num_groups = int(self._group_numbers.max(initial=-1)) + 1
         self.cells = self._find_cells()
         self._plan = self._make_plan()
-        self._visits = _occurrence_numbers(self._plan)
+        self._visits = occurrence_numbers(self._plan)
         self._pass = lru_cache(maxsize=_CACHED_PASSES)(self._deal_pass)
 
     def __len__(self) -> int:
@@ -294,7 +294,7 @@ class HybridSchedule:
         items = self._members.items(cell)
         group = self._group_numbers[items]
         sizes = np.bincount(group, minlength=self._num_groups)
-        turn = (_occurrence_numbers(group) - pass_number * num_batches) % sizes[group]
+        turn = (occurrence_numbers(group) - pass_number * num_batches) % sizes[group]
         kept, sizes = turn < num_batches, np.minimum(sizes, num_batches)
         place = self._stream(_PASS_STREAM, cell_number, pass_number).permutation(self._num_groups)
         sizes_by_place = np.empty_like(sizes)
@@ -324,10 +324,10 @@ def plan_fingerprint(cells: Sequence[tuple[str, str]], cell_numbers: Sequence[in
     return hashlib.sha256(names.encode() + np.asarray(cell_numbers, dtype="<i8").tobytes()).hexdigest()
 
 
-def _occurrence_numbers(values: np.ndarray) -> np.ndarray:
+def occurrence_numbers(values: np.ndarray) -> np.ndarray:
     """For each position, how often its value stood before it.
 
-    >>> _occurrence_numbers(np.array([3, 1, 3, 3, 1])).tolist()
+    >>> occurrence_numbers(np.array([3, 1, 3, 3, 1])).tolist()
     [0, 0, 1, 2, 1]
     """
     order = np.argsort(values, kind="stable")

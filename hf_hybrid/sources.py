@@ -47,7 +47,15 @@ from .formats import (
     pair_files,
     read_beir,
 )
-from .languages import check_language, choose_languages, language_files, refuse_packed, split_pair, unique_languages
+from .languages import (
+    check_language,
+    choose_languages,
+    language_files,
+    refuse_packed,
+    split_codes,
+    split_pair,
+    unique_languages,
+)
 from .presets import PRESETS, read_preset
 from .readers import BadRows, Rows, dataset_rows, read_jsonl, refuse_lookalikes
 from .sample import build_sample_corpus
@@ -114,6 +122,31 @@ def load_corpus(
         options["split"] = split
     load = _LOADERS[corpus_format]
     return load(str(path_or_preset), languages=languages, on_bad_row=on_bad_row, cache_dir=cache_dir, **options)
+
+
+def open_corpora(
+    train_corpus: StrPath,
+    eval_corpus: StrPath | None = None,
+    corpus_format: str = "auto",
+    eval_corpus_format: str = "auto",
+    languages: str | None = None,
+    eval_languages: str | None = None,
+    held_out: float = 0.1,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+) -> tuple[ParallelCorpus, ParallelCorpus]:
+    """The training and the evaluation corpus of a run, from the arguments of `arguments.DataArguments`.
+
+    Without an evaluation corpus it is made of items held out of the training corpus: a share of them, or from 1 on
+    their number.  Languages are comma-separated codes.
+    """
+    options: dict[str, Any] = {"on_bad_row": on_bad_row, "cache_dir": cache_dir}
+    train = load_corpus(train_corpus, corpus_format, split_codes(languages), **options)
+    wanted = split_codes(eval_languages)
+    if eval_corpus is not None:
+        return train, load_corpus(eval_corpus, eval_corpus_format, wanted, **options)
+    train, held = train.split(held_out=int(held_out) if float(held_out).is_integer() else held_out)
+    return train, held.select_languages(wanted) if wanted else held
 
 
 def from_jsonl(

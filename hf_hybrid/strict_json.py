@@ -48,6 +48,21 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}{where}: not JSON ({error.msg}); correct the file.") from None
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file.
+
+    Raises:
+        ValueError: if a line is none; the message has the file and the line.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        try:
+            found.append(dict(loads(line.decode())))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}") from None
+    return found
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object without a key that repeats: which of its values is meant, nobody knows."""
     found = dict(pairs)

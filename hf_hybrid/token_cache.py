@@ -116,6 +116,10 @@ class TokenCache:
         block = self._open(side, language)[number]
         return block.values[block.offsets[offset] : block.offsets[offset + 1]]
 
+    def lengths(self, side: int, language: str) -> np.ndarray:
+        """Tokens of each text, special tokens included; 0 of those that no item refers to."""
+        return np.concatenate([np.diff(block.offsets) for block in self._open(side, language)])
+
     def seen_tokens(self) -> np.ndarray:
         """The ids that occur in any text, ascending."""
         seen = np.zeros(len(self.tokenizer), dtype=bool)

@@ -34,9 +34,9 @@ from .evaluation import evaluate_retrieval, flatten_scores
 from .identity import describe_batch, model_name, run_identity
 from .losses import contrastive_loss, mean_cosine
 from .memory import Chunking
+from .pushing import PushingTrainer
 from .records import Scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
-from .resumable import ResumableTrainer
 from .schedule import HybridSchedule
 from .token_cache import TokenCache
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class HybridTrainer(ResumableTrainer):
+class HybridTrainer(PushingTrainer):
     """Trains a [`HybridEncoder`] on a [`ParallelCorpus`] by the plan of a [`HybridSchedule`].
 
     Args:
@@ -225,6 +225,7 @@ class HybridTrainer(ResumableTrainer):
                 pairs=facts.pairs,
                 tokens_per_language=facts.tokens_per_language,
                 sum_squared_lengths=facts.sum_squared_lengths,
+                predicted_tokens=facts.predicted_tokens,
                 padding_tokens=padding_tokens,
                 data_wait_s=self._data_wait_s.pop(0) if self._data_wait_s else 0.0,
                 embedding_bytes=distributed.take_embedding_bytes(),
@@ -323,7 +324,7 @@ class HybridTrainer(ResumableTrainer):
         return {"type": state.distributed_type.value, "stage": stage}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """See [`ResumableTrainer.train`]."""
+        """See [`PushingTrainer.train`]."""
         encoder = self.accelerator.unwrap_model(self.model)
         self.identity()  # of the model as it is before training
         if self.args.seen_embeddings_only:

@@ -11,6 +11,7 @@ Without a config, a corpus and a model it runs recipes/sample/hybrid.yaml: the b
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -20,17 +21,13 @@ from pathlib import Path
 import numpy as np
 from transformers import set_seed
 
-from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, distributed, events, load_corpus
-from hf_hybrid.arguments import (
-    DataArguments,
-    HybridTrainingArguments,
-    ModelArguments,
-    split_codes,
-)
+from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, distributed, events
+from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.evaluation import scores_table
 from hf_hybrid.like import differences, read_run_like, settings_like
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.runs import run_log_level, run_training
+from hf_hybrid.sources import open_corpora
 
 STARTED_AT = time.perf_counter()
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "hybrid.yaml"
@@ -62,7 +59,7 @@ def main() -> None:
     # Data, model, plan
     with explained_errors("train.py"):
         with args.main_process_first(desc="reading the corpora"):
-            train_corpus, eval_corpus = open_corpora(data_args)
+            train_corpus, eval_corpus = open_corpora(**dataclasses.asdict(data_args))
         trainer = HybridTrainer(
             model=open_model(model_args, train_corpus),
             args=args,
@@ -95,27 +92,6 @@ def main() -> None:
     say("\n" + scores_table(result.before, result.after))
     say(closing_words(folder, trainer) if result.trained else already_done(folder))
     distributed.leave_at_exit()
-
-
-def open_corpora(data_args: DataArguments) -> tuple[ParallelCorpus, ParallelCorpus]:
-    """The training and the evaluation corpus; without the latter, items held out of the former."""
-    train = open_corpus(data_args.train_corpus, data_args.corpus_format, data_args.languages, data_args)
-    if data_args.eval_corpus is None:
-        share = data_args.held_out
-        train, held_out = train.split(held_out=int(share) if share.is_integer() else share)
-        wanted = split_codes(data_args.eval_languages)
-        return train, held_out.select_languages(wanted) if wanted else held_out
-    return train, open_corpus(data_args.eval_corpus, data_args.eval_corpus_format, data_args.eval_languages, data_args)
-
-
-def open_corpus(name: str, corpus_format: str, languages: str | None, data_args: DataArguments) -> ParallelCorpus:
-    return load_corpus(
-        name,
-        corpus_format,
-        languages=split_codes(languages),
-        on_bad_row=data_args.on_bad_row,
-        cache_dir=data_args.cache_dir,
-    )
 
 
 def open_model(model_args: ModelArguments, corpus: ParallelCorpus) -> HybridEncoder:

@@ -58,11 +58,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chunked": {"events", "gradcache", "guard", "memory"},
     "resumable": {"arguments", "checkpoints", "chunked", "distributed", "events", "files", "guard", "records"}
     | {"supervision"},
-    "pushing": {"cards", "distributed", "events", "files", "hub", "hub_errors", "hub_files", "records", "resumable"},
+    "pushing": {"cards", "distributed", "events", "files", "hub", "hub_errors", "hub_files", "manifest", "records"}
+    | {"resumable"},
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
     | {"pushing", "records", "resources", "schedule", "token_cache", "vocabulary"},
-    "mlm": {"arguments", "corpus"},
-    "runs": {"arguments", "cards", "checkpoints", "distributed", "evaluation", "evaluation_files", "events"}
+    "mlm": {"cells", "corpus", "mix", "schedule", "token_cache"},
+    "mlm_collator": {"collator", "mlm", "packing"},
+    "mlm_model": {"encoder", "events", "mlm_collator", "model_folder"},
+    "mlm_arguments": {"arguments", "records"},
+    "mlm_trainer": {"arguments", "collator", "distributed", "flops", "identity", "mlm", "mlm_arguments"}
+    | {"mlm_collator", "mlm_model", "token_cache", "trainer"},
+    "runs": {"arguments", "bundle", "cards", "checkpoints", "distributed", "evaluation", "evaluation_files", "events"}
     | {"machine", "records", "supervision", "trainer"},
     # what is measured, and the files that later tools read
     "metrics.__init__": set(),
@@ -85,20 +91,46 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tally": {"judgements", RANKING, BIAS},
     "evaluation": {"approximate", "distributed", "embeddings", "judgements", "records", "search", "tally", RANKING},
     "bm25": {"evaluation", "search"},
-    "evaluation_files": {"distributed", "files", "tally"},
-    "comparison": {"evaluation_files", "files", "records", SIGNIFICANCE},
+    "evaluation_files": {"distributed", "files", "records", "tally"},
+    "comparison": {"files", "records", "tally", SIGNIFICANCE},
     "records": {"files"},
     "machine": set(),
-    "resources": {"distributed", "machine", "records"},
+    "flops": set(),
+    "resources": {"distributed", "flops", "machine", "records"},
+    "fits": set(),
+    "fit_words": {"fits"},
+    "hardware": {"records"},
+    "workload": {"distributed", "mix", "resources"},
+    "measured_runs": {"hardware", "mix", "records", "workload"},
+    "planner_model": set(),
+    "planner_advice": {"planner_model", "workload"},
+    "planner": {"hardware", "measured_runs", "planner_advice", "planner_model", "records", "workload"},
+    "planner_words": {"planner", "planner_model"},
     "scaling": {"records"},
     "report": {"files", "languages", "records", "scaling"},
-    "cards": {"events", "files", "languages", "records", "report"},
+    "markdown": set(),
+    "card_command": {"markdown"},
+    "card_metadata": {"markdown", "presets", "records"},
+    "card_results": {"card_metadata", "markdown", "records", "report"},
+    "card_sections": {"card_metadata", "card_results", "markdown"},
+    "card_limits": {"card_metadata", "card_results", "markdown", "records"},
+    "cards": {"card_command", "card_limits", "card_metadata", "card_results", "card_sections"}
+    | {"events", "files", "markdown", "records", "report"},
     "hub_errors": {"events"},
-    "hub_record": {"files"},
+    "hub_record": {"events", "files"},
     "hub_files": {"cards", "hub_errors", "hub_record", "manifest", "records"},
     "hub_commit": {"events", "hub_errors", "hub_record"},
-    "hub": {"cards", "hub_commit", "hub_errors", "hub_files", "hub_record", "records"},
-    "bundle": {"cards", "comparison", "corpus", "evaluation_files", "files", "records", "schedule", "strict_json"},
+    "hub": {"bundle", "cards", "hub_commit", "hub_errors", "hub_files", "hub_record", "records"},
+    "findings": set(),
+    "evidence": {"records", "sources", "strict_json"},
+    "bundle": {"cards", "files", "manifest", "records", "strict_json"},
+    "file_checks": {"bundle", "cards", "evidence", "files", "findings", "records", "strict_json"},
+    "plan_checks": {"cards", "evidence", "findings", "mix", "schedule", "tally"},
+    "cost_checks": {"evidence", "findings", "tally"},
+    "score_checks": {"evidence", "findings", "records", "tally", RANKING, BIAS},
+    "reruns": {"evidence", "findings", "records"},
+    "verification": {"bundle", "cards", "cost_checks", "evidence", "file_checks", "files", "findings", "plan_checks"}
+    | {"records", "reruns", "score_checks"},
 }
 
 
@@ -194,7 +226,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import hf_hybrid") & (HEAVY | {"numpy", "pyarrow"}) == set()
 
 
-@pytest.mark.parametrize("module", ["corpus", "schedule", "records", "sample", "sources"])
+@pytest.mark.parametrize("module", ["corpus", "schedule", "records", "sample", "sources", "verification"])
 def test_the_data_side_and_the_records_need_no_torch(module: str) -> None:
     assert loaded_by(f"import hf_hybrid.{module}") & HEAVY == set()
 

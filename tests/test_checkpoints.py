@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from hf_hybrid.checkpoints import (
-    MANIFEST_NAME,
     checkpoints,
     find_damage,
     newest_whole,
@@ -30,6 +29,7 @@ from hf_hybrid.checkpoints import (
     write_manifest,
 )
 from hf_hybrid.files import UNFINISHED, delete_folder, delete_unfinished, replacing
+from hf_hybrid.records import MANIFEST_NAME
 
 FILES = {"model.safetensors": b"w" * 3000, "optimizer.pt": b"m" * 70, "1_Pooling/config.json": b"{}"}
 

@@ -16,9 +16,9 @@ import pytest
 
 from hf_hybrid.comparison import KEYS, check_comparable, compare, comparison_table, write_comparison
 from hf_hybrid.evaluation import evaluate_retrieval
-from hf_hybrid.evaluation_files import PER_QUERY_NAME, EvaluationFiles
+from hf_hybrid.evaluation_files import EvaluationFiles
 from hf_hybrid.metrics.beir_cross_lingual.significance import bootstrap_interval, compare_cells, holm
-from hf_hybrid.records import RunFolder
+from hf_hybrid.records import PER_QUERY_NAME, RunFolder
 from tests.toys import toy_corpus
 
 SETTINGS = ("monolingual", "cross_lingual", "multilingual")

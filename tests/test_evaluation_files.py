@@ -21,9 +21,9 @@ from ir_measures import AP, RR, R, nDCG
 from hf_hybrid import approximate
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation import evaluate_retrieval
-from hf_hybrid.evaluation_files import PER_QUERY_NAME, EvaluationFiles
+from hf_hybrid.evaluation_files import EvaluationFiles
 from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
-from hf_hybrid.records import Scores
+from hf_hybrid.records import PER_QUERY_NAME, Scores
 from tests.toys import toy_corpus
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -151,9 +151,9 @@ class TestRuns:
         beats: list[dict[str, Any]] = []
         real = ToyTrainer.score
 
-        def score(trainer: ToyTrainer, of: ParallelCorpus) -> Any:
+        def score(trainer: ToyTrainer, of: ParallelCorpus, details: Any = None) -> Any:
             beats.append(json.loads((tmp_path / "run" / HEARTBEAT_NAME).read_text()))
-            return real(trainer, of)
+            return real(trainer, of, details)
 
         monkeypatch.setattr(ToyTrainer, "score", score)
         folder = RunFolder(tmp_path / "run")

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from hf_hybrid import records
-from hf_hybrid.records import Evaluation, ResourceLine, Resources, Run, RunFolder, Scores
+from hf_hybrid.records import CardOptions, Evaluation, ResourceLine, Resources, Run, RunFolder, Scores
 
 
 def make_run(status: str = "running") -> Run:
@@ -98,6 +98,17 @@ def test_resources_may_say_what_was_sent(folder: RunFolder) -> None:
     for resources in (older, counted, one_process):
         folder.write_resources(resources)
         assert folder.read_resources() == resources
+
+
+def test_options_of_a_card_may_be_absent_or_none(folder: RunFolder) -> None:
+    assert folder.read_card_options() == {}
+    options: CardOptions = {"repo_id": "user/name", "licence": None}
+    folder.write_card_options(options)
+    assert folder.read_card_options() == options
+    with pytest.raises(
+        ValueError, match=r"card\.json: missing \[\], unknown \['license'\]; a CardOptions has repo_id"
+    ):
+        folder.write_card_options(cast(CardOptions, {"license": "mit"}))
 
 
 def test_text_is_utf8_not_escapes(folder: RunFolder) -> None:
@@ -230,5 +241,5 @@ def test_a_resumed_run_drops_later_and_torn_lines(folder: RunFolder) -> None:
 
 
 def test_every_schema_is_documented_in_the_module() -> None:
-    for name in ("run.json", "resources.jsonl", "resources.json", "eval.json"):
+    for name in ("run.json", "resources.jsonl", "resources.json", "eval.json", "card.json"):
         assert name in (records.__doc__ or "")

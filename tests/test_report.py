@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from hf_hybrid.records import Scores
-from hf_hybrid.report import pair_heat_map, pair_matrix
+from hf_hybrid.report import pair_change_map, pair_heat_map, pair_matrix
+from tests.card_runs import CODES as BABEL
 
 # all of them valid codes, some of which have hyphens
 _LISTED = "de en zh ar pt-BR sr-Latn zh-Hant hi ru th tr vi el es fr it ja ko nl pl sv da fi cs hu ro bg uk he id"
@@ -89,9 +90,9 @@ def test_a_name_that_is_no_pair_is_refused() -> None:
 # The picture
 
 
-def has_colour(picture: np.ndarray, value: float) -> bool:
-    """Whether more than specks of a picture have the colour of a value."""
-    expected = np.array(colormaps["cividis"](value)[:3])
+def has_colour(picture: np.ndarray, value: float, colours: str = "cividis") -> bool:
+    """Whether more than specks of a picture have the colour of a value from 0 to 1."""
+    expected = np.array(colormaps[colours](value)[:3])
     return int((np.abs(picture[..., :3] - expected).max(axis=-1) < 0.01).sum()) > 500
 
 
@@ -159,6 +160,36 @@ def test_many_languages_have_no_numbers_in_their_cells(
     path = pair_heat_map(every_pair(CODES[:number]), tmp_path / "map.png")
     assert len(written) == count
     assert np.ptp(imread(path)) > 0.5
+
+
+def test_names_are_not_read_as_formulas(tmp_path: Path) -> None:
+    scores = scores_of({"de-de": {r"$\frac{$": 0.5}, "de-en": {r"$\frac{$": 0.5}})
+    pair_heat_map(scores, tmp_path / "map.png", title="$x_")
+    pair_change_map(scores, scores, tmp_path / "map.png", title="$x_")
+
+
+def test_a_change_has_the_colours_of_gain_and_loss(written: list[tuple[str, float, float]], tmp_path: Path) -> None:
+    before = {"de-de": {"MAP": 0.5}, "de-en": {"MAP": 0.5}, "en-de": {"MAP": 0.5}, "en-fr": {"MAP": 0.5}}
+    after = {"de-de": {"MAP": 0.9}, "de-en": {"MAP": 0.5}, "en-de": {"MAP": 0.1}, "en-en": {"MAP": 0.5}}
+    path = pair_change_map(scores_of(before), scores_of(after), tmp_path / "change.png")
+    assert written == [("+.40", 0, 0), ("+.00", 1, 0), ("-.40", 0, 1)]  # en-en is in one of the two
+    grid = imread(path)
+    grid = grid[:, : grid.shape[1] * 3 // 4]
+    assert [has_colour(grid, value, "RdBu") for value in (1.0, 0.5, 0.0)] == [True] * 3
+    assert not has_colour(grid, 0.75, "RdBu")
+
+
+def test_no_change_at_all_is_white(tmp_path: Path) -> None:
+    scores = every_pair(["de", "en"])
+    picture = imread(pair_change_map(scores, scores, tmp_path / "change.png"))
+    grid = picture[:, : picture.shape[1] * 3 // 4]
+    assert has_colour(grid, 0.5, "RdBu")
+    assert not any(has_colour(grid, value, "RdBu") for value in (0.0, 0.2, 0.8, 1.0))
+
+
+def test_a_very_large_picture_has_less_room_for_each_language(tmp_path: Path) -> None:
+    shapes = [imread(pair_heat_map(every_pair(BABEL[:number]), tmp_path / "m.png")).shape for number in (41, 46)]
+    assert abs(shapes[1][0] - shapes[0][0]) < 50
 
 
 def test_the_measure_and_the_title_are_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

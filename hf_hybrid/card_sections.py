@@ -1,0 +1,270 @@
+"""The sections of a model card: tables of bounded size from the files of a run, and what was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .card_metadata import CardFiles, corpus_name, emissions, hardware, is_hub_id, preset_of
+from .card_results import EXTREMES, MOST_ROWS, NOT_MEASURED, NOT_RECORDED, shown_of
+from .markdown import Markdown, escape, listed, plain, sentence, table
+
+_TOP_CELLS = 5
+_KINDS = {
+    "mono": "queries and passages in one language",
+    "cross": "queries in one language, passages in another one",
+    "pool": "queries in one language, passages of each item in several",
+    "mixed": "each query and each passage in a language of its own",
+}
+_ENERGY = {
+    "nvml": "measured by the meters of the GPUs (NVML), without the host",
+    "rapl": "measured by the meters of the processors (RAPL), without memory and the rest of the machine",
+    "codecarbon": "an estimate by codecarbon for the whole machine, not a meter's figure",
+}
+
+
+# Numbers
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    Example:
+
+        >>> duration(12.34), duration(600), duration(36_000)
+        ('12.3 s', '10.0 min', '10.0 h')
+    """
+    for unit, length, most in (("s", 1, 120), ("min", 60, 7200)):
+        if seconds < most:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _known(value: Any, shown: Callable[[Any], str] = "{:,}".format) -> str:
+    return NOT_MEASURED if value is None else shown(value)
+
+
+# What it is
+
+
+def facts(files: CardFiles) -> Markdown:
+    """What the model is."""
+    model, config = files.model, files.run["config"]
+    prompts = model.get("prompts") or {}
+    base = files.base_model
+    start = f"[{escape(base)}](https://huggingface.co/{base})" if base else None
+    own = config.get("model_name_or_path")
+    rows = [
+        ["Architecture", model.get("architecture", NOT_RECORDED)],
+        ["Parameters", _known(model.get("num_parameters"))],
+        ["Vectors", f"{model['embedding_size']} numbers, float32" if model else NOT_RECORDED],
+        ["Longest text", f"{model['max_length']:,} tokens; the rest is cut" if model else NOT_RECORDED],
+        ["Pooling", _pooling(model) if model else NOT_RECORDED],
+        ["Compared by", ("cosine" if model["normalize"] else "dot product") if model else NOT_RECORDED],
+        ["Before queries", _quoted(prompts.get("query"))],
+        ["Before passages", _quoted(prompts.get("passage"))],
+        ["Trained from", Markdown(start) if start else own or "random weights"],
+        ["Languages", listed(files.languages)],
+        ["Licence", files.options.get("licence") or "none given"],
+    ]
+    return table(["Model", files.name], rows, texts=(0, 1))
+
+
+def _pooling(model: Mapping[str, Any]) -> str:
+    names = {"mean": "mean of all tokens", "cls": "first token", "pooler": "first token, dense layer, tanh"}
+    layer = ", then a dense layer" if _has_projection(model) else ""
+    return names.get(model["pooling"], str(model["pooling"])) + layer
+
+
+def _has_projection(model: Mapping[str, Any]) -> bool:
+    """A dense layer that `AutoModel` does not know of: a `pooler` it has."""
+    return bool(model.get("projection")) and model["pooling"] != "pooler"
+
+
+def _quoted(prompt: str | None) -> str:
+    return f'"{prompt}"' if prompt else "nothing"
+
+
+def code(files: CardFiles) -> dict[str, Any]:
+    """Words of Python for the blocks of code."""
+    model, prompts = files.model, files.model.get("prompts") or {}
+    return {
+        "repo": _literal(files.options.get("repo_id") or f"{files.folder}/model"),
+        "query_prompt": _literal(prompts.get("query") or ""),
+        "passage_prompt": _literal(prompts.get("passage") or ""),
+        "max_length": model.get("max_length"),
+        "pooling": model.get("pooling"),
+        "normalize": model.get("normalize"),
+        "plain_states": bool(model) and not _has_projection(model),  # what AutoModel gives needs only pooling
+    }
+
+
+def _literal(text: str) -> Markdown:
+    """A text in Python, in double quotes where they need no escape."""
+    literal = repr(text)
+    return Markdown(literal if '"' in literal else f'"{literal[1:-1]}"')
+
+
+# Training and data
+
+
+def training(files: CardFiles) -> dict[str, Any]:
+    """Mix, plan and settings."""
+    run = files.run
+    cells = run["plan"].get("cells")
+    if not isinstance(cells, list):  # as of files of before
+        cells = []
+    total = sum(cell["steps"] for cell in cells)
+    kinds = list(dict.fromkeys(cell["kind"] for cell in cells))
+    rows = []
+    for kind in kinds:
+        own = [cell for cell in cells if cell["kind"] == kind]
+        steps, pairs = (sum(cell[name] for cell in own) for name in ("steps", "pairs"))
+        rows.append([kind, f"{steps:,}", f"{steps / total:.1%}", f"{pairs:,}", f"{len(own):,}", _KINDS.get(kind)])
+    largest = sorted(cells, key=lambda cell: (-cell["pairs"], cell["kind"], cell["cell"]))[:_TOP_CELLS]
+    top = [
+        [cell["cell"], cell["kind"], *(f"{cell[name]:,}" for name in ("steps", "pairs", "items"))] for cell in largest
+    ]
+    return {
+        "mix": run["mix"],
+        "num_batches": f"{total:,}",
+        "kinds": cells
+        and table(["Kind", "Batches", "Share", "Queries", "Cells", "What a batch is"], rows, texts=(0, 5)),
+        "num_cells": f"{len(cells):,}",
+        "top": table(["Cell", "Kind", "Batches", "Queries", "Items"], top, texts=(0, 1)),
+        "settings": _training_settings(files),
+        "plan": files.plan["fingerprint"] if files.plan else run.get("identity", {}).get("plan"),
+    }
+
+
+def _training_settings(files: CardFiles) -> Markdown:
+    config, run = files.run["config"], files.run
+    precision = next((name for name in ("bf16", "fp16") if config.get(name)), "float32")
+    names = {
+        "Queries in a batch": "global_batch_size",
+        "Optimizer steps": "max_steps",
+        "Batches a step": "gradient_accumulation_steps",
+        "Learning rate": "learning_rate",
+        "Schedule": "lr_scheduler_type",
+        "Warm-up": "warmup_steps",
+        "Optimizer": "optim",
+        "Weight decay": "weight_decay",
+        "Temperature": "temperature",
+        "Smoothing": "smoothing",
+        "Hard negatives": "num_negatives",
+        "Most tokens of a query": "max_query_length",
+        "Most tokens of a passage": "max_passage_length",
+    }
+    rows = [[title, config[name]] for title, name in names.items() if config.get(name) is not None]
+    rows += [["Precision", precision], ["Seed", run["seed"]]]
+    return table(["Setting", "Value"], rows)
+
+
+def data(files: CardFiles) -> Markdown:
+    """Corpora with their licences."""
+    corpus, evaluated = files.run["corpus"], files.evaluated
+    counts = list(corpus["items_per_language"].values())
+    span = f"{min(counts):,}" + (f" to {max(counts):,}" if max(counts) > min(counts) else "") if counts else "0"
+    source = corpus.get("source") or {}
+    trained = [
+        "Training",
+        *_source(source, corpus.get("licence")),
+        len(counts),
+        f"{span} items",
+        corpus["fingerprint"],
+    ]
+    rows = [trained]
+    if evaluated:
+        source = evaluated.get("corpus") or {}
+        languages, scores = len(evaluated.get("languages") or []), files.scores or files.evaluation["before"]
+        queries = f"{scores['num_queries']:,} queries in all" if scores else NOT_MEASURED
+        fingerprint = evaluated.get("corpus_fingerprint")
+        rows.append(["Evaluation", *_source(source, source.get("licence")), languages, queries, fingerprint])
+    rows = [[*row[:-1], str(row[-1] or NOT_RECORDED)[:12]] for row in rows]
+    head = ["For", "Corpus", "Revision", "Licence", "Languages", "In each language", "Fingerprint"]
+    return table(head, rows, texts=(0, 1, 2, 3, 5, 6))
+
+
+def _source(source: Mapping[str, Any], licence: str | None) -> list[Any]:
+    preset = preset_of(source)
+    name: Any = corpus_name(source)
+    if preset and is_hub_id(preset.repo):
+        name = Markdown(f"[{preset.repo}]({preset.url})")
+    revision = str(source.get("revision") or NOT_RECORDED)
+    return [name, revision[:12] if len(revision) == 40 else revision, licence or "unknown"]
+
+
+# Resources
+
+
+def resources(files: CardFiles) -> dict[str, Any]:
+    """What the run cost."""
+    found = files.resources
+    if found is None:
+        return {}
+    computed = found["tokens"] + found["padding_tokens"]
+    gib = "{:.2f} GiB".format
+    rows = [
+        ["Training", duration(found["train_time_s"])],
+        ["Set-up", duration(found["setup_time_s"])],
+        ["Optimizer steps", _known(found["num_steps"])],
+        ["Queries", f"{found['num_pairs']:,} ({_known(found['pairs_per_s'], '{:,.1f} a second'.format)})"],
+        ["Tokens", f"{found['tokens']:,} ({_known(found['tokens_per_s'], '{:,.0f} a second'.format)})"],
+        ["Padding", f"{found['padding_tokens']:,} tokens, {found['padding_tokens'] / max(computed, 1):.1%} of all"],
+        ["Operations", _known(found["flops"], "{:.3e} FLOP".format)],
+        ["Share of the devices' peak", _known(found["mfu"], "{:.1%}".format)],
+        ["Memory of a device, peak", _known(max(found["peak_device_memory_gib"] or [], default=None), gib)],
+        ["Memory of a process on the host, peak", _known(max(found["peak_host_memory_gib"], default=None), gib)],
+        ["Sent between processes", _sent(found.get("bytes_sent"), files.run["world_size"])],
+        ["Energy", _energy(found["energy_wh"], found["energy_source"])],
+        *_emissions(files),
+        ["Hardware", hardware(files.run)],
+        ["Software", _software(files.run["environment"])],
+    ]
+    return {
+        "totals": table(["What", "How much"], rows, texts=(0, 1)),
+        "formula": escape(found["flops_formula"], most=500) if found["flops"] is not None else None,
+        "languages": _cost_table(found["per_language"], found["train_time_s"]),
+        "languages_shown": shown_of(len(found["per_language"]), "that took most and", "that took least"),
+    }
+
+
+def _cost_table(shares: Mapping[str, Any], total_s: float) -> Markdown:
+    order = sorted(shares, key=lambda name: (-shares[name]["time_s"], name))
+    names = order if len(order) <= MOST_ROWS else [*order[:EXTREMES], *order[-EXTREMES:]]
+    rows = [
+        [
+            name,
+            f"{shares[name]['steps']:,}",
+            f"{shares[name]['tokens']:,}",
+            duration(shares[name]["time_s"]),
+            f"{shares[name]['time_s'] / total_s:.1%}" if total_s else None,
+        ]
+        for name in names
+    ]
+    return table(["Language", "Steps with it", "Tokens", "Time", "Share of time"], rows)
+
+
+def _sent(sent: Mapping[str, Any] | None, world_size: int) -> str:
+    if sent is None:
+        return "nothing: one process" if world_size == 1 else NOT_MEASURED
+    embeddings, weights = (f"{sent[name] / 2**30:,.2f} GiB" for name in ("embeddings", "weights"))
+    return f"{embeddings} of embeddings; {weights} of gradients and weights, by formula"
+
+
+def _energy(energy_wh: float | None, source: str | None) -> str:
+    if energy_wh is None:
+        return NOT_MEASURED
+    return f"{energy_wh:,.2f} Wh, {_ENERGY.get(source or '', f'by {source}')}"
+
+
+def _emissions(files: CardFiles) -> list[list[Any]]:
+    found = emissions(files)
+    return [["Emissions", sentence("{emissions:,.2f} g of CO2; {source}", **found)]] if found else []
+
+
+def _software(environment: Mapping[str, Any]) -> str:
+    versions = environment.get("versions") or {}
+    named = [f"Python {environment['python']}"] if environment.get("python") else []
+    named += [f"{name} {versions[name]}" for name in ("torch", "transformers", "accelerate") if name in versions]
+    return plain(", ".join(named), most=200) or NOT_RECORDED

@@ -1,0 +1,380 @@
+"""Publishing: a run as a model repository, the metric as a Space, the results of a study as a dataset repository.
+
+Each push is one commit (see `hub_commit.py`) of the files that `hub_files.py` names, after they were looked through
+for secrets.  A run's card is made anew for its repository, unless somebody has written in it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from . import __version__
+from .bundle import write_bundle
+from .cards import CARD_NAME, PICTURES_NAME, card_text, write_card
+from .hub_commit import Commit, Options, Pusher
+from .hub_errors import HubError
+from .hub_files import (
+    METRIC_FOLDER,
+    Files,
+    metric_files,
+    published_files,
+    refuse_secrets,
+    run_files,
+    size_of,
+    size_words,
+    study_files,
+)
+from .hub_record import RECORD_NAME, PushRecord, Target
+from .records import BUNDLE_NAME, CardOptions, RunFolder
+
+_CACHE = os.environ.get("HF_HYBRID_CACHE", os.path.join(constants.HF_HOME, "hf_hybrid"))
+_SPACE_SDK = "gradio"
+
+
+class Pushed(NamedTuple):
+    """What a push came to.
+
+    Args:
+        commit (`Commit`): Where it went, and what it found there.
+        sizes (`dict[str, int]`): Bytes of each file.
+        dry_run (`bool`): Whether it was only looked at.
+    """
+
+    commit: Commit
+    sizes: dict[str, int]
+    dry_run: bool
+
+    def describe(self) -> str:
+        """In lines, for people."""
+        target, remote, deleted, oid, pr_url, problem = self.commit
+        width = max(map(len, self.sizes))
+        lines = [f"  {name:<{width}}  {size_words(size):>10}" for name, size in sorted(self.sizes.items())]
+        lines += [f"  {name:<{width}}     deleted" for name in deleted]
+        total = f"{len(self.sizes)} files, {size_words(sum(self.sizes.values()))}"
+        if deleted:
+            total += f"; {len(deleted)} of earlier pushes are deleted"
+        lines.append(f"{total}: {target}, {_state(self.commit)}")
+        if self.dry_run:
+            lines.append(
+                f"It would not go well now. {problem}" if problem else "This was a dry run; nothing was sent."
+            )
+        elif remote is not None and oid == remote.head:
+            lines.append(f"All of it was there already, in commit {oid}: {target.url}")
+        else:
+            lines.append(f"Pushed as commit {oid}: {pr_url or target.url}")
+        return "\n".join(lines)
+
+
+def _state(commit: Commit) -> str:
+    if commit.remote is None:
+        return "which could not be looked at"
+    visibility = "private" if commit.remote.private else "public"
+    return f"{visibility} as before" if commit.remote.exists else f"{visibility}, new"
+
+
+def push_run(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = True,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    create_pr: bool = False,
+    unfinished: bool = False,
+    card: CardOptions | None = None,
+    api: HfApi | None = None,
+) -> Pushed:
+    """Publish the model of a run, with its card and what the card was made from.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        repo_id (`str`): `namespace/name`.
+        token (`str`, *optional*): By default HF_TOKEN, or that of `hf auth login`.
+        private (`bool`, *optional*, defaults to `True`): Of a repository that is made; others stay as they are.
+        revision (`str`, *optional*): A branch, made if need be; by default main.
+        commit_message (`str`, *optional*): By default it names the run.
+        dry_run (`bool`, *optional*, defaults to `False`): Look, and change nothing here or there.
+        overwrite (`bool`, *optional*, defaults to `False`): Push on top of commits that are not from here.
+        create_pr (`bool`, *optional*, defaults to `False`): Propose the commit.
+        unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
+        card (`CardOptions`, *optional*): What the card says besides; by default as before.
+        api (`HfApi`, *optional*): The client.
+
+    Raises:
+        HubError: When it did not go well; whatever the reason, a part of the commit is never visible.
+        ValueError: When a file of the run cannot be read.
+    """
+    folder = Path(folder)
+    message = commit_message or f"{folder.resolve().name}, by hf-hybrid {__version__}"
+    options = Options(message, private, overwrite, create_pr, dry_run)
+    pusher = _pusher(repo_id, "model", revision, folder / RECORD_NAME, options, token, api)
+    published_files(folder, unfinished)  # what is refused is refused before a card is written
+    told = _card_options(folder, repo_id, card)
+    if dry_run:
+        return _push(pusher, published_files(folder, unfinished) | _card_to_be(folder, told))
+    renew_card(folder, told)
+    if (folder / BUNDLE_NAME).is_dir():
+        write_bundle(folder)  # which has the card too
+    return _push(pusher, published_files(folder, unfinished))
+
+
+def push_metric(
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = True,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    create_pr: bool = False,
+    api: HfApi | None = None,
+) -> Pushed:
+    """Publish the metric as a Space, which `evaluate.load(repo_id)` finds; arguments and errors as of [`push_run`]."""
+    target_name = repo_id.split("/")[-1]
+    options = Options(
+        commit_message or f"{METRIC_FOLDER.name} of hf-hybrid {__version__}",
+        private,
+        overwrite,
+        create_pr,
+        dry_run,
+        _SPACE_SDK,
+    )
+    record = Path(_CACHE) / "pushes" / RECORD_NAME  # its folder belongs to the installation
+    pusher = _pusher(repo_id, "space", revision, record, options, token, api)
+    return _push(pusher, metric_files(target_name))
+
+
+def push_study(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = True,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    create_pr: bool = False,
+    api: HfApi | None = None,
+) -> Pushed:
+    """Publish the results of a study as a dataset repository; arguments and errors as of [`push_run`]."""
+    folder = Path(folder)
+    message = commit_message or f"Results of {folder.resolve().name}, by hf-hybrid {__version__}"
+    options = Options(message, private, overwrite, create_pr, dry_run)
+    pusher = _pusher(repo_id, "dataset", revision, folder / RECORD_NAME, options, token, api)
+    return _push(pusher, study_files(folder))
+
+
+def push_files(
+    folder: str | os.PathLike[str],
+    files: Files,
+    repo_id: str,
+    message: str,
+    *,
+    token: str | None = None,
+    private: bool = True,
+    revision: str | None = None,
+    stay: frozenset[str] = frozenset(),
+    record: str | os.PathLike[str] | None = None,
+    api: HfApi | None = None,
+) -> Pushed:
+    """Publish a state of a run in the midst of it.
+
+    Args:
+        folder (`str` or `Path`): The run folder, or a copy of its records.
+        files (`dict[str, Path or bytes]`): By their path in the repository; its card and records are added.
+        repo_id (`str`): `namespace/name`.
+        message (`str`): Of the commit.
+        token, private, revision, api: As of [`push_run`].
+        stay (`frozenset[str]`, *optional*): Files that later pushes leave there.
+        record (`str` or `Path`, *optional*): The run folder, where that is another: it has `hub.json`.
+
+    Raises:
+        HubError: When it did not go well.
+    """
+    folder, noted = Path(folder), Path(record or folder) / RECORD_NAME
+    pusher = _pusher(repo_id, "model", revision, noted, Options(message, private), token, api)
+    if (folder / "run.json").exists():
+        renew_card(folder, _card_options(folder, repo_id, None))
+    return _push(pusher, {**files, **run_files(folder)}, stay)
+
+
+def open_repository(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = True,
+    revision: str | None = None,
+    api: HfApi | None = None,
+) -> None:
+    """Make the repository and the branch of a run that is about to begin; arguments and errors as of [`push_run`].
+
+    What stands in the way of a push is known now, not after hours.
+    """
+    options = Options("nothing is committed", private)
+    _pusher(repo_id, "model", revision, Path(folder) / RECORD_NAME, options, token, api).open()
+
+
+def _pusher(
+    repo_id: str,
+    repo_type: str,
+    revision: str | None,
+    record: Path,
+    options: Options,
+    token: str | None,
+    api: HfApi | None,
+) -> Pusher:
+    if os.environ.get("RANK", "0") != "0":
+        raise HubError("Only the first process pushes. Nothing was sent.")
+    check_repo_id(repo_id)
+    api = api or HfApi(library_name="hf-hybrid", library_version=__version__)
+    token = token or (api.token if isinstance(api.token, str) else get_token())
+    if token is None and not options.dry_run:
+        raise HubError(
+            "Nobody is logged in: `hf auth login` asks for a token that may write "
+            "(https://huggingface.co/settings/tokens), or set HF_TOKEN to one. Nothing was sent."
+        )
+    target = Target(repo_id, repo_type, revision or constants.DEFAULT_REVISION, api.endpoint)
+    return Pusher(target, PushRecord(record), options, token, api)
+
+
+def check_repo_id(repo_id: str | None) -> None:
+    """Refuse what is no name of a repository with its namespace.
+
+    Raises:
+        ValueError: It says what is allowed.
+    """
+    try:
+        validate_repo_id(repo_id or "")
+        if (repo_id or "").count("/") != 1:
+            raise HFValidationError("the namespace is missing")
+    except HFValidationError as error:
+        raise ValueError(
+            f"repo_id is {repo_id!r}; give the name of a repository as user/name or organization/name ({error})."
+        ) from None
+
+
+def _push(pusher: Pusher, files: Files, stay: frozenset[str] = frozenset()) -> Pushed:
+    refuse_secrets(files, pusher.token)
+    dry_run = pusher.options.dry_run
+    commit = pusher.try_out(files) if dry_run else pusher.push(files, stay)
+    return Pushed(commit, {name: size_of(content) for name, content in files.items()}, dry_run)
+
+
+# The card
+
+
+def renew_card(folder: Path, options: CardOptions) -> None:
+    """Write the card for these options; one that somebody has written in stays as it is."""
+    if _is_ours(folder) and not _is_up_to_date(folder, options):
+        write_card(folder, options)
+
+
+def _card_to_be(folder: Path, options: CardOptions) -> Files:
+    """What `renew_card` would leave, made elsewhere."""
+    if not _is_ours(folder):
+        return {}
+    with tempfile.TemporaryDirectory() as copy:
+        for path in folder.glob("*.json"):
+            shutil.copy(path, copy)
+        write_card(copy, options)
+        return {
+            name: content if isinstance(content, bytes) else content.read_bytes()
+            for name, content in run_files(copy).items()
+        }
+
+
+def _is_ours(folder: Path) -> bool:
+    card = folder / CARD_NAME
+    return not card.exists() or card.read_bytes() == card_text(folder).encode()
+
+
+def _is_up_to_date(folder: Path, options: CardOptions) -> bool:
+    card = folder / CARD_NAME
+    if not card.exists() or options != RunFolder(folder).read_card_options():
+        return False
+    named = re.findall(rf"{PICTURES_NAME}/[\w.-]+", card.read_text(encoding="utf-8"))
+    return all((folder / name).exists() for name in named)
+
+
+def _card_options(folder: Path, repo_id: str, given: CardOptions | None) -> CardOptions:
+    options: dict[str, Any] = {**RunFolder(folder).read_card_options()}
+    options.update({name: value for name, value in (given or {}).items() if value is not None})
+    return cast(CardOptions, {**options, "repo_id": repo_id})
+
+
+# The command
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class PushArguments:
+    """What `recipes/push.py` publishes, and where."""
+
+    run: str | None = _option(None, "Run folder, whose model is published; also the first word of the command.")
+    metric: bool = _option(False, "Publish the metric beir_cross_lingual as a Space.")
+    study: str | None = _option(None, "Folder of a study, whose results are published as a dataset repository.")
+    repo_id: str | None = _option(None, "Where to: user/name or organization/name.")
+    public: bool = _option(False, "Make the repository, where it is new, for everybody to see.")
+    revision: str | None = _option(None, "Branch, made if need be; by default main.")
+    commit_message: str | None = _option(None, "First line of the commit's message.")
+    dry_run: bool = _option(False, "List the files with their sizes and what would be deleted; change nothing.")
+    overwrite: bool = _option(False, "Push on top of commits that are not from here; their history stays.")
+    create_pr: bool = _option(False, "Propose the commit as a pull request.")
+    unfinished: bool = _option(False, "Push a run that has not come to its end; its card says so.")
+    licence: str | None = _option(None, "Of the model, for its card: an identifier of the Hub such as apache-2.0.")
+    base_model: str | None = _option(None, "Hub id of the model it was trained from, for its card.")
+    datasets: str | None = _option(None, "Comma-separated Hub ids of what it was trained on, for its card.")
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("run", "metric", "study") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"Give one of --run FOLDER, --metric and --study FOLDER; got {' and '.join(given) or 'none'}."
+            )
+        check_repo_id(self.repo_id)
+        of_runs = [name for name in ("unfinished", "licence", "base_model", "datasets") if getattr(self, name)]
+        if of_runs and not self.run:
+            raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
+
+
+def push(args: PushArguments) -> Pushed | None:
+    """Publish what the arguments say; on other processes than the first, nothing."""
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    assert args.repo_id is not None
+    options: dict[str, Any] = {
+        "private": not args.public,
+        "revision": args.revision,
+        "commit_message": args.commit_message,
+        "dry_run": args.dry_run,
+        "overwrite": args.overwrite,
+        "create_pr": args.create_pr,
+    }
+    if args.metric:
+        return push_metric(args.repo_id, **options)
+    if args.study:
+        return push_study(args.study, args.repo_id, **options)
+    card: CardOptions = {
+        "licence": args.licence,
+        "base_model": args.base_model,
+        "datasets": args.datasets.split(",") if args.datasets else None,
+    }
+    return push_run(str(args.run), args.repo_id, unfinished=args.unfinished, card=card, **options)

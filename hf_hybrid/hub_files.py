@@ -1,0 +1,246 @@
+"""What of a run, of the metric and of a study goes to the Hub, and what must not.
+
+A file is given as its path, or as the bytes to send where those are others than on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_token
+
+from .cards import CARD_NAME, PICTURES_NAME, publishable
+from .hub_errors import HubError
+from .hub_record import RECORD_NAME
+from .manifest import checkpoints, find_damage
+from .records import BUNDLE_NAME, EVENTS_NAME, HEARTBEAT_NAME, MANIFEST_NAME, MODEL_NAME, RunFolder
+
+Files = dict[str, Path | bytes]
+
+METRIC_FOLDER = Path(__file__).parent / "metrics" / "beir_cross_lingual"
+RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "card.json")
+STATE_NAME = "hybrid_state.json"  # of a checkpoint; says which of its files are the model
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".gguf", ".npz")
+_LARGEST_OF_STUDY = 10 * 2**20
+_LEFT_OUT = re.compile(
+    rf"(\.|__pycache__|{MODEL_NAME}$|(damaged-)?checkpoint-\d+$|embeddings$|run\.lock$|{HEARTBEAT_NAME}$|{EVENTS_NAME}$)"
+)
+_SECRETS = re.compile(rb"\bhf_[A-Za-z0-9]{20,}\b|://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@")
+_UNSENT = "Nothing was sent."
+_SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
+
+
+def run_files(folder: str | os.PathLike[str]) -> Files:
+    """What is published of a run beside its model: the card with its pictures, and what it was made from."""
+    folder = Path(folder)
+    found: Files = {name: _published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
+    named = [folder / CARD_NAME, *folder.glob(f"{PICTURES_NAME}/*.png"), *folder.glob(".eval_results/*.yaml")]
+    bundle = folder / BUNDLE_NAME
+    if bundle.exists() and (damage := find_damage(bundle)):
+        raise HubError(f"{bundle} is not as it was written: {damage}. Make it anew, or delete it. {_UNSENT}")
+    bundled = (path for path in bundle.rglob("*") if path.is_file())
+    found |= {path.relative_to(folder).as_posix(): path for path in [*named, *bundled] if path.is_file()}
+    return found
+
+
+def model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
+    """The model of a run, each file compared with the manifest.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        unfinished (`bool`, *optional*, defaults to `False`): Take the newest whole checkpoint where there is no model.
+
+    Raises:
+        HubError: When there is no model, or it is not as it was written.
+    """
+    folder = Path(folder)
+    model = folder / MODEL_NAME
+    if model.exists() or not unfinished:
+        if damage := find_damage(model):
+            raise HubError(f"{model} is not as it was written: {damage}. Start its training command again. {_UNSENT}")
+        return listed_files(model)
+    whole = next((path for path in checkpoints(folder) if find_damage(path) is None), None)
+    if whole is None:
+        raise HubError(f"{folder} has no model and no whole checkpoint yet. {_UNSENT}")
+    return checkpoint_files(whole)
+
+
+def listed_files(folder: Path) -> Files:
+    """The files that the manifest of a folder lists."""
+    listed = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
+    return {name: folder / name for name in listed}
+
+
+def checkpoint_files(folder: Path) -> Files:
+    """Those files of a checkpoint that are its model, without the state of training."""
+    try:
+        names: list[str] = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["model_files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise HubError(f"{folder} does not say which of its files are the model ({error!r}). {_UNSENT}") from None
+    return {name: folder / name for name in names}
+
+
+def published_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
+    """All that is published of a run, by its path in the repository.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
+
+    Raises:
+        HubError: When it is no run, it is not finished, or its model is damaged.
+        ValueError: When `run.json` cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise HubError(f"{folder} is no run folder: it has no run.json. {_UNSENT}")
+    status = RunFolder(folder).read_run()["status"]
+    if status != "finished" and not unfinished:
+        raise HubError(
+            f"{folder} has not come to its end, its status is {status!r}. Start its training command again to finish "
+            f"it, or push it as it is with --unfinished. {_UNSENT}"
+        )
+    return model_files(folder, unfinished) | run_files(folder)
+
+
+def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> Files:
+    """The metric as `evaluate.load("user/slug")` wants it: its module has the name of the repository.
+
+    Args:
+        slug (`str`): The part of the repository's name behind the slash.
+        folder (`str` or `Path`, *optional*): The metric.
+
+    Example:
+
+        >>> sorted(metric_files("my_measures"))[-5:]
+        ['runs.py', 'settings.py', 'significance.py', 'tests.py', 'trec.py']
+        >>> b'evaluate.load("my_measures")' in metric_files("my_measures")["README.md"]
+        True
+    """
+    folder = Path(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", slug):
+        raise HubError(
+            f"The metric cannot be called {slug!r}: letters, digits, _ and - make a name to load. {_UNSENT}"
+        )
+    if slug != folder.name and (folder / f"{slug}.py").exists():
+        raise HubError(f"The metric cannot be called {slug!r}: one of its other modules is {slug}.py. {_UNSENT}")
+    found: Files = {}
+    for path in _all_files(folder):
+        name = path.relative_to(folder).as_posix()
+        content = path.read_bytes()
+        renamed = content.replace(folder.name.encode(), slug.encode())
+        found[name.replace(f"{folder.name}.py", f"{slug}.py")] = path if renamed == content else renamed
+    return found
+
+
+def study_files(folder: str | os.PathLike[str]) -> Files:
+    """The results of a study: small files, and of runs within it all but models, checkpoints and logs of events.
+
+    Raises:
+        HubError: When there are weights or large files beside those, or nothing at all.
+    """
+    folder, found = Path(folder), Files()
+    for path in _all_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in _WEIGHTS:
+            raise HubError(f"{path} looks like weights, and a study has none: push models one by one. {_UNSENT}")
+        if (size := path.stat().st_size) > _LARGEST_OF_STUDY:
+            raise HubError(
+                f"{path}: {size_words(size)}; those of a study have up to {size_words(_LARGEST_OF_STUDY)}. {_UNSENT}"
+            )
+        found[name] = _published_json(path) if path.suffix in (".json", ".jsonl") else path
+    if not found:
+        raise HubError(f"{folder} has no files to push. {_UNSENT}")
+    return found
+
+
+def _all_files(folder: Path) -> Iterator[Path]:
+    """Those of a folder and its folders, but for what is left out of a study."""
+    if not folder.is_dir():
+        raise HubError(f"{folder} is no folder. {_UNSENT}")
+    for path in sorted(folder.iterdir()):
+        if _LEFT_OUT.match(path.name) or path.name == RECORD_NAME:
+            continue
+        if path.is_dir():
+            yield from _all_files(path)
+        elif path.is_file():
+            yield path
+
+
+def _published_json(path: Path) -> Path | bytes:
+    """A file of JSON, or of lines of it, without secrets and paths of this machine."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.splitlines()]
+            shown = [publishable(line) for line in lines]
+            return path if shown == lines else "".join(_dumps(line) for line in shown).encode()
+        content = json.loads(text)
+    except ValueError as error:
+        raise HubError(f"{path} is not JSON in UTF-8 ({error}); mend or remove it. {_UNSENT}") from None
+    shown = publishable(content)
+    return path if shown == content else _dumps(shown, indent=2).encode()
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+
+
+def refuse_secrets(files: Mapping[str, Path | bytes], token: str | None) -> None:
+    """Stop where a file of text holds this token, or what looks like a token or a password in an address.
+
+    Raises:
+        HubError: It names the files, and does not show what is in them.
+    """
+    known = {given for given in (token, get_token()) if given and len(given) >= 4}
+    if found := [name for name, content in sorted(files.items()) if _holds_secret(content, known)]:
+        raise HubError(
+            f"Something that looks like a token or a password is in {', '.join(found[:5])}"
+            f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}: take it out first (and have a new token made "
+            f"where it was a real one). {_UNSENT}"
+        )
+
+
+def _holds_secret(content: Path | bytes, known: set[str]) -> bool:
+    needles, before = [text.encode() for text in known], b""
+    for number, block in enumerate(_blocks(content)):
+        if number == 0 and b"\0" in block[:_SAMPLE_BYTES]:
+            return False  # not text
+        block = before + block
+        if _SECRETS.search(block) or any(needle in block for needle in needles):
+            return True
+        before = block[-_OVERLAP:]  # what begins in one block may end in the next
+    return False
+
+
+def _blocks(content: Path | bytes) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with open(content, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+def size_of(content: Path | bytes) -> int:
+    """In bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def size_words(count: int) -> str:
+    """For people.
+
+    Example:
+
+        >>> size_words(2**20 * 3)
+        '3.0 MiB'
+    """
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,278 @@
+"""Whether what is told of a run is true, as far as its files can tell: `verify` a bundle, run folder or repository.
+
+| check | what is compared |
+|---|---|
+| `manifest` | every file of the bundle with size and SHA-256; none is missing, none too many |
+| `copies` | the files around a bundle that are in it too |
+| `model` | the model's files with the hashes of the bundle |
+| `schema` | every file of records can be read and has the keys that it must have |
+| `plan`, `corpus` | the plan with its fingerprint, the arguments and, where they are at hand, the texts |
+| `resources` | totals, rates and shares with the lines of the log, and those with the plan |
+| `scores` | every score with the values of single queries |
+| `card`, `drawn` | the model card, and what is made with it, with those that the records give, byte for byte |
+| `environment` | the versions of `run.json` with the environment lock |
+| `events` | how the run began and ended, and what was told of it in between |
+
+**What cannot be found.**  Whoever alters one file and makes the manifest anew is found where another file says
+otherwise.  Whoever makes up *all* files so that they agree is not: raw figures such as the values of single queries,
+losses, times, peaks of memory and the source of energy have no witness but the logs, and hashes made anew tell nothing
+of the model.  Then only `--rerun` of recipes/verify.py tells, or a manifest whose hash was published elsewhere, as by
+the commit of a repository.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import distributions
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import __version__
+from .bundle import LOCK_NAME, MODEL_HASHES_NAME, files_of, unlike
+from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
+from .cost_checks import check_resources
+from .evidence import Evidence, Given, Unreadable
+from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
+from .files import sha256
+from .findings import OK, UNKNOWN, WRONG, Finding, compared, satisfied
+from .plan_checks import check_corpus, check_plan
+from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME
+from .reruns import RELATIVE_TOLERANCE, TOLERANCE
+from .score_checks import check_scores
+
+Check = Callable[[Evidence], Iterator[Finding]]
+_DRAWN = (f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/")
+
+
+class Kind(NamedTuple):
+    """A kind of folder that can be verified.
+
+    Args:
+        name (`str`): In words.
+        matches (`Callable`): Whether a folder is one.
+        bundle (`str`): Where in it the files lie that are checked.
+        checks (`dict[str, Check]`): What is checked, by name.
+    """
+
+    name: str
+    matches: Callable[[Path], bool]
+    bundle: str
+    checks: dict[str, Check]
+
+
+def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Finding]:
+    """Check all that can be checked of a bundle, a run folder or a downloaded repository of a published run.
+
+    Args:
+        path (`str` or `Path`): The folder.
+        given (`Given`, *optional*): Corpora that are at hand, which tell more.
+
+    Returns:
+        `list[Finding]`: What is right, what is wrong and where, what cannot be told and why.
+
+    Raises:
+        ValueError: When it is no such folder.
+    """
+    path = Path(path)
+    kind = next((kind for kind in KINDS if kind.matches(path)), None)
+    if kind is None:
+        raise ValueError(f"{path} is none of these: {', '.join(kind.name for kind in KINDS)}. There is no run.json.")
+    evidence = Evidence(path / kind.bundle, path, given)
+    return [finding for name, check in kind.checks.items() for finding in _findings(name, check, evidence)]
+
+
+def _findings(name: str, check: Check, evidence: Evidence) -> Iterator[Finding]:
+    """What a check finds; where a file's content has not the form that it must have, that is a finding too."""
+    try:
+        yield from check(evidence)
+    except Unreadable as error:
+        yield Finding(name, UNKNOWN, str(error).partition(":")[0], f"the rest of this check needs it: {error}")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+        told = f"what they say has not the form that it must have ({type(error).__name__}: {error})"
+        yield Finding(name, WRONG, f"the files that {name} is checked by", told)
+
+
+@dataclass
+class VerifyArguments:
+    """What is verified, and with what."""
+
+    path: str | None = field(
+        default=None, metadata={"help": "Bundle, run folder or downloaded repository; also the first word."}
+    )
+    train_corpus: str | None = field(
+        default=None,
+        metadata={"help": "Folder or preset of the training corpus, which tells more; 'sample' is known."},
+    )
+    eval_corpus: str | None = field(default=None, metadata={"help": "Likewise of the evaluation corpus."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where built corpora are kept."})
+    rerun: bool = field(default=False, metadata={"help": "Train again with the same settings, and compare."})
+    output_dir: str = field(default="runs/rerun", metadata={"help": "The run folder of --rerun."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Where the model lies that --rerun begins with, if it was a folder."}
+    )
+    tolerance: float = field(
+        default=TOLERANCE,
+        metadata={"help": "How far measures of --rerun may lie apart, where it cannot be the same bit for bit."},
+    )
+    relative_tolerance: float = field(
+        default=RELATIVE_TOLERANCE, metadata={"help": "Likewise losses and the rank distance, of the larger one."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            raise ValueError("--path is missing: give a bundle, a run folder or a downloaded repository.")
+        for name in ("tolerance", "relative_tolerance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1.")
+
+
+# What is told of the run
+
+
+def check_card(evidence: Evidence) -> Iterator[Finding]:
+    """The model card against the one that the records give."""
+    found, expected = evidence.text(CARD_NAME), card_text(evidence.path)
+    if found == expected:
+        yield Finding("card", OK, CARD_NAME)
+        return
+    if reason := _unlike_here(evidence, "hf-hybrid"):
+        yield Finding("card", UNKNOWN, CARD_NAME, reason)
+        return
+    pairs = zip_longest(expected.split("\n"), found.split("\n"), fillvalue="")
+    number, lines = next((number, pair) for number, pair in enumerate(pairs, start=1) if len({*pair}) > 1)
+    yield Finding("card", WRONG, f"{CARD_NAME}, line {number}", _where_they_part(*lines))
+
+
+def _where_they_part(expected: str, found: str) -> str:
+    """Both lines, from a little before the first character that differs."""
+    same = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if len({*pair}) > 1), None)
+    start = max(0, (min(len(expected), len(found)) if same is None else same) - 30)
+    shown = (("..." if start else "") + line[start : start + 80] for line in (expected, found))
+    return "expected {!r}, found {!r}".format(*shown)
+
+
+def check_drawn(evidence: Evidence) -> Iterator[Finding]:
+    """What is made with the card, pictures and results for leaderboards, against what the records give."""
+    release, drawing = _unlike_here(evidence, "hf-hybrid"), _drawn_otherwise(evidence)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("run.json", "plan.json", "eval.json", "resources.json", "card.json"):
+            if (evidence.path / name).is_file():
+                shutil.copyfile(evidence.path / name, Path(folder, name))
+        write_card(folder)
+        roots = (evidence.path, Path(folder))
+        for name in sorted({name for root in roots for name in files_of(root) if name.startswith(_DRAWN)}):
+            there, made = ((root / name).is_file() for root in roots)
+            same = there and made and sha256(evidence.path / name) == sha256(Path(folder, name))
+            may_differ = release or (drawing if there and made and name.startswith(PICTURES_NAME) else None)
+            if may_differ and not same:
+                yield Finding("drawn", UNKNOWN, name, may_differ)
+            else:
+                told = "is missing" if not there else "is not what eval.json gives"
+                yield satisfied("drawn", name, same, told)
+
+
+def _drawn_otherwise(evidence: Evidence) -> str | None:
+    """Why a picture drawn here might have other bytes; None where it might not."""
+    told = evidence.run["environment"]["platform"]
+    if platform.system() not in told or platform.machine() not in told:
+        return f"it was made on {told}, and other machines may draw it a little differently"
+    return _unlike_here(evidence, "matplotlib", "pillow", "numpy")
+
+
+def _unlike_here(evidence: Evidence, *names: str) -> str | None:
+    """Of which of some distributions another version, or none, is here than in the lock; None for the same."""
+    here = {"hf-hybrid": __version__}
+    here |= {name: found.version for name in names for found in distributions(name=name) if name not in here}
+    other = unlike({name: here.get(name, "none") for name in names}, evidence.text(LOCK_NAME))
+    return f"it was made by {other[0][0]} {other[0][1]}; here is {here.get(other[0][0], 'none')}" if other else None
+
+
+def check_environment(evidence: Evidence) -> Iterator[Finding]:
+    """The versions of `run.json` are those of the lock."""
+    told, lock = evidence.run["environment"], evidence.text(LOCK_NAME)
+    wrong = dict(unlike(told["versions"], lock))
+    for name, found in told["versions"].items():
+        place = f"run.json: environment: versions: {name}"
+        yield satisfied("environment", place, name not in wrong, f"{LOCK_NAME} has {wrong.get(name)}, found {found}")
+    found = re.match(r"# Python ([^,\s]+)", lock)
+    yield from compared("environment", "run.json: environment: python", found and found[1], told["python"])
+
+
+def check_events(evidence: Evidence) -> Iterator[Finding]:
+    """The log begins and ends as the run did, and tells of its scores."""
+    run, events = evidence.run, evidence.events
+    steps = run["config"]["max_steps"]
+    of_kind = {name: [event for event in events if event["event"] == name] for name in ("start", "stop", "checkpoint")}
+    begun = bool(events) and events[0]["event"] == "start"
+    yield satisfied("events", f"{EVENTS_NAME}, line 1", begun, "expected the start of a run")
+    yield from compared("events", "run.json: status", "finished", run["status"])
+    ends = [event for event in events if event["event"] in ("start", "stop")]
+    yield from compared("events", f"{EVENTS_NAME}: last stop", "finished", ends[-1].get("reason"))
+    for event in of_kind["start"]:
+        yield from compared("events", f"{EVENTS_NAME}: start: max_steps", steps, event["max_steps"])
+    yield from compared("events", "run.json: world_size", of_kind["start"][-1]["world_size"], run["world_size"])
+    for event in of_kind["checkpoint"]:
+        told = f"expected 1 to {steps}, found {event['step']}"
+        yield satisfied("events", f"{EVENTS_NAME}: checkpoint: step", 0 < event["step"] <= steps, told)
+    lasted, needed = _seconds(ends[-1]) - _seconds(events[0]), evidence.resources["train_time_s"]
+    told = f"{needed:.1f} s do not fit between the first start and the last stop, {lasted:.0f} s"
+    yield satisfied("events", "resources.json: train_time_s", needed <= lasted + 1, told)  # times are whole seconds
+    yield from _check_told_scores(evidence)
+
+
+def _check_told_scores(evidence: Evidence) -> Iterator[Finding]:
+    told = {event["when"]: event["MAP"] for event in evidence.events if event["event"] == "evaluation"}
+    for when in ("before", "after"):
+        scores = evidence.evaluation[when]
+        expected = None if scores is None else round(scores["multilingual"]["MAP"], 4)
+        yield from compared("events", f"{EVENTS_NAME}: evaluation {when}: MAP", expected, told.get(when))
+
+
+def _seconds(event: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()  # Python 3.10 does not know Z
+
+
+# Kinds of folders
+
+_RECORDS: dict[str, Check] = {
+    "schema": check_schema,
+    "plan": check_plan,
+    "resources": check_resources,
+    "scores": check_scores,
+    "corpus": check_corpus,
+    "card": check_card,
+    "drawn": check_drawn,
+    "environment": check_environment,
+    "events": check_events,
+}
+_BUNDLE: dict[str, Check] = {"manifest": check_manifest, "model": check_model, **_RECORDS}
+
+# The first kind that matches is it. A further kind of folder is a line here, with checks of its own.
+KINDS = (
+    Kind(
+        "a run folder or a published repository with its bundle",
+        lambda path: (path / BUNDLE_NAME).is_dir(),
+        BUNDLE_NAME,
+        {**_BUNDLE, "copies": check_copies},
+    ),
+    Kind(
+        "a bundle",
+        lambda path: any((path / name).is_file() for name in (MODEL_HASHES_NAME, LOCK_NAME, MANIFEST_NAME)),
+        "",
+        _BUNDLE,
+    ),
+    Kind(
+        "a run folder without a bundle",
+        lambda path: (path / "run.json").is_file(),
+        "",
+        {"manifest": no_manifest, **_RECORDS},
+    ),
+)

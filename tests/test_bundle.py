@@ -1,0 +1,155 @@
+"""What a reproduction bundle holds, and what it does not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_hybrid.bundle import belongs, files_of, write_bundle
+from hf_hybrid.evidence import Given
+from hf_hybrid.findings import OK, UNKNOWN, WRONG
+from hf_hybrid.records import RunFolder
+from hf_hybrid.verification import verify
+from tests.bundles import change, contents, finished_run
+from tests.recipe_runs import write_jsonl_corpus
+
+TOKEN = "hf_" + "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders to train on and to evaluate on; the first has a data set card."""
+    folder = tmp_path_factory.mktemp("corpora")
+    train = write_jsonl_corpus(folder / "mine", num_items=60)
+    (train / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    return train, write_jsonl_corpus(folder / "others", num_items=12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def first(corpora: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed at a step between two checkpoints and two lines of the log, with batches of all kinds."""
+    options: dict[str, Any] = {"mix": "mono=1,cross=1,pool=1,mixed=1", "evaluate_before": False}
+    options |= dict(zip(("train_corpus", "eval_corpus"), map(str, corpora), strict=True))
+    return finished_run(tmp_path_factory.mktemp("bundle"), killed_after=6, **options)
+
+
+@pytest.fixture
+def run_folder(first: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*", "bundle")))
+
+
+def test_the_bundle_of_a_resumed_run_has_all_that_it_must_have_and_passes(first: Path) -> None:
+    events = [json.loads(line)["event"] for line in (first / "events.jsonl").read_text().splitlines()]
+    assert events.count("start") == 2, "it was not killed"
+    bundle = write_bundle(first)
+    assert bundle == first / "bundle"
+    assert files_of(bundle) == [
+        "README.md",
+        "eval.json",
+        "evaluations/after/per_query.parquet",
+        "events.jsonl",
+        "model.json",
+        "pictures/pairs_after.png",
+        "plan.json",
+        "requirements.txt",
+        "resources.json",
+        "resources.jsonl",
+        "run.json",
+    ]
+    assert all(map(belongs, files_of(bundle)))
+    assert [finding for finding in verify(first) if finding.status == WRONG] == []
+    model = json.loads((bundle / "model.json").read_text())
+    assert model["files"]["model.safetensors"]["bytes"] == (first / "model" / "model.safetensors").stat().st_size
+
+
+def test_corpora_in_folders_tell_more_under_whatever_name(
+    first: Path, corpora: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = write_bundle(first)
+    unknown = [finding.told for finding in verify(bundle) if finding.check == "corpus" and finding.status == UNKNOWN]
+    assert set(unknown) == {"it was made with 'mine', 'others': give --train_corpus FOLDER --eval_corpus FOLDER"}
+    train, evaluated = (str(shutil.copytree(folder, tmp_path / f"my {folder.name}")) for folder in corpora)
+    found = [
+        finding
+        for finding in verify(bundle, Given(train, evaluated, str(tmp_path / "cache")))
+        if finding.check == "corpus"
+    ]
+    assert {finding.status for finding in found} == {OK}
+    assert {"run.json: corpus: source: licence", "plan.json: fingerprint"} <= {finding.place for finding in found}
+    wrong_way_round = verify(bundle, Given(evaluated, train, str(tmp_path / "cache")))
+    places = {finding.place for finding in wrong_way_round if finding.status == WRONG}
+    assert {"run.json: corpus: fingerprint", "eval.json: evaluated: corpus_fingerprint"} <= places
+
+
+def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
+    before = contents(write_bundle(run_folder))
+    assert contents(write_bundle(run_folder)) == before
+    (run_folder / "bundle" / "left over").write_text("of a bundle before")
+    assert contents(write_bundle(run_folder)) == before
+
+
+def test_nothing_secret_and_no_path_of_the_machine_is_in_it(run_folder: Path) -> None:
+    place = str(run_folder.parent)
+    change(run_folder / "run.json", {"config.cache_dir": f"{place}/cache", "config.hub_token": TOKEN})
+    with (run_folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "retry", "problem": f"no answer for {TOKEN} from {place}/x"}) + "\n")
+    bundle = contents(write_bundle(run_folder))
+    assert b'"problem": "no answer for hf_*** from x"' in bundle["events.jsonl"]
+    for name, content in bundle.items():
+        assert TOKEN.encode() not in content, name
+        assert place.encode() not in content, name
+    assert [finding for finding in verify(run_folder) if finding.status == WRONG] == []
+
+
+def test_the_lock_has_every_distribution_and_its_version(run_folder: Path) -> None:
+    lines = (write_bundle(run_folder) / "requirements.txt").read_text().splitlines()
+    assert re.match(r"# Python 3\.\d+\.\d+", lines[0])
+    names = [line.partition("==")[0] for line in lines[1:]]
+    assert names == sorted(set(names))
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.+!-]+", line) for line in lines[1:])
+    for name in ("torch", "numpy", "huggingface-hub"):
+        assert f"{name}=={importlib.metadata.version(name)}" in lines
+
+
+def test_a_bundle_that_is_made_elsewhere_keeps_the_lock(run_folder: Path) -> None:
+    change(run_folder / "run.json", {"environment.versions.torch": "0.1"})
+    with pytest.raises(ValueError, match=r"The run was made with torch 0\.1, and .* is installed here"):
+        write_bundle(run_folder)
+    assert not (run_folder / "bundle").exists()
+    (run_folder / "bundle").mkdir()
+    versions = RunFolder(run_folder).read_run()["environment"]["versions"]
+    lock = "".join(f"{name}=={version}\n" for name, version in versions.items())
+    (run_folder / "bundle" / "requirements.txt").write_text(lock)
+    assert (write_bundle(run_folder) / "requirements.txt").read_text() == lock
+
+
+def test_a_card_that_is_not_of_the_records_is_not_taken(run_folder: Path) -> None:
+    card = run_folder / "README.md"
+    told = card.read_text()
+    card.write_text(told + "The best model.\n")
+    bundle = write_bundle(run_folder)
+    assert (bundle / "README.md").read_text() == told
+    assert card.read_text().endswith("The best model.\n"), "it is its owner's"
+    assert [finding.place for finding in verify(run_folder) if finding.status == WRONG] == ["README.md"]
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_a_run_that_has_not_finished_has_none(status: str, run_folder: Path) -> None:
+    change(run_folder / "run.json", {"status": status})
+    with pytest.raises(ValueError, match=f"the run is {status}; a bundle is of a run that has come to its end"):
+        write_bundle(run_folder)
+
+
+def test_where_it_cannot_be_made_the_former_one_stays(run_folder: Path) -> None:
+    before = contents(write_bundle(run_folder))
+    (run_folder / "model" / "manifest.json").unlink()
+    with pytest.raises(OSError, match=r"manifest\.json"):
+        write_bundle(run_folder)
+    assert contents(run_folder / "bundle") == before
+    assert [path.name for path in run_folder.glob(".*")] == []

@@ -1,0 +1,478 @@
+"""What is published of a run, of the metric and of a study; what never is; and what is left alone on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from hf_hybrid import hub_errors
+from hf_hybrid.cards import card_text, write_card
+from hf_hybrid.files import sha256
+from hf_hybrid.hub import push_metric, push_run, push_study
+from hf_hybrid.hub_errors import HubError, asked_wait_s, careful_client
+from hf_hybrid.hub_files import METRIC_FOLDER, model_files, published_files, refuse_secrets, study_files
+from hf_hybrid.hub_record import PushRecord, Target
+from hf_hybrid.manifest import write_manifest
+from hf_hybrid.records import RunFolder
+from tests.hub_server import HubServer, api, environment
+from tests.pushes import HUBS_OWN, LAYOUT, MODEL, OTHERS, RECORDS, REPO, TOKEN, USERS, leaks, no_waiting, run_of
+from tests.recipe_runs import REPOSITORY
+from tests.test_architecture import HEAVY, loaded_by
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    run_of(folder)
+    write_card(folder, {"repo_id": REPO})
+    return folder
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "mine"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with HubServer(tmp_path / "hub", tokens=USERS) as server, no_waiting():
+        yield server
+
+
+def files(hub: HubServer, revision: str = "main", repo_type: str = "model", repo_id: str = REPO) -> set[str]:
+    return set(hub.repo(repo_id, repo_type).files(revision))
+
+
+def changed(path: Path, change: Callable[[Any], Any]) -> None:
+    """A file of JSON, with its content changed."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def put(hub: HubServer, name: str, content: bytes, revision: str = "main", token: str = TOKEN) -> str:
+    """A commit that is not from a run folder."""
+    made = api(hub, token).upload_file(
+        path_or_fileobj=content, path_in_repo=name, repo_id=REPO, revision=revision, commit_message="By hand"
+    )
+    return made.oid
+
+
+# What is published
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    assert loaded_by("import hf_hybrid.hub") & HEAVY == set()
+
+
+def test_what_is_published_is_the_layout(run: Path) -> None:
+    (run / "not_finite").mkdir()
+    (run / "not_finite" / "step-1.json").write_text("{}")
+    (run / "model" / "optimizer.pt").write_bytes(b"the manifest does not list it")
+    (run / "evaluations" / "notes.txt").write_text("mine")
+    found = published_files(run)
+    assert set(found) == MODEL | RECORDS
+    assert all(content == run / "model" / name for name, content in found.items() if name in MODEL)
+
+
+def test_a_bundle_and_results_of_benchmarks_go_along_unchanged(run: Path) -> None:
+    for name in ("bundle/logs/a.jsonl", ".eval_results/MIRACL.yaml", "pictures/a.png", "pictures/notes.txt"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(f"as it is: {name}")
+    write_manifest(run / "bundle")
+    more = {"bundle/logs/a.jsonl", "bundle/manifest.json", ".eval_results/MIRACL.yaml", "pictures/a.png"}
+    found = published_files(run)
+    assert set(found) == MODEL | RECORDS | more
+    assert all(found[name] == run / name for name in more)
+    (run / "bundle/logs/a.jsonl").write_text("as he is: bundle/logs/a.jsonl")
+    with pytest.raises(HubError, match=r"bundle is not as it was written: logs/a\.jsonl"):
+        published_files(run)
+
+
+def test_records_are_published_without_secrets_and_places(run: Path, hub: HubServer) -> None:
+    root = "/" + "home/me/"
+    changed(run / "run.json", lambda r: r["config"].update(train_corpus=f"{root}corpus", note=f"token={TOKEN}"))
+    before = sha256(run / "run.json")
+    (run / "resources.jsonl").write_text((run / "resources.jsonl").read_text().replace('"mono"', f'"{root}mono"'))
+    push_run(run, REPO)
+    config = json.loads(hub.repo(REPO).files()["run.json"])["config"]
+    assert config["train_corpus"] == "corpus"
+    assert config["note"] == "token=***"
+    assert root.encode() not in b"".join(hub.repo(REPO).files().values())
+    assert sha256(run / "run.json") == before
+    assert hub.repo(REPO).files()["plan.json"] == (run / "plan.json").read_bytes(), (
+        "the same bytes where all may be seen"
+    )
+    assert RunFolder(run).read_run()["status"] == "finished"
+
+
+def test_a_damaged_model_is_not_pushed(run: Path, hub: HubServer) -> None:
+    weights = run / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(HubError, match=r"model is not as it was written: model\.safetensors was altered"):
+        push_run(run, REPO)
+    (run / "model" / "tokenizer.json").unlink()
+    with pytest.raises(HubError, match=r"tokenizer\.json is missing"):
+        push_run(run, REPO, unfinished=True)
+    assert hub.requests == []
+
+
+def test_the_newest_whole_checkpoint_is_what_an_unfinished_run_has(run: Path) -> None:
+    shutil.rmtree(run / "model")
+    (run / "checkpoint-4" / "model.safetensors").unlink()
+    found = model_files(run, unfinished=True)
+    assert set(found) == MODEL
+    assert all(content == run / "checkpoint-2" / name for name, content in found.items())
+    with pytest.raises(HubError, match=r"manifest\.json cannot be read"):
+        model_files(run)
+    shutil.rmtree(run / "checkpoint-2")
+    with pytest.raises(HubError, match="no model and no whole checkpoint yet"):
+        model_files(run, unfinished=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", f"Load it with {TOKEN}"),
+        ("README.md", f"\0, then {'x' * 9000} hf_{'A1b2' * 8}"[1:]),
+        (".eval_results/a.yaml", "source: https://me:pass@hub.example/x"),
+        ("bundle/log.txt", "said: hf_" + "A1b2" * 8),
+    ],
+)
+def test_a_file_that_holds_a_secret_stops_the_push(name: str, content: str, run: Path, hub: HubServer) -> None:
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_text(content)
+    if name.startswith("bundle"):
+        write_manifest(run / "bundle")
+    with pytest.raises(
+        HubError, match=f"looks like a token or a password is in {re.escape(name)}: take it out"
+    ) as caught:
+        push_run(run, REPO)
+    assert content not in str(caught.value)
+    assert hub.requests == []
+
+
+def test_what_is_a_secret(tmp_path: Path) -> None:
+    mine = "an-odd-token-of-a-private-hub"
+    far = b"x" * (2**22 - 9)
+    for content in (mine.encode(), far + mine.encode(), far + b" hf_" + b"A1b2" * 8):
+        (tmp_path / "a.txt").write_bytes(content)
+        with pytest.raises(HubError, match=r"is in a\.txt: take it out"):
+            refuse_secrets({"a.txt": tmp_path / "a.txt"}, mine)
+    for content in (
+        b"\0" + mine.encode(),
+        b"hf_hybrid and hf_short1",
+        b"https://me@host/x",
+        b"see http://a:80/b?x=y@z",
+    ):
+        refuse_secrets({"a.txt": content}, mine)
+    with pytest.raises(HubError, match=r"in f0, f1, f2, f3, f4 and 2 more:"):
+        refuse_secrets({f"f{number}": mine.encode() for number in range(7)}, mine)
+
+
+def test_a_token_in_an_answer_is_not_shown(run: Path, hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "odd-token-1234567"
+    hub.tokens[odd] = "user"
+    hub.fail("commit", status=403, message=f"{odd} and {TOKEN} may not, see https://s3/x?X-Amz-Signature=abcdef0123")
+    with pytest.raises(HubError, match=r"\*\*\* and \*\*\* may not, see .*Signature=\*\*\*") as caught:
+        push_run(run, REPO, token=odd)
+    assert caught.value.__cause__ is None
+    push_run(run, REPO, token=odd)
+    assert leaks_of(odd, run) == []
+
+
+def leaks_of(token: str, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
+
+
+def test_the_log_of_the_client_has_no_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(handler)
+    try:
+        with careful_client("odd-token-1"):
+            logger.warning(
+                "'%s' thrown while requesting PUT %s", "odd-token-1", "https://s3/x?a=b&X-Amz-Signature=01ab"
+            )
+    finally:
+        logger.removeHandler(handler)
+    assert "'***' thrown while requesting PUT https://s3/x?a=b&X-Amz-Signature=***\n" in capsys.readouterr().err
+    assert handler.filters == []
+
+
+# The card
+
+
+def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Path, hub: HubServer) -> None:
+    first = push_run(run, REPO, card={"licence": "apache-2.0"})
+    card = hub.repo(REPO).files()["README.md"].decode()
+    assert 'SentenceTransformer("user/name")' in card
+    assert hub.repo(REPO).metadata()["license"] == "apache-2.0"
+    assert card == card_text(run)
+    push_run(run, "user/other")
+    assert 'SentenceTransformer("user/other")' in hub.repo("user/other").files()["README.md"].decode()
+    assert hub.repo("user/other").metadata()["license"] == "apache-2.0"
+    (run / "README.md").write_text("---\nlicense: mit\n---\n# By hand\n")
+    push_run(run, REPO)
+    assert hub.repo(REPO).files()["README.md"].endswith(b"# By hand\n")
+    assert first.commit.oid == hub.repo(REPO).commits()[1].oid
+
+
+def test_a_card_that_the_hub_refuses_is_told_of(run: Path, hub: HubServer) -> None:
+    (run / "README.md").write_text("---\nlicense: [mit\n---\n# By hand\n")
+    with pytest.raises(HubError, match=r"Hub refuses what was sent.*400: Invalid metadata in README\.md\. - YAML"):
+        push_run(run, REPO)
+    assert files(hub) == HUBS_OWN
+
+
+# What is there, and stays
+
+
+def test_only_what_pushes_have_put_there_is_deleted(run: Path, hub: HubServer) -> None:
+    (run / "pictures").mkdir()
+    for name in ("a.png", "b.png"):
+        (run / "pictures" / name).write_bytes(b"\x89PNG" + name.encode())
+    push_run(run, REPO)
+    put(hub, "theirs.txt", b"hi")
+    put(hub, "pictures/c.png", b"\x89PNG")
+    (run / "pictures" / "a.png").unlink()
+    dry = push_run(run, REPO, dry_run=True)
+    assert dry.commit.deleted == ["pictures/a.png"]
+    assert "not go well now" in dry.describe()
+    pushed = push_run(run, REPO, overwrite=True)
+    assert pushed.commit.deleted == ["pictures/a.png"]
+    assert files(hub) == LAYOUT | {"theirs.txt", "pictures/b.png", "pictures/c.png"}
+    shutil.rmtree(run / "pictures")
+    assert push_run(run, REPO).commit.deleted == ["pictures/b.png"]
+    assert files(hub) == LAYOUT | {"theirs.txt", "pictures/c.png"}
+
+
+def test_a_repository_made_by_hand_is_empty_until_somebody_commits(run: Path, hub: HubServer) -> None:
+    api(hub, TOKEN).create_repo(REPO, private=False)
+    pushed = push_run(run, REPO)
+    assert "public as before" in pushed.describe()
+    assert not hub.repo(REPO).settings["private"]
+    api(hub, TOKEN).create_repo("user/other")
+    card = b"---\nlicense: mit\n---\n# Mine"
+    api(hub, TOKEN).upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="user/other")
+    with pytest.raises(HubError, match="none was pushed from here"):
+        push_run(run, "user/other")
+
+
+def test_a_branch_is_made_and_then_guarded_like_main(run: Path, hub: HubServer) -> None:
+    push_run(run, REPO, revision="trial")
+    assert (files(hub), files(hub, "trial")) == (HUBS_OWN, LAYOUT)
+    push_run(run, REPO)
+    put(hub, "theirs.txt", b"hi")
+    (run / "eval.json").unlink()
+    push_run(run, REPO, revision="second")
+    assert files(hub, "second") == LAYOUT - {"eval.json"} | {"theirs.txt"}, "a copy of main, less what is gone of ours"
+    assert files(hub, "trial") == LAYOUT
+    put(hub, "theirs.txt", b"hi", "trial")
+    with pytest.raises(HubError, match=r"user/name \(trial\): its newest commit is"):
+        push_run(run, REPO, revision="trial")
+
+
+def test_a_proposal_leaves_the_branch_alone(run: Path, hub: HubServer) -> None:
+    api(hub, OTHERS).create_repo("guest/name", private=False)
+    with pytest.raises(HubError, match=r"This token may not write there.*403"):
+        push_run(run, "guest/name")
+    pushed = push_run(run, "guest/name", create_pr=True)
+    assert pushed.commit.pr_url is not None
+    assert pushed.commit.pr_url.endswith("guest/name/discussions/1")
+    assert pushed.commit.pr_url in pushed.describe()
+    assert files(hub, repo_id="guest/name") == HUBS_OWN
+    assert files(hub, "refs/pr/1", repo_id="guest/name") == LAYOUT
+    assert PushRecord(run / "hub.json").entry(Target("guest/name", endpoint=hub.url))["commit"] is None
+    hub.fail("commit", action="drop_after")
+    again = push_run(run, "guest/name", create_pr=True)
+    assert again.commit.pr_url == f"{pushed.commit.pr_url[:-1]}2"
+    assert sorted(name for name in hub.repo("guest/name").refs if "/pr/" in name) == ["refs/pr/1", "refs/pr/2"]
+
+
+def test_what_was_pushed_is_remembered(tmp_path: Path) -> None:
+    record, main = PushRecord(tmp_path / "hub.json"), Target(REPO)
+    branch, other = main._replace(revision="v1"), Target("user/name2", endpoint="https://me:s3cr3t@hub.example")
+    record.begin(main, "first", ["b", "a"])
+    assert (record.entry(main)["begun"], record.files(main)) == ("first", set())
+    record.finish(main, "c1")
+    record.begin(main, "second", ["c"])
+    record.begin(branch, "third", ["d"])
+    record.finish(branch, None)
+    record.finish(main, "c2")
+    record.begin(other, "fourth", ["e"])
+    record.finish(other, "c3")
+    assert record.entry(main) == {"commit": "c2", "files": ["a", "b", "c"], "begun": None, "begun_files": []}
+    assert "s3cr3t" not in record.path.read_text()
+    assert record.entry(branch)["commit"] is None
+    assert record.files(branch) == {"a", "b", "c"}
+    for text in (
+        "{",
+        "{}",
+        '{"format": {}, "pushes": {}}',
+        json.dumps(json.loads(record.path.read_text()) | {"pushes": {"x": {}}}),
+    ):
+        record.path.write_text(text)
+        with pytest.raises(ValueError, match=r"hub\.json cannot be read .*: delete it"):
+            record.entry(main)
+
+
+def test_another_process_than_the_first_is_refused(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(HubError, match="Only the first process pushes"):
+        push_run(run, REPO)
+    assert hub.requests == []
+
+
+def test_a_run_that_begins_anew_keeps_what_it_knows_of_the_hub(run: Path, hub: HubServer) -> None:
+    push_run(run, REPO)
+    (run / "mine.txt").write_text("stays")
+    RunFolder(run).clear()
+    assert {path.name for path in run.iterdir()} == {"hub.json", "mine.txt", "run.lock"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "", "RateLimit": '"api";r=0;t=55'}, 55),
+        ({"Retry-After": "", "RateLimit": '"api";r=9;t=55'}, None),
+        ({"Retry-After": "soon"}, None),
+    ],
+)
+def test_how_long_the_server_asks_to_wait(headers: dict[str, str], wait_s: float | None, hub: HubServer) -> None:
+    hub.fail("info", status=429, headers=headers)
+    with pytest.raises(Exception, match="429") as caught:
+        api(hub, TOKEN).repo_info(REPO)
+    assert asked_wait_s(caught.value) == wait_s
+
+
+def test_errors_of_xet_storage_are_explained() -> None:
+    def said(error: Exception) -> HubError:
+        return hub_errors.explain(error, REPO, "odd-token-1", "Nothing was sent")
+
+    assert said(ConnectionError("reset")).transient
+    assert said(TimeoutError()).transient
+    assert "Hub has trouble" in str(said(TimeoutError()))
+    assert "may not write there" in str(said(PermissionError("no token for odd-token-1")))
+    assert "odd-token-1" not in str(said(PermissionError("no token for odd-token-1")))
+    assert not said(OfflineModeIsEnabled("offline")).transient
+    assert str(said(RuntimeError("no luck"))).endswith("Nothing was sent. [no luck]")
+
+
+def test_pauses_grow_and_heed_the_server(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(hub_errors.time, "sleep", waited.append)
+    hub.fail("info", status=503, times=3)
+    push_run(run, REPO)
+    assert waited == [1, 2, 4]
+    waited.clear()
+    (run / "eval.json").unlink()
+    hub.fail("commit", status=429, headers={"Retry-After": "30"}, times=1)
+    push_run(run, REPO)
+    assert waited == [30]
+
+
+# The metric
+
+
+def test_evaluate_loads_the_metric_from_its_space(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under its own name and others, of which a module is made."""
+    monkeypatch.setattr("hf_hybrid.hub._CACHE", str(tmp_path / "cache"))
+    for slug in ("beir_cross_lingual", "my-measures"):
+        pushed = push_metric(f"user/{slug}", private=False)
+        found = hub.repo(f"user/{slug}", "space").files()
+        expected = {path.name for path in METRIC_FOLDER.iterdir() if path.is_file()}
+        assert set(found) == expected - {"beir_cross_lingual.py"} | {f"{slug}.py", ".gitattributes"}
+        assert hub.repo(f"user/{slug}", "space").metadata()["sdk"] == "gradio"
+        assert f'"{slug}.py"' in found["app.py"].decode()
+        assert f"/spaces/user/{slug}" in pushed.describe()
+    assert not (METRIC_FOLDER / "hub.json").exists()
+    assert (tmp_path / "cache" / "pushes" / "hub.json").exists()
+    assert "was there already" in push_metric("user/my-measures").describe()
+    script = """
+import evaluate
+metric = evaluate.load("user/my-measures")
+predictions = [{"query_id": "q", "doc_ids": ["a", "b"], "scores": [0.9, 0.8]}]
+references = [{"query_id": "q", "doc_ids": ["b"], "relevance": [1]}]
+print(metric.compute(predictions=predictions, references=references, k_values=[10])["MRR@10"])
+"""
+    settings = environment(hub, tmp_path / "home", TOKEN)
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        env=settings,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert loaded.stdout.split() == ["0.5"], loaded.stderr[-3000:]
+
+
+# Studies
+
+
+def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(run, study / "runs" / "mono")
+    (study / "fits.json").write_text(json.dumps({"folder": "/" + "home/me/study/x", "slope": 1.5}))
+    (study / "table.csv").write_text("a,b\n1,2\n")
+    pushed = push_study(study, "user/study")
+    of_run = {f"runs/mono/{name}" for name in RECORDS}
+    values = {f"runs/mono/evaluations/{when}/per_query.parquet" for when in ("before", "after")}
+    assert (
+        files(hub, repo_type="dataset", repo_id="user/study")
+        == of_run | values | {"fits.json", "table.csv"} | HUBS_OWN
+    )
+    assert json.loads(hub.repo("user/study", "dataset").files()["fits.json"]) == {"folder": "x", "slope": 1.5}
+    assert f"{hub.url}/datasets/user/study" in pushed.describe()
+    assert leaks(hub, study, "") == []
+    (study / "table.csv").unlink()
+    assert push_study(study, "user/study").commit.deleted == ["table.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("best/weights.safetensors", 10, "looks like weights"),
+        ("best/pytorch_model.bin", 10, "looks like weights"),
+        ("all.csv", 11 * 2**20, r"all\.csv: 11\.0 MiB; those of a study have up to 10\.0 MiB"),
+        (".hidden", 10, "has no files to push"),
+        ("broken.json", 10, r"broken\.json is not JSON"),
+    ],
+)
+def test_what_does_not_belong_into_a_study(name: str, size: int, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "study" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * size)
+    with pytest.raises(HubError, match=said):
+        study_files(tmp_path / "study")
+
+
+def test_the_command_of_the_recipe_works_as_a_command(run: Path, hub: HubServer, tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "recipes" / "push.py"), "mine", "--repo_id", REPO]
+    settings = {**environment(hub, tmp_path / "home", TOKEN), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=settings, cwd=run.parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^Pushed as commit [0-9a-f]{40}: http", done.stdout, re.MULTILINE)
+    assert re.search(r" push target=user/name commit=[0-9a-f]{40} files=15 deleted=0$", done.stderr, re.MULTILINE)
+    assert files(hub) == LAYOUT
+    assert leaks(hub, run, done.stdout + done.stderr) == []
+    assert os.environ["HF_TOKEN"] == TOKEN
