@@ -11,7 +11,7 @@ from .bundle import LOCK_NAME, MODEL_HASHES_NAME, NEEDED, belongs, files_of
 from .cards import CARD_NAME, publishable
 from .evidence import Evidence, Unreadable
 from .files import sha256
-from .findings import OK, UNKNOWN, WRONG, Finding, compared, satisfied
+from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, EVENTS_NAME, MANIFEST_NAME, MODEL_NAME, PER_QUERY_NAME
 from .strict_json import read_json, read_json_lines
 
@@ -76,6 +76,8 @@ def check_copies(evidence: Evidence) -> Iterator[Finding]:
             if name == EVENTS_NAME:
                 found = found[: len(expected)]  # what came after the bundle was made, such as a push, may follow
             yield from compared("copies", name, expected, found)
+        elif copy.suffix == ".md":
+            yield compared_texts("copies", name, *(file.read_text(encoding="utf-8") for file in (copy, original)))
         else:
             same = sha256(original) == sha256(copy)
             yield satisfied("copies", name, same, f"is another one than {BUNDLE_NAME}/{name}")

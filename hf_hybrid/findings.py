@@ -10,6 +10,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 OK, WRONG, UNKNOWN = "ok", "wrong", "unknown"
@@ -119,3 +120,31 @@ def findings_table(findings: Iterable[Finding]) -> str:
         lines += [""] * bool(told) + [f"{status}: {one.place}: {one.told}  ({one.check})" for one in told]
     totals = Counter(finding.status for finding in findings)
     return "\n".join([*lines, "", f"{totals[WRONG]} wrong, {totals[OK]} ok, {totals[UNKNOWN]} unknown"])
+
+
+def compared_texts(check: str, file: str, expected: str, found: str) -> Finding:
+    """Of two texts that differ, the first line where they do.
+
+    Args:
+        check (`str`): Its name.
+        file (`str`): Name of the file that was found.
+        expected, found (`str`): The texts.
+
+    Example:
+
+        >>> compared_texts("card", "README.md", "one\\ntwo", "one\\nten")
+        Finding(check='card', status='wrong', place='README.md, line 2', told="expected 'two', found 'ten'")
+    """
+    if expected == found:
+        return Finding(check, OK, file)
+    pairs = zip_longest(expected.split("\n"), found.split("\n"), fillvalue="")
+    number, lines = next((number, pair) for number, pair in enumerate(pairs, start=1) if len({*pair}) > 1)
+    return Finding(check, WRONG, f"{file}, line {number}", _where_they_part(*lines))
+
+
+def _where_they_part(expected: str, found: str) -> str:
+    """Both lines, from a little before the first character that differs."""
+    same = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if len({*pair}) > 1), None)
+    start = max(0, (min(len(expected), len(found)) if same is None else same) - 30)
+    shown = (("..." if start else "") + line[start : start + 80] for line in (expected, found))
+    return "expected {!r}, found {!r}".format(*shown)

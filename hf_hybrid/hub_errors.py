@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -194,7 +195,9 @@ def careful_client(token: str | None) -> Iterator[None]:
     if no_bars:
         disable_progress_bars()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # of a bundle
+            yield
     finally:
         session.timeout = before
         if no_bars:

@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import distributions
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +41,7 @@ from .cost_checks import check_resources
 from .evidence import Evidence, Given, Unreadable
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .files import sha256
-from .findings import OK, UNKNOWN, WRONG, Finding, compared, satisfied
+from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .plan_checks import check_corpus, check_plan
 from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME
 from .reruns import RELATIVE_TOLERANCE, TOLERANCE
@@ -146,17 +145,7 @@ def check_card(evidence: Evidence) -> Iterator[Finding]:
     if reason := _unlike_here(evidence, "hf-hybrid"):
         yield Finding("card", UNKNOWN, CARD_NAME, reason)
         return
-    pairs = zip_longest(expected.split("\n"), found.split("\n"), fillvalue="")
-    number, lines = next((number, pair) for number, pair in enumerate(pairs, start=1) if len({*pair}) > 1)
-    yield Finding("card", WRONG, f"{CARD_NAME}, line {number}", _where_they_part(*lines))
-
-
-def _where_they_part(expected: str, found: str) -> str:
-    """Both lines, from a little before the first character that differs."""
-    same = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if len({*pair}) > 1), None)
-    start = max(0, (min(len(expected), len(found)) if same is None else same) - 30)
-    shown = (("..." if start else "") + line[start : start + 80] for line in (expected, found))
-    return "expected {!r}, found {!r}".format(*shown)
+    yield compared_texts("card", CARD_NAME, expected, found)
 
 
 def check_drawn(evidence: Evidence) -> Iterator[Finding]:

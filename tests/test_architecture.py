@@ -100,7 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fits": set(),
     "fit_words": {"fits"},
     "hardware": {"records"},
-    "workload": {"distributed", "mix", "resources"},
+    "workload": {"distributed", "flops", "mix"},
     "measured_runs": {"hardware", "mix", "records", "workload"},
     "planner_model": set(),
     "planner_advice": {"planner_model", "workload"},

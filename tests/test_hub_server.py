@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import pytest
 from huggingface_hub import (
     CommitInfo,
@@ -31,12 +28,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
-from hf_hybrid.encoder import HybridEncoder
-
 from . import hub_api
 from .hub_cards import problems
 from .hub_server import STATUSES, HubServer, api, environment
-from .recipe_runs import REPOSITORY, write_model
+from .recipe_runs import REPOSITORY
 
 TOKENS = {"hf_writer": "user", "hf_reader": "guest"}
 REPO = "user/name"
@@ -489,54 +484,6 @@ def test_a_fault_is_named_rightly(hub: HubServer) -> None:
         hub.fail("commit", status=418)
     assert httpx2.get(f"{hub.url}/api/none").status_code == 404
     assert (hub.count("unknown"), len(hub_api.OPERATIONS)) == (1, len(hub_api.ROUTES) + 1)
-
-
-# another process
-
-LOADING = """
-import sys
-import evaluate, numpy as np, torch
-from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
-from hf_hybrid.encoder import HybridEncoder
-
-texts = ["river stone", "paper"]
-sentences = SentenceTransformer("user/name").encode(texts)
-hybrid = HybridEncoder.from_pretrained("user/name").encode(texts, "query")
-model, tokenizer = AutoModel.from_pretrained("user/name"), AutoTokenizer.from_pretrained("user/name")
-inputs = tokenizer(texts, padding=True, return_tensors="pt")
-with torch.no_grad():
-    hidden = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-mask = inputs["attention_mask"][..., None]
-auto = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
-metric = evaluate.load("user/beir_cross_lingual")
-np.savez(sys.argv[1], sentences=sentences, hybrid=np.asarray(hybrid), auto=auto, name=metric.name)
-"""
-
-
-def test_another_process_loads_model_and_metric_by_name(hub: HubServer, writer: HfApi, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model")
-    writer.upload_folder(repo_id=REPO, folder_path=model)
-    writer.create_repo("user/beir_cross_lingual", repo_type="space", space_sdk="gradio", private=True)
-    metric = REPOSITORY / "hf_hybrid" / "metrics" / "beir_cross_lingual"
-    writer.upload_folder(
-        repo_id="user/beir_cross_lingual", repo_type="space", folder_path=metric, allow_patterns="*.*"
-    )
-    hub.requests.clear()
-    subprocess.run(
-        [sys.executable, "-c", LOADING, tmp_path / "found.npz"],
-        env={**environment(hub, tmp_path / "home", "hf_writer"), "OMP_NUM_THREADS": "1"},
-        cwd=REPOSITORY,
-        check=True,
-        timeout=120,
-    )
-    found = np.load(tmp_path / "found.npz")
-    expected = HybridEncoder.from_pretrained(model).encode(["river stone", "paper"], "query")
-    for door in ("sentences", "hybrid", "auto"):
-        np.testing.assert_allclose(found[door], expected, atol=1e-6)
-    assert str(found["name"]) == "beir_cross_lingual"
-    assert {request.headers.get("authorization") for request in hub.requests} >= {"Bearer hf_writer"}
-    assert (tmp_path / "home" / "hub" / "models--user--name").is_dir()
 
 
 def test_the_environment_of_another_process_has_nothing_of_ours(

@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import HubServer
+from tests.pushes import TOKEN, USERS, push_command
 from tests.recipe_runs import REPOSITORY, write_jsonl_corpus, write_model
 
-READMES = ["README.md", "recipes/README.md", "accelerate_configs/README.md", "CONTRIBUTING.md"]
+READMES = [
+    "README.md",
+    "recipes/README.md",
+    "accelerate_configs/README.md",
+    "model_cards/README.md",
+    "CONTRIBUTING.md",
+]
 SMALLER = "--max_steps 2 --max_eval_queries 3 --evaluate_before false --energy none --use_cpu true --bf16 false"
 SMALLER += (
     " --global_batch_size 8 --save_strategy no --eval_strategy no --load_best_model_at_end false --report_to none"
@@ -65,7 +73,8 @@ def run(folder: Path, command: str) -> str:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    known = {*of_kind("make", "pip", "recipes/train.py", "recipes/eval.py"), *of_kind(".venv/bin/pre-commit", "venv")}
+    recipes = (f"recipes/{name}.py" for name in ("train", "eval", "push", "verify"))
+    known = {*of_kind("make", "pip", *recipes), *of_kind(".venv/bin/pre-commit", "venv")}
     assert len(ALL) > 12
     assert [command for _, command in ALL if command not in known] == []
 
@@ -95,6 +104,25 @@ def test_evaluation_commands_run(command: str, folder: Path) -> None:
     words = [PLACES.get(word, word) for word in shlex.split(command)]
     options = "--use_cpu true --max_queries 3"
     assert "monolingual/" in run(folder, f"{shlex.join(words)} {options} --output_dir runs/evaluation")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", of_kind("recipes/verify.py"))
+def test_verify_commands_run(command: str, folder: Path) -> None:
+    assert "\n0 wrong, " in run(folder, f"{command} --cache_dir cache")
+
+
+def test_push_commands_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("hf_hybrid.hub._CACHE", str(tmp_path))
+    with HubServer(tmp_path / "hub", tokens=USERS) as hub:
+        for command in of_kind("recipes/push.py"):
+            found = push_command(*shlex.split(command)[2:])
+            assert found.status == 0, found.printed
+            assert ("dry run" if "--dry_run" in command else "Pushed as commit") in found.printed
+        assert "model.safetensors" in hub.repo("user/name").files()
+        assert "beir_cross_lingual.py" in hub.repo("user/beir_cross_lingual", repo_type="space").files()
 
 
 @pytest.mark.slow
