@@ -1,0 +1,139 @@
+"""Train an encoder by masked language modelling, as mBERT was, and evaluate it as a retriever before and after.
+
+    accelerate launch recipes/mlm.py
+    accelerate launch recipes/mlm.py --tokens_of runs/sample-hybrid
+    accelerate launch recipes/mlm.py --config recipes/help/mlm.yaml --train_corpus FOLDER --tokens_of runs/help-hybrid
+    accelerate launch recipes/train.py --model_name_or_path runs/sample-mlm/model --train_corpus sample
+
+The text is all queries and passages of the training corpus. The last line fine-tunes what such a run has left.
+The same command goes on with a run that was stopped, from its newest checkpoint; `--overwrite` begins it anew.
+Without a config, a corpus and a model it runs recipes/sample/mlm.yaml: the built-in corpus and a small encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+from transformers import set_seed
+
+from hf_hybrid import ParallelCorpus, RunFolder, distributed, events
+from hf_hybrid.arguments import DataArguments
+from hf_hybrid.evaluation import scores_table
+from hf_hybrid.mlm import documents
+from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.mlm_model import MaskedLanguageModel
+from hf_hybrid.mlm_trainer import MlmTrainer
+from hf_hybrid.parsing import explained_errors, parse_arguments
+from hf_hybrid.runs import run_log_level, run_training
+from hf_hybrid.sources import open_corpora
+
+STARTED_AT = time.perf_counter()
+DEFAULT_CONFIG = Path(__file__).parent / "sample" / "mlm.yaml"
+FLAGS = {
+    "dry_run": "Print the plan and the first blocks as text, and train nothing.",
+    "overwrite": "Begin anew where output_dir holds a run, whose files are deleted.",
+}
+
+
+def main() -> None:
+    # Arguments
+    named = {word.split("=")[0].lstrip("-").replace("-", "_") for word in sys.argv if word.startswith("--")}
+    chosen = named & {"train_corpus", "model_name_or_path"}
+    with explained_errors("mlm.py"):
+        model_args, data_args, args, rest = parse_arguments(
+            [MlmModelArguments, DataArguments, MlmTrainingArguments],
+            default_config=None if chosen else DEFAULT_CONFIG,
+            flags=FLAGS,
+        )
+        if "train_corpus" in named and model_args.model_name_or_path is None and not rest.config:
+            raise ValueError(
+                "--train_corpus without a model: name one with --model_name_or_path, or take the settings for a small "
+                "encoder from scratch with --config recipes/sample/mlm.yaml."
+            )
+        set_seed(args.seed)
+        events.configure(run_log_level(args))
+
+    # Data, model, plan
+    with explained_errors("mlm.py"):
+        with args.main_process_first(desc="reading the corpora"):
+            train_corpus, eval_corpus = open_corpora(**dataclasses.asdict(data_args))
+        trainer = MlmTrainer(
+            model=open_model(model_args, train_corpus),
+            args=args,
+            train_dataset=train_corpus,
+            eval_dataset=eval_corpus,
+            cache_dir=data_args.cache_dir,
+            started_at=STARTED_AT,
+        )
+        plan = trainer.schedule.summary()
+        if train_corpus.fingerprint == eval_corpus.fingerprint:
+            raise ValueError("--eval_corpus is the training corpus: leave it out to evaluate on items held out of it.")
+    say = print if trainer.is_world_process_zero() else lambda *_: None
+    say(f"devices: {args.world_size} x {args.device}, {trainer.distributed_strategy()['type']}")
+    say(f"training corpus: {train_corpus!r}")
+    say(f"evaluation corpus: {eval_corpus!r}")
+    say(plan)
+    if rest.dry_run:
+        say(trainer.preview())
+        return
+
+    # Before, training, after
+    folder = RunFolder(args.output_dir)
+    with explained_errors("mlm.py"):
+        result = run_training(trainer, folder, [model_args, data_args, args], overwrite=rest.overwrite)
+
+    # What the run leaves
+    say("\n" + scores_table(result.before, result.after))
+    say(closing_words(folder) if result.trained else already_done(folder))
+    distributed.leave_at_exit()
+
+
+def open_model(model_args: MlmModelArguments, corpus: ParallelCorpus) -> MaskedLanguageModel:
+    """The checkpoint that is named, or the small encoder that recipes/train.py makes of this corpus, with a head."""
+    settings = {
+        "query_prompt": model_args.query_prompt,
+        "passage_prompt": model_args.passage_prompt,
+        "max_length": model_args.max_passage_length,
+        "pooling": model_args.pooling,
+    }
+    if model_args.model_name_or_path is not None:
+        return MaskedLanguageModel.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            attention=model_args.attention,
+            attention_dropout=model_args.attention_dropout,
+            **settings,
+        )
+    return MaskedLanguageModel.from_scratch(
+        chain.from_iterable(documents(corpus, language) for language in corpus.languages),
+        hidden_size=model_args.scratch_hidden_size,
+        num_layers=model_args.scratch_num_layers,
+        vocab_size=model_args.scratch_vocab_size,
+        attention=model_args.attention,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+
+
+def closing_words(folder: RunFolder) -> str:
+    lines, resources = folder.read_resource_lines()[0], folder.read_resources()
+    known = [line["loss"] for line in lines if line["loss"] is not None]
+    fell = f"The loss fell from {known[0]:.3f} to {known[-1]:.3f}, " if known else ""
+    return f"""
+{fell}on {resources["tokens"]:,} tokens.
+The model:        {folder.path}/model        loads with AutoModel, SentenceTransformer and AutoModelForMaskedLM
+The scores:       {folder.path}/eval.json    as a retriever, all pairs of languages
+The cost:         {folder.path}/resources.json, .jsonl
+What was run:     {folder.path}/run.json
+Next: accelerate launch recipes/train.py --model_name_or_path {folder.path}/model --train_corpus ... fine-tunes it."""
+
+
+def already_done(folder: RunFolder) -> str:
+    return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
+
+
+if __name__ == "__main__":
+    main()
