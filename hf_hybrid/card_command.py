@@ -77,6 +77,32 @@ SAMPLE_OPTIONS = (
     "train_corpus", "languages", "held_out", "global_batch_size", "learning_rate", "max_steps", "mix", "seed",
     "temperature", "use_cpu", "warmup_steps", "weight_decay",
 )  # fmt: skip
+# Of recipes/mlm.py, whose batches are of single texts: the same less what only pairs have, and what is its own.
+_OF_PAIRS = (
+    "mix", "cells", "exclude", "max_positives", "num_negatives", "temperature", "symmetric", "seen_embeddings_only",
+    "max_query_length",
+)  # fmt: skip
+MLM_DEFAULTS: dict[str, Any] = {name: value for name, value in DEFAULTS.items() if name not in _OF_PAIRS} | {
+    "block_length": 128,
+    "global_batch_size": 64,
+    "smoothing": 0.7,
+    "masking": "static",
+    "mask_duplicates": 10,
+    "mlm_probability": 0.15,
+    "whole_word_mask": False,
+    "learning_rate": 1e-4,
+    "weight_decay": 0.01,
+}
+MLM_SAMPLE_CONFIG = "recipes/sample/mlm.yaml"
+MLM_SAMPLE_OPTIONS = (
+    "scratch_hidden_size", "scratch_num_layers", "scratch_vocab_size", "max_passage_length", "train_corpus",
+    "languages", "held_out", "block_length", "global_batch_size", "learning_rate", "masking", "seed", "smoothing",
+    "use_cpu", "warmup_steps", "weight_decay",
+)  # fmt: skip
+
+
+def _is_mlm(config: Mapping[str, Any]) -> bool:
+    return "block_length" in config
 
 
 def changed_options(config: Mapping[str, Any], languages: list[str]) -> dict[str, Any]:
@@ -91,12 +117,15 @@ def changed_options(config: Mapping[str, Any], languages: list[str]) -> dict[str
         >>> changed_options({"model_name_or_path": "intfloat/multilingual-e5-small", "seed": 42, "max_steps": 60}, [])
         {'model_name_or_path': 'intfloat/multilingual-e5-small', 'max_steps': 60}
     """
-    given = {name: config.get(name, default) for name, default in DEFAULTS.items()}
-    changed = {name for name, value in given.items() if value != DEFAULTS[name]}
+    mlm = _is_mlm(config)
+    defaults, sample = (MLM_DEFAULTS, MLM_SAMPLE_CONFIG) if mlm else (DEFAULTS, SAMPLE_CONFIG)
+    in_sample = set(MLM_SAMPLE_OPTIONS if mlm else SAMPLE_OPTIONS)
+    given = {name: config.get(name, default) for name, default in defaults.items()}
+    changed = {name for name, value in given.items() if value != defaults[name]}
     if given["model_name_or_path"] is not None:
         return {name: given[name] for name in given if name in changed}
     given |= {"languages": given["languages"] or ",".join(languages)}
-    return {"config": SAMPLE_CONFIG, **{name: given[name] for name in given if name in changed | {*SAMPLE_OPTIONS}}}
+    return {"config": sample, **{name: given[name] for name in given if name in changed | in_sample}}
 
 
 def command(config: Mapping[str, Any], languages: list[str]) -> Markdown:
@@ -108,7 +137,7 @@ def command(config: Mapping[str, Any], languages: list[str]) -> Markdown:
         accelerate launch recipes/train.py --model_name_or_path user/e5 --query_prompt 'query: ' \\
             --mix pool=1.0
     """
-    lines = ["accelerate launch recipes/train.py"]
+    lines = [f"accelerate launch recipes/{'mlm' if _is_mlm(config) else 'train'}.py"]
     for name, value in changed_options(config, languages).items():
         word = f"--{name} {_word(value)}"
         if len(lines[-1]) + len(word) > _WIDTH:

@@ -19,7 +19,8 @@ def limits(files: CardFiles) -> list[Markdown]:
     estimated = files.resources is not None and files.resources["energy_source"] in ESTIMATES
     conditions = {
         "Texts are cut at {length} tokens, queries in training at {query_length}; how many texts that cut is not "
-        "recorded here.": bool(model),
+        "recorded here.": bool(model) and run["mix"] != "mlm",
+        "Texts are cut at {length} tokens; in training none was.": bool(model) and run["mix"] == "mlm",
         "It was trained once, with seed {seed}: how much scores vary from seed to seed was not measured.": True,
         "Not measured: other domains, long documents, misspelt text, several languages in one text, and social bias "
         "or harmful content in what is found.": True,

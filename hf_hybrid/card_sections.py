@@ -114,6 +114,8 @@ def training(files: CardFiles) -> dict[str, Any]:
     cells = run["plan"].get("cells")
     if not isinstance(cells, list):  # as of files of before
         cells = []
+    if run["mix"] == "mlm":
+        return _language_modelling(files, cells)
     total = sum(cell["steps"] for cell in cells)
     kinds = list(dict.fromkeys(cell["kind"] for cell in cells))
     rows = []
@@ -137,11 +139,34 @@ def training(files: CardFiles) -> dict[str, Any]:
     }
 
 
+def _language_modelling(files: CardFiles, cells: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Blocks of each language, and settings."""
+    total, length = sum(cell["blocks"] for cell in cells), files.run["config"]["block_length"]
+    rows = [
+        [
+            cell["cell"],
+            f"{cell['blocks']:,}",
+            f"{cell['blocks'] / total:.1%}",
+            f"{cell['blocks'] * length / cell['tokens']:,.1f}",
+            f"{cell['items']:,}",
+        ]
+        for cell in cells[:MOST_ROWS]
+    ]
+    return {
+        "mix": "mlm",
+        "num_blocks": f"{total:,}",
+        "num_cells": f"{len(cells):,}",
+        "languages": table(["Language", "Blocks", "Share", "Passes over its texts", "Texts"], rows),
+        "settings": _training_settings(files),
+        "plan": files.plan["fingerprint"] if files.plan else files.run.get("identity", {}).get("plan"),
+    }
+
+
 def _training_settings(files: CardFiles) -> Markdown:
     config, run = files.run["config"], files.run
     precision = next((name for name in ("bf16", "fp16") if config.get(name)), "float32")
     names = {
-        "Queries in a batch": "global_batch_size",
+        "Blocks in a batch" if run["mix"] == "mlm" else "Queries in a batch": "global_batch_size",
         "Optimizer steps": "max_steps",
         "Batches a step": "gradient_accumulation_steps",
         "Learning rate": "learning_rate",
@@ -154,7 +179,14 @@ def _training_settings(files: CardFiles) -> Markdown:
         "Hard negatives": "num_negatives",
         "Most tokens of a query": "max_query_length",
         "Most tokens of a passage": "max_passage_length",
+        "Tokens of a block": "block_length",
+        "Masks": "masking",
+        "Passes until masks repeat": "mask_duplicates",
+        "Share of tokens predicted": "mlm_probability",
+        "Whole words": "whole_word_mask",
     }
+    if run["mix"] == "mlm":  # no text is cut
+        names = {title: name for title, name in names.items() if not title.startswith("Most tokens")}
     rows = [[title, config[name]] for title, name in names.items() if config.get(name) is not None]
     rows += [["Precision", precision], ["Seed", run["seed"]]]
     return table(["Setting", "Value"], rows)

@@ -165,7 +165,8 @@ def _again(files: CardFiles) -> Markdown:
     name = _word(files.name if repo else files.folder)
     start = f"accelerate launch recipes/train.py --like {repo or name}"
     download = [f"hf download {repo} --local-dir {name}"] if repo else []
-    return Markdown("\n".join([start, *download, f"python recipes/verify.py {name}"]))
+    begin = [] if files.run["mix"] == "mlm" else [start]
+    return Markdown("\n".join([*begin, *download, f"python recipes/verify.py {name}"]))
 
 
 def _word(text: str) -> str:

@@ -47,7 +47,7 @@ def _check_lines(evidence: Evidence) -> Iterator[Finding]:
             continue
         cells = [plan["cells"][plan["batches"][batch]] for batch in evidence.batches(first, end)]
         for key in ("kind", "cell"):
-            names = {cell[key] for cell in cells}
+            names = {POOL} if evidence.is_mlm and key == "cell" else {cell[key] for cell in cells}
             yield from compared("resources", f"{place}: {key}", names.pop() if len(names) == 1 else None, line[key])
         below = [key for key in _AMOUNTS if line[key] < 0]  # type: ignore[literal-required]
         yield satisfied("resources", f"{place}: amounts", not below, f"{', '.join(below)}: less than nothing")
@@ -105,7 +105,7 @@ def _check_parts(evidence: Evidence) -> Iterator[Finding]:
     first, end = evidence.spans[0][0], evidence.lines[-1]["step"]
     batches = [evidence.batches(step, step + 1) for step in range(max(first, 0), end)]
     names = [[plan["cells"][plan["batches"][batch]]["cell"] for batch in of_step] for of_step in batches]
-    expected = Counter(of_step[0] for of_step in names)
+    expected = Counter(POOL if evidence.is_mlm else of_step[0] for of_step in names)
     found = {name: share["steps"] for name, share in resources["per_cell"].items()}
     yield from compared("resources", "resources.json: per_cell: steps", dict(expected), found)
     for part in ("per_cell", "per_language"):
@@ -147,7 +147,8 @@ def _check_flops(evidence: Evidence) -> Iterator[Finding]:
     tokens = resources["tokens"]
     head = 6 * int(numbers.get("num_head_parameters", 0)) * int(numbers.get("predicted_tokens", 0))
     squares = (flops - 6 * parameters * tokens - head) / (12 * layers * width)
-    most = tokens * max(run["config"]["max_query_length"], run["config"]["max_passage_length"])
+    lengths = ("block_length",) if evidence.is_mlm else ("max_query_length", "max_passage_length")
+    most = tokens * max(run["config"][name] for name in lengths)
     told = f"by its formula sum(length^2) would be {squares:.0f}, which cannot be for {tokens} tokens"
     yield satisfied("resources", place, tokens <= squares * (1 + ROUNDING) and squares <= most * (1 + ROUNDING), told)
     yield Finding("resources", UNKNOWN, place, f"no file has sum(length^2); {squares:.0f} is what is left for it")

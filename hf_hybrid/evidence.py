@@ -98,9 +98,15 @@ class Evidence:
         ends = [line["step"] for line in self.lines]
         return list(zip([ends[-1] - self.resources["num_steps"], *ends], ends, strict=False))
 
+    @property
+    def is_mlm(self) -> bool:
+        """Whether it was masked language modelling, whose plan has a number for each block of a batch."""
+        return self.run["mix"] == "mlm"
+
     def batches(self, first: int, end: int) -> range:
-        """Numbers, in the plan, of the batches of some steps."""
-        size = self.run["config"]["gradient_accumulation_steps"]
+        """Numbers, in the plan, of the batches of some steps, or of their blocks."""
+        config = self.run["config"]
+        size = config["gradient_accumulation_steps"] * (config["global_batch_size"] if self.is_mlm else 1)
         return range(first * size, end * size)
 
     @cached_property

@@ -10,7 +10,7 @@ import numpy as np
 
 from .cards import publishable
 from .evidence import Evidence, Unreadable
-from .findings import UNKNOWN, Finding, compared, satisfied
+from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
 from .mix import KINDS, MixConfig, largest_remainder
 from .schedule import HybridSchedule, plan_fingerprint
 from .tally import POOL
@@ -32,14 +32,15 @@ def check_plan(evidence: Evidence) -> Iterator[Finding]:
         "plan", "plan.json: fingerprint", plan_fingerprint(names, plan["batches"]), plan["fingerprint"]
     )
     yield from compared("plan", "run.json: identity: plan", plan["fingerprint"], identity["plan"])
-    num_batches = config["max_steps"] * config["gradient_accumulation_steps"]
+    num_batches = len(evidence.batches(0, config["max_steps"]))
     yield from compared("plan", "plan.json: number of batches", num_batches, len(plan["batches"]))
     steps = Counter(names[number] for number in plan["batches"])
-    told = {" ".join((row["kind"], row["cell"])): row["steps"] for row in run["plan"]["cells"]}
+    counted = "blocks" if evidence.is_mlm else "steps"
+    told = {" ".join((row["kind"], row["cell"])): row[counted] for row in run["plan"]["cells"] if row[counted]}
     yield from compared(
         "plan", "run.json: plan: steps", {" ".join(name): count for name, count in steps.items()}, told
     )
-    yield from _check_shares(run["mix"], steps)
+    yield from _check_mlm_shares(run, steps) if evidence.is_mlm else _check_shares(run["mix"], steps)
     yield from _check_arguments(config, identity, run)
     yield from _check_languages(run, names)
 
@@ -53,6 +54,16 @@ def _check_shares(mix: str, steps: Counter[tuple[str, str]]) -> Iterator[Finding
         found[kind] += count
     planned = {kind: count for kind, count in zip(kinds, expected, strict=True) if count}
     yield from compared("plan", "plan.json: steps of each kind", planned, dict(found))
+
+
+def _check_mlm_shares(run: Mapping[str, Any], blocks: Counter[tuple[str, str]]) -> Iterator[Finding]:
+    """Each language has its exact share, rounded up or down."""
+    rows, total = run["plan"]["cells"], sum(blocks.values())
+    weights = [row["tokens"] ** run["config"]["smoothing"] for row in rows]
+    for row, weight in zip(rows, weights, strict=True):
+        share, found = total * weight / sum(weights), blocks[row["kind"], row["cell"]]
+        told = f"expected {share:.2f} rounded up or down, found {found}"
+        yield satisfied("plan", f"plan.json: blocks of {row['cell']}", abs(found - share) < 1 + ROUNDING, told)
 
 
 def _check_arguments(
@@ -76,7 +87,7 @@ def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> It
         query, _, passage = name.partition("->")
         fits = {"mono": query == passage, "cross": query != passage, "pool": passage == POOL, "mixed": query == POOL}
         told = f"{kind} {name} is no cell of the languages {', '.join(items)}"
-        holds = fits.get(kind, True) and {query, passage} <= {*items, POOL}
+        holds = fits.get(kind, True) and {query, passage or query} <= {*items, POOL}
         yield satisfied("plan", f"plan.json: cells: {name}", holds, told)
     for row in run["plan"]["cells"]:
         if row["kind"] == "mono":
@@ -110,7 +121,11 @@ def check_corpus(evidence: Evidence) -> Iterator[Finding]:
     expected = {"corpus_fingerprint": held_out.fingerprint, "languages": list(held_out.languages)}
     yield from compared("corpus", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
     yield from _check_source("eval.json: evaluated: corpus", held_out, evaluated["corpus"])
-    yield from _check_schedule(evidence, train)
+    if evidence.is_mlm:
+        told = "its blocks follow from the texts and the model's tokenizer"
+        yield Finding("corpus", UNKNOWN, "plan.json: what the texts decide", told)
+    else:
+        yield from _check_schedule(evidence, train)
 
 
 def _check_source(place: str, corpus: ParallelCorpus, told: Mapping[str, Any]) -> Iterator[Finding]:

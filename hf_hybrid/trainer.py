@@ -141,17 +141,20 @@ class HybridTrainer(PushingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The steps of the plan in order, one `HybridInputs` each; not sharded: each rank takes its own share."""
-        collator = HybridCollator(
-            self.schedule, self._token_cache, self.args.num_negatives, distributed.rank(), distributed.world_size()
-        )
         return DataLoader(
-            StepDataset(collator),
+            StepDataset(self.make_collator()),
             batch_sampler=BatchSampler(range(len(self.schedule)), batch_size=1, drop_last=False),
             collate_fn=operator.itemgetter(0),
             num_workers=self.args.dataloader_num_workers or 0,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def make_collator(self) -> Any:
+        """What makes the inputs of a step, for this rank."""
+        return HybridCollator(
+            self.schedule, self._token_cache, self.args.num_negatives, distributed.rank(), distributed.world_size()
         )
 
     @cached_property

@@ -14,17 +14,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from transformers import set_seed
 
 from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, distributed, events
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.evaluation import scores_table
 from hf_hybrid.like import differences, read_run_like, settings_like
+from hf_hybrid.mlm import documents
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.runs import run_log_level, run_training
 from hf_hybrid.sources import open_corpora
@@ -111,21 +110,13 @@ def open_model(model_args: ModelArguments, corpus: ParallelCorpus) -> HybridEnco
             **settings,
         )
     return HybridEncoder.from_scratch(
-        chain.from_iterable(texts_of_items(corpus, language) for language in corpus.languages),
+        chain.from_iterable(documents(corpus, language) for language in corpus.languages),
         hidden_size=model_args.scratch_hidden_size,
         num_layers=model_args.scratch_num_layers,
         vocab_size=model_args.scratch_vocab_size,
         attention=model_args.attention,
         **{name: value for name, value in settings.items() if value is not None},
     )
-
-
-def texts_of_items(corpus: ParallelCorpus, language: str) -> Iterator[str]:
-    """What the items say in a language; never a text that was held out."""
-    rows = corpus.rows[:, corpus.languages.index(language)]
-    for side, texts in ((corpus.QUERY, corpus.queries(language)), (corpus.PASSAGE, corpus.passages(language))):
-        found = np.unique(rows[:, side])
-        yield from texts.take(found[found >= 0]).to_pylist()
 
 
 def describe(corpus: ParallelCorpus, role: str) -> str:

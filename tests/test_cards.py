@@ -26,11 +26,21 @@ from hypothesis import strategies as st
 
 from hf_hybrid import card_results, cards
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
-from hf_hybrid.card_command import DEFAULTS, SAMPLE_CONFIG, SAMPLE_OPTIONS, changed_options, command
+from hf_hybrid.card_command import (
+    DEFAULTS,
+    MLM_DEFAULTS,
+    MLM_SAMPLE_CONFIG,
+    MLM_SAMPLE_OPTIONS,
+    SAMPLE_CONFIG,
+    SAMPLE_OPTIONS,
+    changed_options,
+    command,
+)
 from hf_hybrid.card_metadata import eval_entries, hub_languages, licence_fields
 from hf_hybrid.cards import card_text, publishable, read_files, write_card
 from hf_hybrid.identity import DECISIVE_ARGUMENTS
 from hf_hybrid.markdown import escape, table
+from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.parsing import parse_arguments
 from hf_hybrid.presets import PRESETS
 from hf_hybrid.records import CardOptions, RunFolder
@@ -468,9 +478,33 @@ def test_the_defaults_are_those_of_the_arguments() -> None:
     assert decisive - {"cache_dir"} <= set(DEFAULTS)
 
 
-def test_the_sample_options_are_those_of_the_recipe() -> None:
-    settings = yaml.safe_load((ROOT / SAMPLE_CONFIG).read_text())
-    assert set(settings) - {"logging_steps", "output_dir"} == set(SAMPLE_OPTIONS)
+def test_the_defaults_of_language_modelling_are_those_of_its_arguments() -> None:
+    groups = (MlmModelArguments, DataArguments, MlmTrainingArguments)
+    fields = {field.name: field.default for group in groups for field in dataclasses.fields(group) if field.init}
+    expected = {name: fields[name] for name in MLM_DEFAULTS} | {"max_steps": 1000}  # what follows where none is given
+    assert expected == MLM_DEFAULTS
+    assert set(DEFAULTS) - set(MLM_DEFAULTS) == set(DEFAULTS) - set(fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"), [(SAMPLE_CONFIG, SAMPLE_OPTIONS), (MLM_SAMPLE_CONFIG, MLM_SAMPLE_OPTIONS)]
+)
+def test_the_sample_options_are_those_of_the_recipe(config: str, options: tuple[str, ...]) -> None:
+    settings = yaml.safe_load((ROOT / config).read_text())
+    assert set(settings) - {"logging_steps", "output_dir"} == set(options)
+
+
+@pytest.mark.parametrize("model", [None, "intfloat/multilingual-e5-small"])
+def test_the_command_of_language_modelling_gives_the_options_of_the_run(model: str | None) -> None:
+    run = MLM_DEFAULTS | {"model_name_or_path": model, "languages": "de,en", "max_steps": 50, "block_length": 64}
+    run |= {"masking": "dynamic", "whole_word_mask": True, "use_cpu": True, "held_out": 0.2}
+    words = shlex.split(command(run, ["de", "en"]).replace("\\\n", " "))
+    assert words[:3] == ["accelerate", "launch", "recipes/mlm.py"]
+    groups = parse_arguments([MlmModelArguments, DataArguments, MlmTrainingArguments], words[3:])[:3]
+    found = {name: getattr(group, name) for group in groups for name in MLM_DEFAULTS if hasattr(group, name)}
+    found["optim"], found["lr_scheduler_type"] = str(found["optim"].value), str(found["lr_scheduler_type"].value)
+    found["eval_strategy"] = str(found["eval_strategy"].value)
+    assert found == run
 
 
 @pytest.mark.parametrize("model", [None, "intfloat/multilingual-e5-small"])

@@ -33,6 +33,7 @@ PLACES = {
     "MODEL": "model",
     "CORPUS": "corpus",
     "XQUAD_R": "corpus",
+    "runs/sample-mlm/model": "model",
 }
 
 
@@ -73,7 +74,7 @@ def run(folder: Path, command: str) -> str:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    recipes = (f"recipes/{name}.py" for name in ("train", "eval", "push", "verify"))
+    recipes = (f"recipes/{name}.py" for name in ("train", "mlm", "eval", "push", "verify"))
     known = {*of_kind("make", "pip", *recipes), *of_kind(".venv/bin/pre-commit", "venv")}
     assert len(ALL) > 12
     assert [command for _, command in ALL if command not in known] == []
@@ -139,6 +140,17 @@ def test_launch_commands_run(command: str, folder: Path) -> None:
         return
     options += " --overwrite --output_dir runs/again"
     assert "monolingual/MAP" in run(folder, f"{shlex.join(words)} {options}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", of_kind("recipes/mlm.py"))
+def test_language_modelling_runs(command: str, folder: Path) -> None:
+    words = shlex.split(command)
+    if "--dry_run" in words:
+        assert "[MASK]" in run(folder, command)
+        return
+    options = SMALLER.replace("--max_steps 2", "--block_length 16")  # the other run had few tokens
+    assert "monolingual/MAP" in run(folder, f"{command} {options} --overwrite")
 
 
 @pytest.mark.slow
