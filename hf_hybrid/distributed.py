@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +23,7 @@ WEIGHT_BYTES_FORMULA = (
     "ZeRO 3: w + g, in several chunks 3wn + gn; FSDP2: 2w, in several chunks 3wn, and g at the last; "
     "W processes, w bytes of weights, g bytes of gradients"
 )
+_PATIENCE = timedelta(hours=12)  # an upload may take long
 _embedding_bytes = 0  # since `take_embedding_bytes` was last called
 
 
@@ -183,6 +186,21 @@ def any_rank(here: bool) -> bool:
 @lru_cache
 def _host_group() -> dist.ProcessGroup | None:
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+@contextmanager
+def others_wait() -> Iterator[None]:
+    """While the first process does what takes long the others stay, for hours if need be, and no device waits.
+
+    Those that left would have NCCL end the first one too.  What it raises ends their waiting.
+    """
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE) if world_size() > 1 else None
+    try:
+        yield
+    finally:
+        if group is not None:
+            dist.barrier(group)
+            dist.destroy_process_group(group)
 
 
 def barrier() -> None:

@@ -71,6 +71,8 @@ def settings_like(run: Run) -> dict[str, Any]:
     }
     config = run["config"]
     changed = {name: config[name] for name in defaults if name in config and config[name] != defaults[name]}
+    if commit := run.get("model", {}).get("commit"):
+        changed["model_revision"] = commit  # its branch may have moved
     return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in changed.items()}
 
 

@@ -19,11 +19,11 @@ from huggingface_hub import try_to_load_from_cache
 
 from . import checkpoints, distributed, events
 from .bundle import write_bundle
-from .cards import write_card
+from .cards import CARD_NAME, write_card
 from .evaluation import what_is_evaluated
 from .evaluation_files import EvaluationFiles
 from .machine import environment
-from .records import EVALUATIONS_NAME, MODEL_NAME
+from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME
 from .supervision import Interrupted, alone_in, ends_on_signal
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run_training(
         if problem is not None:
             raise ValueError(problem)
         if after is not None:
-            trainer.push_finished_run()  # which an earlier call may have failed at
+            _publish(trainer, folder, anew=False)  # what an earlier call may have failed at
             return RunResult(before, after, trained=False)
         events.configure(run_log_level(args), folder.path)
         events.event("start", output_dir=folder.path, world_size=args.world_size, max_steps=args.max_steps)
@@ -87,8 +87,7 @@ def run_training(
             folder.write_plan(_plan_record(trainer.schedule))
         with _recorded_status(folder, _run_record(trainer, arguments)):
             result = _evaluate_train_evaluate(trainer, folder, evaluated, before)
-        _write_card_and_bundle(folder, args.hub_model_id if args.push_to_hub else None)
-        trainer.push_finished_run()
+        _publish(trainer, folder, anew=True)
         return result
 
 
@@ -207,10 +206,18 @@ def _plan_record(schedule: HybridSchedule) -> Plan:
     return {"cells": cells, "batches": schedule.cell_numbers(), "fingerprint": schedule.fingerprint}
 
 
+def _publish(trainer: HybridTrainer, folder: RunFolder, anew: bool) -> None:
+    """Card and bundle of a run that has come to its end, anew or where they are not there, and the push asked for."""
+    args = trainer.args
+    with distributed.others_wait():
+        there = (folder.path / CARD_NAME).exists() and (folder.path / BUNDLE_NAME).is_dir()
+        if distributed.rank() == 0 and (anew or not there):
+            _write_card_and_bundle(folder, args.hub_model_id if args.push_to_hub else None)
+        trainer.push_finished_run()
+
+
 def _write_card_and_bundle(folder: RunFolder, repo_id: str | None) -> None:
-    """On the first process; a run without them is a run all the same."""
-    if distributed.rank() != 0:
-        return
+    """A run without them is a run all the same."""
     try:
         write_card(folder.path, {**folder.read_card_options(), "repo_id": repo_id} if repo_id else None)
         write_bundle(folder.path)

@@ -136,7 +136,8 @@ def test_a_card_that_is_not_of_the_records_is_not_taken(run_folder: Path) -> Non
     bundle = write_bundle(run_folder)
     assert (bundle / "README.md").read_text() == told
     assert card.read_text().endswith("The best model.\n"), "it is its owner's"
-    assert [finding.place for finding in verify(run_folder) if finding.status == WRONG] == ["README.md"]
+    line = len(told.split("\n"))
+    assert [found.place for found in verify(run_folder) if found.status == WRONG] == [f"README.md, line {line}"]
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,24 @@ def _gathered(rank: int, file: str) -> None:
 def test_gather_adds_the_gradients_of_all_ranks(tmp_path: Path) -> None:
     mp.spawn(_gathered, args=(str(tmp_path / "meet"),), nprocs=3)
     assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1", ".2"}, "each rank came to its end"
+
+
+def _waiting(rank: int, file: str) -> None:
+    """The first works on, and fails; the other is told neither when nor how, and only comes to its end later."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    start = time.perf_counter()
+    with pytest.raises(OSError, match="no network") if rank == 0 else nullcontext(), distributed.others_wait():
+        if rank == 0:
+            time.sleep(0.5)
+            raise OSError("no network")
+    assert time.perf_counter() - start >= 0.5
+    torch.distributed.destroy_process_group()
+    Path(f"{file}.{rank}").touch()
+
+
+def test_others_wait_for_the_first_whatever_becomes_of_it(tmp_path: Path) -> None:
+    mp.spawn(_waiting, args=(str(tmp_path / "meet"),), nprocs=2)
+    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1"}, "each rank came to its end"
 
 
 def test_one_process_gathers_nothing() -> None:

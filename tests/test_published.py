@@ -19,24 +19,34 @@ from tests.hub_server import HubServer, environment
 from tests.pushes import REPO, TOKEN, USERS, push_command
 from tests.recipe_runs import REPOSITORY, run_recipe
 
-TEXTS = {"query": ["Welche Währung hat Japan?"], "passage": ["日本の通貨は円です。", "Lima is the capital of Peru."]}
+TEXTS = {"query": ["Welche Währung hat Japan?"], "passage": ["जापान की मुद्रा येन है।", "पेरिस फ़्रांस की राजधानी है।"]}
 OPTIONS = [
-    "--languages", "de,ja", "--max_steps", 4, "--global_batch_size", 16, "--scratch_hidden_size", 32,
+    "--languages", "de,hi", "--max_steps", 4, "--global_batch_size", 16, "--scratch_hidden_size", 32,
     "--scratch_vocab_size", 600, "--use_cpu", "true", "--cpu_threads", 1, "--energy", "none",
     "--disable_tqdm", "true", "--held_out", 20, "--save_strategy", "no",
 ]  # fmt: skip
-# What a program of somebody else does, who has never heard of hf_hybrid, and of somebody who has.
+# What a program of somebody does who has never heard of hf_hybrid, and then of somebody who has.
 STRANGER = """
 import json, sys
-import evaluate, mteb, torch
+
+class NotInstalled:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "hf_hybrid":
+            raise ModuleNotFoundError(name)
+
+not_installed = NotInstalled()
+sys.meta_path.insert(0, not_installed)
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, AutoTokenizer
-import hf_hybrid
-from hf_hybrid import HybridEncoder
 
 texts, found = json.loads(sys.argv[1]), {}
 model = SentenceTransformer("user/name")
 found["SentenceTransformer"] = [model.encode_query(texts["query"]), model.encode_document(texts["passage"])]
+assert model.similarity(*found["SentenceTransformer"]).shape == (1, 2)
+sys.meta_path.remove(not_installed)
+
+import evaluate, mteb, torch
+from transformers import AutoModel, AutoTokenizer
+from hf_hybrid import HybridEncoder
 model = mteb.get_model("user/name")
 found["mteb"] = [model.model.encode_query(texts["query"]), model.model.encode_document(texts["passage"])]
 model = HybridEncoder.from_pretrained("user/name", revision=sys.argv[2])

@@ -168,6 +168,20 @@ class TestOneFolder:
         found = train("--like", folder, *more, "--seed", 1, "--dry_run")
         assert f"not the run of {folder}: seed was 42 and is 1; data_seed was 42 and is 1; plan was" in found.stdout
 
+    def test_a_bundle_that_a_kill_prevented_is_made_good(
+        self, words: list[object], folder: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def kill(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("hf_hybrid.runs.write_bundle", kill)
+            assert train(*words, "--overwrite").returncode == 130
+        assert RunFolder(folder).read_run()["status"] == "finished"
+        assert not (folder / "bundle").exists()
+        assert train(*words).returncode == 0
+        assert (folder / "bundle" / "manifest.json").exists()
+
     def test_a_run_that_is_not_there_is_explained(self, folder: Path, tmp_path: Path, train: Train) -> None:
         assert "the folder has no run.json" in train("--like", tmp_path).stderr
         assert "no folder here, and no run.json that the Hub gave" in train("--like", "nobody/nothing").stderr
