@@ -88,7 +88,7 @@ def _index(paths: Sequence[Path]) -> Any:
     try:
         import faiss
     except ImportError:
-        raise ImportError('index="faiss" needs FAISS: pip install "hf-hybrid[faiss]".') from None
+        raise ImportError('index="faiss" needs FAISS: pip install ".[faiss]", in a clone.') from None
     shards = [np.load(path, mmap_mode="r") for path in paths]
     if not shards:
         return None

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from huggingface_hub.constants import HF_HOME
 from transformers import TrainingArguments
 
+from .cache_folder import cache_folder
 from .machine import ENERGY_CHOICES
 from .mix import MixConfig
 from .vocabulary import EXACT_OPTIMIZERS
 
-CACHE_DIR = os.environ.get("HF_HYBRID_CACHE", os.path.join(HF_HOME, "hf_hybrid"))
+CACHE_DIR = str(cache_folder())
 
 
 # Least and most of what numbers may be; NaN is neither.  What lies beyond is a slip of the pen, or fits no machine.
@@ -242,6 +242,10 @@ class HybridTrainingArguments(TrainingArguments):
             "bf16_full_eval": (self.bf16_full_eval, "evaluation runs in the precision of training; set bf16"),
             "fp16_full_eval": (self.fp16_full_eval, "evaluation runs in the precision of training; set fp16"),
             "auto_find_batch_size": (self.auto_find_batch_size, "another batch size is another loss"),
+            "restore_callback_states_from_checkpoint": (
+                self.restore_callback_states_from_checkpoint,
+                "callbacks of a run go on where it stood without it",
+            ),
             "ignore_data_skip": (self.ignore_data_skip, "a resumed run would see its first batches again"),
             "label_smoothing_factor": (
                 self.label_smoothing_factor != 0,
@@ -343,7 +347,7 @@ class EvaluationArguments:
         for package, wanted in needed.items():
             if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
                 extra = {"bm25s": "bm25"}.get(package, package)
-                raise ValueError(f'{package} is not installed: pip install "hf-hybrid[{extra}]".')
+                raise ValueError(f'{package} is not installed: pip install ".[{extra}]", in a clone.')
         _refuse_out_of_range(self)
         if not self.output_dir.strip():
             raise ValueError("output_dir is empty; name a folder.")

@@ -75,7 +75,7 @@ class TermPool(ScoredPool):
         try:
             import bm25s
         except ImportError:
-            raise ImportError('BM25 needs bm25s: pip install "hf-hybrid[bm25]".') from None
+            raise ImportError('BM25 needs bm25s: pip install ".[bm25]", in a clone.') from None
         self.sizes = [len(rows) for rows in candidates]
         self._corpus, self._queries = corpus, queries
         self._vocabulary: dict[str, int] = {}

@@ -5,19 +5,21 @@
 | `run.json`, `plan.json`, `card.json` | arguments, seeds, corpora with their fingerprints, the cell of each batch |
 | `requirements.txt` | environment lock: Python and every distribution that was installed |
 | `events.jsonl`, `resources.jsonl` | what happened, and what each logging step took |
-| `evaluations/*/per_query.parquet` | values of single queries before and after training |
+| `evaluations/*/per_query.parquet` | values of single queries before and after training, up to 50 MiB each |
 | `resources.json`, `eval.json` | what these add up to: totals and scores |
 | `README.md`, `pictures/`, `.eval_results/` | the model card, and what leaderboards read |
 | `model.json` | size and SHA-256 of each file of the model, which is not in the bundle |
 | `manifest.json` | size and SHA-256 of each file of the bundle |
 
-All is in published form: without secrets and paths of the machine.  The same run gives the same bytes.
+All is in published form: without secrets and paths of the machine.  The same run gives the same bytes.  Queries have
+a hash of their id instead of it, for a source may have ids that tell who asked: equal ids have equal hashes, so that
+runs can be compared query by query.
 `verification.py` reads a bundle.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import json
 import os
 import platform
@@ -25,10 +27,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
 
 from . import __version__
 from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, publishable, write_card
 from .files import UNFINISHED, replace_folder
+from .installed import installed_versions, normal_name
 from .manifest import write_manifest
 from .records import (
     BUNDLE_NAME,
@@ -36,6 +43,7 @@ from .records import (
     EVENTS_NAME,
     MANIFEST_NAME,
     MODEL_NAME,
+    MOST_VALUES_BYTES,
     PER_QUERY_NAME,
     Run,
     RunFolder,
@@ -44,6 +52,7 @@ from .strict_json import read_json_lines
 
 LOCK_NAME, MODEL_HASHES_NAME = "requirements.txt", "model.json"
 NEEDED = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME)
+_ID_DIGITS = 16  # of a query's hash
 _OTHERS = ("card.json", CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, MANIFEST_NAME)
 
 
@@ -112,13 +121,44 @@ def _write_records(source: RunFolder, copy: RunFolder) -> None:
     copy.write_resources(publishable(source.read_resources()))
     if options := source.read_card_options():
         copy.write_card_options(publishable(options))
-    for name in ("resources.jsonl", EVENTS_NAME):
-        told = (json.dumps(publishable(line), ensure_ascii=False) for line in read_json_lines(source.path / name))
+    lines = {name: read_json_lines(source.path / name) for name in ("resources.jsonl", EVENTS_NAME)}
+    lines[EVENTS_NAME] = _until_the_last_stop(lines[EVENTS_NAME])
+    for name, found in lines.items():
+        told = (json.dumps(publishable(line), ensure_ascii=False) for line in found)
         (copy.path / name).write_text("".join(f"{line}\n" for line in told), encoding="utf-8")
     for path in sorted(source.path.glob(f"{EVALUATIONS_NAME}/*/{PER_QUERY_NAME}")):
+        if path.stat().st_size > MOST_VALUES_BYTES:  # which eval.json tells
+            continue
         target = copy.path / path.relative_to(source.path)
         target.parent.mkdir(parents=True)
-        shutil.copyfile(path, target)
+        _write_without_ids(path, target)
+
+
+def _until_the_last_stop(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What belongs to the run: a push of it, for one, comes later, and must not make another bundle."""
+    stops = [number for number, event in enumerate(events, start=1) if event.get("event") == "stop"]
+    return events[: stops[-1]] if stops else events
+
+
+def _write_without_ids(path: Path, target: Path) -> None:
+    """Part by part, for there may be many queries."""
+    with pyarrow.parquet.ParquetFile(path) as file, pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as copy:
+        for number in range(file.num_row_groups):
+            copy.write_table(without_ids(file.read_row_group(number)))
+
+
+def without_ids(values: pa.Table) -> pa.Table:
+    """Values of single queries, each with 64 bits of the SHA-256 of its id instead of it.
+
+    Example:
+
+        >>> without_ids(pa.table({"query_id": ["a", "b", "a"], "MAP": [1.0, 0.5, 0.25]}))["query_id"].to_pylist()
+        ['ca978112ca1bbdca', '3e23e8160039594a', 'ca978112ca1bbdca']
+    """
+    index, column = values.column_names.index("query_id"), values["query_id"]
+    hidden = {name: hashlib.sha256(name.encode()).hexdigest()[:_ID_DIGITS] for name in column.unique().to_pylist()}
+    shown = pa.array([hidden[name] for name in column.to_pylist()], pa.string()).cast(column.type)
+    return values.set_column(index, values.schema.field(index), shown)
 
 
 def _write_card(folder: Path, bundle: Path) -> None:
@@ -157,21 +197,15 @@ def unlike(versions: Mapping[str, str], lock: str) -> list[tuple[str, str | None
     """
     locked = dict(line.split("==", 1) for line in lock.splitlines() if "==" in line and not line.startswith("#"))
     return [
-        (name, locked.get(_normal(name))) for name, version in versions.items() if locked.get(_normal(name)) != version
+        (name, locked.get(normal_name(name)))
+        for name, version in versions.items()
+        if locked.get(normal_name(name)) != version
     ]
 
 
 def _installed() -> str:
-    found = {"hf-hybrid": __version__}  # which may run from a checkout
-    for distribution in importlib.metadata.distributions():
-        if name := distribution.metadata["Name"]:
-            found.setdefault(_normal(name), distribution.version)  # the first is the one that is imported
+    found = installed_versions() | {"hf-hybrid": __version__}  # which may run from a checkout
     lines = [f"{name}=={version}" for name, version in sorted(found.items())]
     return "\n".join(
         [f"# Python {platform.python_version()}, and all that was installed where the run ended", *lines, ""]
     )
-
-
-def _normal(name: str) -> str:
-    """A distribution's name as indexes write it."""
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -139,14 +139,15 @@ def command(config: Mapping[str, Any], languages: list[str]) -> Markdown:
     """
     lines = [f"accelerate launch recipes/{'mlm' if _is_mlm(config) else 'train'}.py"]
     for name, value in changed_options(config, languages).items():
-        word = f"--{name} {_word(value)}"
-        if len(lines[-1]) + len(word) > _WIDTH:
+        option = f"--{name} {word(value)}"
+        if len(lines[-1]) + len(option) > _WIDTH:
             lines[-1] += " \\"
             lines.append("   ")
-        lines[-1] += f" {word}"
+        lines[-1] += f" {option}"
     return Markdown("\n".join(lines))
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A value as a word of a command."""
     text = value if isinstance(value, str) else json.dumps(value)
     return shlex.quote(visible(text))

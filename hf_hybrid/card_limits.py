@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .card_metadata import ESTIMATES, CardFiles, corpus_name
-from .card_results import NOT_RECORDED, any_measure, language_means, languages_of
+from .card_results import NOT_RECORDED, language_means, languages_of
 from .markdown import Markdown, escape, listed, sentence
-from .records import Scores
+from .records import MOST_VALUES_BYTES, Scores
+from .report import first_measure
 
 _WEAKEST = 3  # languages that are named
 
@@ -15,7 +17,7 @@ _WEAKEST = 3  # languages that are named
 def limits(files: CardFiles) -> list[Markdown]:
     """What the figures do not say."""
     run, model, source = files.run, files.model, files.run["corpus"].get("source") or {}
-    most = {"length": model.get("max_length"), "query_length": run["config"].get("max_query_length", NOT_RECORDED)}
+    most = {"length": model.get("max_length"), "query_length": _told(files, "max_query_length")}
     estimated = files.resources is not None and files.resources["energy_source"] in ESTIMATES
     conditions = {
         "Texts are cut at {length} tokens, queries in training at {query_length}; how many texts that cut is not "
@@ -35,19 +37,29 @@ def limits(files: CardFiles) -> list[Markdown]:
     return [*_of_scores(files), *said]
 
 
+def _told(files: CardFiles, name: str) -> Any:
+    """An argument; of a run that no recipe started, as the trainer had it."""
+    return {**files.run.get("identity", {}), **files.run["config"]}.get(name, NOT_RECORDED)
+
+
 def _of_scores(files: CardFiles) -> list[Markdown]:
     scores, evaluated = files.scores, files.evaluated
     if scores is None:
         return [Markdown("It was not evaluated after training: nothing is known of its quality.")]
     said = []
     if evaluated:
-        no_other = files.run["config"].get("eval_corpus") is None
-        same = no_other and evaluated.get("corpus") == files.run["corpus"].get("source")
-        where = "items held out of the training corpus, texts of the same kind" if same else "the one corpus {name}"
+        held_out = "items held out of the training corpus, texts of the same kind"
+        where = held_out if files.held_out else "the one corpus {name}"
         name = corpus_name(evaluated.get("corpus") or {})
         said.append(sentence(f"The scores are those of {where}: they say little of other texts.", name=name))
+    if files.run["config"].get("load_best_model_at_end"):
+        words = "The checkpoint was chosen, by {metric}, on the corpus that the scores are of: they flatter it."
+        said.append(sentence(words, metric=_told(files, "metric_for_best_model")))
     if (most := evaluated.get("max_queries")) is not None:
         said.append(sentence("Of each language only the first {most} queries were evaluated.", most=most))
+    if (size := max(files.evaluation.get("values_bytes", {}).values(), default=0)) > MOST_VALUES_BYTES:
+        words = "The values of single queries ({size} MiB) were too large to publish: they cannot prove the scores."
+        said.append(sentence(words, size=f"{size / 2**20:,.0f}"))
     if scores["pairs"]:
         said += _of_languages(files.languages, scores)
     if (share := scores["bias"].get("same_language_share@10")) is not None and len(languages_of(scores)) > 1:
@@ -58,7 +70,7 @@ def _of_scores(files: CardFiles) -> list[Markdown]:
 
 
 def _of_languages(trained: Sequence[str], scores: Scores) -> list[Markdown]:
-    evaluated, measure = languages_of(scores), any_measure(scores)
+    evaluated, measure = languages_of(scores), first_measure(scores)
     means = language_means(scores, measure)
     said = []
     if unseen := [name for name in evaluated if name not in trained]:

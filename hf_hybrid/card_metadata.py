@@ -81,6 +81,31 @@ class CardFiles(NamedTuple):
         return found if is_hub_id(found) else None
 
     @property
+    def by_recipe(self) -> bool:
+        """Whether a recipe started the run, so that its arguments say on what; else a program of its own did."""
+        return "train_corpus" in self.run["config"]
+
+    @property
+    def began_from(self) -> str | None:
+        """The checkpoint that training began from, as the run was told it; None for random weights."""
+        own: str | None = self.run["config"].get("model_name_or_path")
+        if own is not None or self.by_recipe:
+            return own
+        name = str(self.run.get("identity", {}).get("model", "")).rpartition(", ")[0]  # the rest is a hash
+        return name if name not in ("", "from scratch") else None
+
+    @property
+    def precision(self) -> str:
+        """What training and the evaluations in it computed with."""
+        return next((name for name in ("bf16", "fp16") if self.run["config"].get(name)), "float32")
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the scores are of items that were held out of the training corpus."""
+        no_other = self.run["config"].get("eval_corpus") is None
+        return no_other and bool(self.evaluated) and self.evaluated.get("corpus") == self.run["corpus"].get("source")
+
+    @property
     def scores(self) -> Scores | None:
         """Those after training."""
         return self.evaluation["after"]
@@ -204,8 +229,7 @@ def eval_results(files: CardFiles) -> list[EvalResult]:
     scores = files.scores
     if scores is None:
         return []
-    source = files.evaluated.get("corpus") or {}
-    preset = preset_of(source)
+    preset = evaluated_preset(files)
     corpus: dict[str, Any] = {
         "dataset_type": preset.repo if preset and is_hub_id(preset.repo) else "unknown",
         "dataset_revision": preset.revision if preset else None,
@@ -217,7 +241,7 @@ def eval_results(files: CardFiles) -> list[EvalResult]:
         EvalResult(
             task_type=TASK,
             task_name="Retrieval",
-            dataset_name=f"{plain(corpus_name(source))} ({SETTINGS.get(group, 'language bias')})",
+            dataset_name=f"{plain(evaluated_name(files))} ({SETTINGS.get(group, 'language bias')})",
             dataset_config=group,
             metric_type=plain(re.sub(r"\W+", "_", measure.replace("@", "_at_")).lower()),
             metric_name=plain(measure),
@@ -235,19 +259,28 @@ def corpus_name(source: Mapping[str, Any]) -> str:
     return next((str(name) for name in names if name), "a corpus without a name")
 
 
+def evaluated_name(files: CardFiles) -> str:
+    """What the evaluation corpus is called."""
+    name = corpus_name(files.evaluated.get("corpus") or {})
+    return f"items held out of {name}" if files.held_out else name
+
+
+def evaluated_preset(files: CardFiles) -> Preset | None:
+    """The preset whose scores these are; None where they are of a part of one, or the run was trained on it too."""
+    preset = preset_of(files.evaluated.get("corpus") or {})
+    whole = files.run["config"].get("eval_corpus") is not None and not files.evaluated.get("max_queries")
+    trained_on = (files.run["corpus"].get("source") or {}).get("id")
+    return preset if preset is not None and whole and trained_on != preset.repo else None
+
+
 def eval_entries(files: CardFiles) -> list[EvalResultEntry]:
     """For `.eval_results/`: nDCG@10 within each language, where that is what a benchmark on the Hub asks for.
 
     Those benchmarks are the retrieval sets of MTEB, which the presets have by their commit: the task is named like the
     repository, and each subset and split of it has an id. Scores are per cent, as theirs.
     """
-    preset, scores = preset_of(files.evaluated.get("corpus") or {}), files.scores
-    if (
-        preset is None
-        or scores is None
-        or files.evaluated.get("max_queries")
-        or not _COMMIT.fullmatch(preset.revision)
-    ):
+    preset, scores = evaluated_preset(files), files.scores
+    if preset is None or scores is None or not _COMMIT.fullmatch(preset.revision):
         return []
     task, repo = preset.repo.rsplit("/", 1)[-1], files.options.get("repo_id")
     source = {"source_url": f"https://huggingface.co/{repo}/blob/main/eval.json", "source_name": "eval.json"}
@@ -298,6 +331,6 @@ def emissions(files: CardFiles) -> dict[str, Any] | None:
     return {
         "emissions": round(resources["energy_wh"] / 1000 * intensity, _SCORE_DIGITS),
         "source": plain(told, most=300),
-        "training_type": "fine-tuning" if files.run["config"].get("model_name_or_path") else "pre-training",
+        "training_type": "fine-tuning" if files.began_from else "pre-training",
         "hardware_used": plain(hardware(files.run)),
     }

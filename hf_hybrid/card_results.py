@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .card_metadata import SETTINGS, CardFiles, corpus_name
+from .card_metadata import SETTINGS, CardFiles, evaluated_name
 from .markdown import Markdown, table
 from .records import Scores
-from .report import pair_matrix
+from .report import first_measure, pair_matrix
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
 MOST_ROWS, EXTREMES = 20, 5  # languages up to which each has its row, and rows at either end where they are more
@@ -36,10 +36,11 @@ def results(files: CardFiles) -> dict[str, Any]:
     found = after or before
     if found is None:
         return {}
-    measure = any_measure(found) if found["pairs"] else None
+    measure = first_measure(found) if found["pairs"] else None
     pictures = has_pictures(files)
     return {
-        "corpus": corpus_name(files.evaluated.get("corpus") or {}),
+        "corpus": evaluated_name(files),
+        "precision": files.precision,
         "num_queries": f"{found['num_queries']:,}",
         "num_languages": len(languages_of(found)),
         "compared": before is not None,
@@ -135,9 +136,4 @@ def shown_of(number: int, first: str, last: str) -> str:
 
 def languages_of(scores: Scores) -> list[str]:
     """Those that have a pair."""
-    return list(language_means(scores, any_measure(scores))) if scores["pairs"] else []
-
-
-def any_measure(scores: Scores) -> str:
-    """The first that the pairs have."""
-    return next(iter(next(iter(scores["pairs"].values()))))
+    return list(language_means(scores, first_measure(scores))) if scores["pairs"] else []

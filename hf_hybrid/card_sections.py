@@ -49,11 +49,9 @@ def _known(value: Any, shown: Callable[[Any], str] = "{:,}".format) -> str:
 
 def facts(files: CardFiles) -> Markdown:
     """What the model is."""
-    model, config = files.model, files.run["config"]
-    prompts = model.get("prompts") or {}
+    model, prompts = files.model, files.model.get("prompts") or {}
     base = files.base_model
     start = f"[{escape(base)}](https://huggingface.co/{base})" if base else None
-    own = config.get("model_name_or_path")
     rows = [
         ["Architecture", model.get("architecture", NOT_RECORDED)],
         ["Parameters", _known(model.get("num_parameters"))],
@@ -63,7 +61,7 @@ def facts(files: CardFiles) -> Markdown:
         ["Compared by", ("cosine" if model["normalize"] else "dot product") if model else NOT_RECORDED],
         ["Before queries", _quoted(prompts.get("query"))],
         ["Before passages", _quoted(prompts.get("passage"))],
-        ["Trained from", Markdown(start) if start else own or "random weights"],
+        ["Trained from", Markdown(start) if start else files.began_from or "random weights"],
         ["Languages", listed(files.languages)],
         ["Licence", files.options.get("licence") or "none given"],
     ]
@@ -125,7 +123,8 @@ def training(files: CardFiles) -> dict[str, Any]:
         rows.append([kind, f"{steps:,}", f"{steps / total:.1%}", f"{pairs:,}", f"{len(own):,}", _KINDS.get(kind)])
     largest = sorted(cells, key=lambda cell: (-cell["pairs"], cell["kind"], cell["cell"]))[:_TOP_CELLS]
     top = [
-        [cell["cell"], cell["kind"], *(f"{cell[name]:,}" for name in ("steps", "pairs", "items"))] for cell in largest
+        [cell["cell"].replace("->", " → "), cell["kind"], *(f"{cell[name]:,}" for name in ("steps", "pairs", "items"))]
+        for cell in largest
     ]
     return {
         "mix": run["mix"],
@@ -163,8 +162,8 @@ def _language_modelling(files: CardFiles, cells: list[Mapping[str, Any]]) -> dic
 
 
 def _training_settings(files: CardFiles) -> Markdown:
-    config, run = files.run["config"], files.run
-    precision = next((name for name in ("bf16", "fp16") if config.get(name)), "float32")
+    run = files.run
+    config = {**run.get("identity", {}), **run["config"]}  # the first where no recipe told its arguments
     names = {
         "Blocks in a batch" if run["mix"] == "mlm" else "Queries in a batch": "global_batch_size",
         "Optimizer steps": "max_steps",
@@ -188,7 +187,10 @@ def _training_settings(files: CardFiles) -> Markdown:
     if run["mix"] == "mlm":  # no text is cut
         names = {title: name for title, name in names.items() if not title.startswith("Most tokens")}
     rows = [[title, config[name]] for title, name in names.items() if config.get(name) is not None]
-    rows += [["Precision", precision], ["Seed", run["seed"]]]
+    if config.get("load_best_model_at_end"):
+        step, metric = files.model.get("step", NOT_RECORDED), config.get("metric_for_best_model")
+        rows.append(["Checkpoint taken", f"step {step}, the best by {metric} on the evaluation corpus"])
+    rows += [["Precision", files.precision], ["Seed", run["seed"]]]
     return table(["Setting", "Value"], rows)
 
 
@@ -211,7 +213,8 @@ def data(files: CardFiles) -> Markdown:
         languages, scores = len(evaluated.get("languages") or []), files.scores or files.evaluation["before"]
         queries = f"{scores['num_queries']:,} queries in all" if scores else NOT_MEASURED
         fingerprint = evaluated.get("corpus_fingerprint")
-        rows.append(["Evaluation", *_source(source, source.get("licence")), languages, queries, fingerprint])
+        title = "Evaluation, held out" if files.held_out else "Evaluation"
+        rows.append([title, *_source(source, source.get("licence")), languages, queries, fingerprint])
     rows = [[*row[:-1], str(row[-1] or NOT_RECORDED)[:12]] for row in rows]
     head = ["For", "Corpus", "Revision", "Licence", "Languages", "In each language", "Fingerprint"]
     return table(head, rows, texts=(0, 1, 2, 3, 5, 6))

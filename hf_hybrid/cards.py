@@ -14,7 +14,6 @@ import importlib.util
 import logging
 import os
 import re
-import shlex
 import shutil
 from functools import cache
 from pathlib import Path, PureWindowsPath
@@ -24,12 +23,12 @@ import yaml
 from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 
 from . import card_sections, events
-from .card_command import command
+from .card_command import command, word
 from .card_limits import limits
 from .card_metadata import CardFiles, card_data, check_options, eval_entries
 from .card_results import has_pictures, results
 from .files import replacing
-from .markdown import Markdown, escape, plain, visible
+from .markdown import Markdown, escape, plain
 from .records import CardOptions, RunFolder
 from .report import pair_change_map, pair_heat_map
 
@@ -37,9 +36,17 @@ CARD_NAME = "README.md"
 PICTURES_NAME = "pictures"
 EVAL_RESULTS_NAME = ".eval_results"
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# A path from the root of a file system with a folder in it, within a text; what follows `://` is none.
-_PATH = re.compile(r"(?<![\w./\\~-])(?:file://)?(?:[A-Za-z]:\\|/(?!/))(?:[^\s/\\\"'<>|:]+[/\\])+([^\s/\\\"'<>|:]*)")
-_WHOLE_PATH = re.compile(r"(?:[A-Za-z]:\\|/(?!/))[^\n:\"']*")
+# What a place begins with: a root, a drive, a share, a home, a folder above, storage; an address of the web does not.
+_ROOT = r"(?:(?!https?:|hf:)[A-Za-z][\w+.-]+://|[A-Za-z]:[\\/]|\\\\|/(?!/)|~\w*[\\/]|\.\.[\\/])"
+_CHARACTER = r"""(?:[^\s/\\"'<>|:]|(?<=\w)'(?=\w))"""  # of a name within a text, O'Brien's too
+_PATH = re.compile(rf"(?<![\w./\\~-])(?:{_ROOT}(?:{_CHARACTER}+[/\\])+|(?:~\w*|\.\.)[/\\]){_CHARACTER}*")
+_QUOTED = re.compile(rf"""(?<!\w)(?:"({_ROOT}[^"\n]*)"|'({_ROOT}(?:[^'\n]|(?<=\w)'(?=\w))*)'|`({_ROOT}[^`\n]*)`)""")
+_WHOLE_PATH = re.compile(rf"{_ROOT}[^\n:\"]*")
+# Arguments and facts that are places, whatever they look like.
+_PLACES = frozenset(
+    {"output_dir", "logging_dir", "train_corpus", "eval_corpus", "cache_dir", "resume_from_checkpoint", "deepspeed"}
+    | {"fsdp_config", "accelerator_config", "path"}
+)
 
 
 def write_card(folder: str | os.PathLike[str], options: CardOptions | None = None) -> Path:
@@ -61,9 +68,9 @@ def write_card(folder: str | os.PathLike[str], options: CardOptions | None = Non
     chosen: dict[str, Any] = dict(run_folder.read_card_options() if options is None else options)
     files = read_files(folder, options)
     several = has_pictures(files._replace(options={}))
-    drawn = several and importlib.util.find_spec("matplotlib") is not None
+    drawn = several and can_draw()
     if several and not drawn:
-        events.event("warning", logging.WARNING, problem='no pictures in the card: pip install "hf-hybrid[plots]"')
+        events.event("warning", logging.WARNING, problem='no pictures in the card: pip install ".[plots]", in a clone')
     chosen = {name: value for name, value in chosen.items() if name != "pictures" and value is not None}
     chosen |= {} if drawn or not several else {"pictures": False}
     if chosen or (run_folder.path / "card.json").exists():
@@ -74,6 +81,18 @@ def write_card(folder: str | os.PathLike[str], options: CardOptions | None = Non
     with replacing(path) as unfinished:
         unfinished.write_text(card_text(folder), encoding="utf-8", newline="\n")
     return path
+
+
+def can_draw() -> bool:
+    """Whether pictures can be drawn here."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def picture_names(files: CardFiles) -> list[str]:
+    """The pictures that a card refers to."""
+    shown = results(files)
+    names = {"pairs_after.png": shown.get("picture"), "pairs_change.png": shown.get("change_picture")}
+    return [name for name, referred_to in names.items() if referred_to]
 
 
 def card_text(folder: str | os.PathLike[str]) -> str:
@@ -98,7 +117,8 @@ def card_text(folder: str | os.PathLike[str]) -> str:
         "resources": card_sections.resources(files),
         "limits": limits(files),
         "again": _again(files),
-        "command": command(files.run["config"], files.languages),
+        "like": files.by_recipe and files.run["mix"] != "mlm",
+        "command": command(files.run["config"], files.languages) if files.by_recipe else None,
         "bibtex": _bibtex(files),
     }
     return f"{ModelCard.from_template(card_data(files), str(_TEMPLATE), **escape(content))}\n"
@@ -121,56 +141,89 @@ def read_files(folder: str | os.PathLike[str], options: CardOptions | None = Non
 
     if not there("run.json"):
         raise ValueError(f"{run_folder.path} holds no run.json: a model card is written of a run folder.")
-    files = CardFiles(
+    options = run_folder.read_card_options() if options is None else options
+    check_options(options)  # as they were given: the last part of a path could be an id
+    return CardFiles(
         run=publishable(run_folder.read_run()),
         evaluation=publishable(run_folder.read_eval() if there("eval.json") else {"before": None, "after": None}),
         resources=publishable(run_folder.read_resources()) if there("resources.json") else None,
         plan=run_folder.read_plan() if there("plan.json") else None,
-        options=publishable(run_folder.read_card_options() if options is None else options),
+        options=publishable(options),
     )
-    check_options(files.options)
-    return files
 
 
 def publishable(value: Any) -> Any:
     """A value of JSON as it may be shown to anyone: secrets redacted, and of paths on this machine the last part.
 
+    Arguments that are places lose the folders around them even where these are relative, and so does a model that is
+    not known to be the Hub's.
+
     Example:
 
         >>> publishable({"corpus": "/data/mine/help", "url": "https://me:pass@host/a/b", "said": "no /data/x/y.json"})
         {'corpus': 'help', 'url': 'https://***@host/a/b', 'said': 'no y.json'}
+        >>> publishable({"config": {"train_corpus": "mine/help", "mix": "mono=1/2"}})
+        {'config': {'train_corpus': 'help', 'mix': 'mono=1/2'}}
     """
-    shown = cache(_publishable_text)  # in the scores of many languages the same names come again and again
+    shown = cache(_publishable_value)  # in the scores of many languages the same names come again and again
 
-    def of(inner: Any) -> Any:
+    def of(inner: Any, places: frozenset[str]) -> Any:
         if isinstance(inner, dict):
-            return {of(key): of(element) for key, element in inner.items()}
+            if "config" in inner and not _is_of_hub(inner.get("model")):
+                places |= {"model_name_or_path"}
+            found = {shown(key): of(element, places) for key, element in inner.items()}
+            return {key: _last_part(element) if key in places else element for key, element in found.items()}
         if isinstance(inner, list | tuple):
-            return [of(element) for element in inner]
+            return [of(element, places) for element in inner]
         return shown(inner) if isinstance(inner, str) else inner
 
-    return of(value)
+    return of(value, _PLACES)
 
 
-def _publishable_text(text: str) -> str:
+def publishable_text(text: str) -> str:
+    """The same for a text of any length, as of a table or a log.
+
+    Example:
+
+        >>> publishable_text("read '/data/my corpora/help.csv'\\nwrote ../../me/runs/x, 1/2 of it")
+        "read 'help.csv'\\nwrote x, 1/2 of it"
+    """
     text = events.redact(text)
+    for place in {os.path.expanduser("~"), os.getcwd()}:  # which may have spaces in it
+        if len(Path(place).parts) > 2:
+            text = re.sub(rf"(?<![\w.]){re.escape(place)}(?=[/\\])", "~", text)
+    text = _QUOTED.sub(lambda found: found[0][0] + _last_part(next(filter(None, found.groups()))) + found[0][0], text)
+    return _PATH.sub(lambda found: _last_part(found[0]), text)
+
+
+def _publishable_value(text: str) -> str:
     if _WHOLE_PATH.fullmatch(text):
-        return PureWindowsPath(text).name or text  # it knows both kinds of separators
-    return _PATH.sub(lambda found: found[1] or PureWindowsPath(found[0]).name, text)
+        return _last_part(events.redact(text))
+    return publishable_text(text)
+
+
+def _last_part(place: Any) -> Any:
+    """Of a place; an address of the web, and what is no text, stays as it is."""
+    if not isinstance(place, str) or re.match("https?://", place):
+        return place
+    path = PureWindowsPath(place)  # which knows both kinds of separators
+    if path.parent.name in ("home", "Users"):
+        return "~"  # the name of a user
+    return path.name or place
+
+
+def _is_of_hub(model: Any) -> bool:
+    return isinstance(model, dict) and model.get("commit") is not None
 
 
 def _again(files: CardFiles) -> Markdown:
     """Commands that start the run again, and check what it left."""
     repo = files.options.get("repo_id")
-    name = _word(files.name if repo else files.folder)
+    name = word(files.name if repo else files.folder)
     start = f"accelerate launch recipes/train.py --like {repo or name}"
     download = [f"hf download {repo} --local-dir {name}"] if repo else []
-    begin = [] if files.run["mix"] == "mlm" else [start]
+    begin = [start] if files.by_recipe and files.run["mix"] != "mlm" else []
     return Markdown("\n".join([*begin, *download, f"python recipes/verify.py {name}"]))
-
-
-def _word(text: str) -> str:
-    return shlex.quote(visible(text))
 
 
 def _bibtex(files: CardFiles) -> Markdown | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import distributed
-from .files import UNFINISHED, delete_folder, replace_folder
+from .files import UNFINISHED, delete_folder, replace_folder, size_words
 from .manifest import checkpoints, find_damage, write_manifest
 
 GIB = 2**30
@@ -111,15 +111,11 @@ def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed
         return
     free = shutil.disk_usage(path.parent).free
     if free < max(needed_bytes, 64 * 2**20) or "No space left" in told or "quota" in told.lower():
-        need = f"about {_size(needed_bytes)} are needed" if needed_bytes else "it does not fit"
+        need = f"about {size_words(needed_bytes)} are needed" if needed_bytes else "it does not fit"
         raise OSError(
             errno.ENOSPC,
-            f"{path} could not be written: {need} and {_size(free)} are free on its disk (or its quota is used up). "
-            "Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same command again "
-            f"[{told}]",
+            f"{path} could not be written: {need} and {size_words(free)} are free on its disk (or its quota is used "
+            "up). Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same command "
+            f"again [{told}]",
         ) from problem
     raise OSError(errno.EIO, f"{path} could not be written: {told}. Checkpoints of before are whole") from problem
-
-
-def _size(count: int) -> str:
-    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"

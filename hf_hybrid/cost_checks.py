@@ -148,7 +148,8 @@ def _check_flops(evidence: Evidence) -> Iterator[Finding]:
     head = 6 * int(numbers.get("num_head_parameters", 0)) * int(numbers.get("predicted_tokens", 0))
     squares = (flops - 6 * parameters * tokens - head) / (12 * layers * width)
     lengths = ("block_length",) if evidence.is_mlm else ("max_query_length", "max_passage_length")
-    most = tokens * max(run["config"][name] for name in lengths)
+    told_of = {**run["config"], **run["identity"]}  # whose lengths are those that texts were cut at
+    most = tokens * max(told_of[name] for name in lengths)
     told = f"by its formula sum(length^2) would be {squares:.0f}, which cannot be for {tokens} tokens"
     yield satisfied("resources", place, tokens <= squares * (1 + ROUNDING) and squares <= most * (1 + ROUNDING), told)
     yield Finding("resources", UNKNOWN, place, f"no file has sum(length^2); {squares:.0f} is what is left for it")

@@ -25,7 +25,7 @@ from .embeddings import EmbeddingStore, TextEncoder
 from .judgements import Relevant, judged_queries, judgements
 from .metrics.beir_cross_lingual import ranking
 from .search import Best, Block, DensePool, Pool
-from .tally import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values
+from .tally import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
@@ -40,6 +40,10 @@ class Details(Protocol):
     """Whoever wants more than means, such as `evaluation_files.EvaluationFiles`; called by the first process alone."""
 
     run_depth: int  # how many places of each ranking it wants, 0 for none
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Hear, before the first language, which values there may be of a query."""
+        ...
 
     def add(self, ranks: LanguageRanks, values: Sequence[QueryValues]) -> None:
         """Take in what the queries of one language gave."""
@@ -154,6 +158,8 @@ def evaluate_pool(
     """
     check_asked(settings, measures, max_queries)
     tally, depth = Tally(corpus, settings), details.run_depth if details is not None else 0
+    if details is not None and distributed.rank() == 0:
+        details.begin(value_names(settings, measures))
     alone = tuple(settings) == ("monolingual",)
     for view in [corpus.select_languages([name]) for name in corpus.languages] if alone else [corpus]:
         for ranks in _rank_view(open_pool, view, max_queries, depth, show_progress):

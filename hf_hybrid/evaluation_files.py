@@ -6,6 +6,9 @@
 | `runs/de-en.trec` | `query Q0 passage rank score tag`, German queries over English passages; `de-all.trec` over all |
 | `qrels/de-en.qrels` | `query 0 passage relevance`, what `runs/de-en.trec` is judged by |
 
+A value that a query has not is null in `per_query.parquet`, and the queries of one language are a row group there: of
+more than one language nothing is held in memory.
+
 A passage is `<language>:<id>`, so that the pool's names are unique. White space in ids is percent-encoded, since
 TREC's columns are parted by it, and so are quotes, and `%` where it reads like that: `urllib.parse.unquote` gives the
 id back.
@@ -17,9 +20,9 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -29,7 +32,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from . import distributed
-from .files import replacing
+from .files import delete_unfinished, replacing
 from .records import PER_QUERY_NAME
 from .tally import POOL
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from .search import Best
     from .tally import LanguageRanks, QueryValues
 
+_KEYS = ("query_language", "passage_language", "query_id")
 _TREC = pyarrow.csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
 
 
@@ -77,26 +81,30 @@ class EvaluationFiles:
         self.folder, self.corpus, self.tag = Path(folder), corpus, _word(tag)
         self.run_depth = run_depth if save_runs else 0
         self._ids = cache(self._read_ids)
-        self._values: list[pa.Table] = []
+        self._schema = pa.schema([(name, pa.string()) for name in _KEYS])
+        self._writer: pyarrow.parquet.ParquetWriter | None = None
+        self._opened = ExitStack()  # what is to be closed, and the file to be named, or deleted after an error
 
     def __enter__(self) -> EvaluationFiles:
         if distributed.rank() == 0:  # rankings of an earlier evaluation would stand beside those of this one
             for name in ("runs", "qrels"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+            delete_unfinished(self.folder, older_than_s=0.0)  # of an evaluation that was killed here
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if error is None and self._values:
-            # languages may have different measures: what one lacks is null there
-            table = pa.concat_tables(self._values, promote_options="default")
-            with replacing(self.folder / PER_QUERY_NAME) as unfinished:
-                pyarrow.parquet.write_table(table, unfinished)
+    def __exit__(self, *error: Any) -> None:
+        self._writer = None
+        self._opened.__exit__(*error)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Take the names of all values that any language may have: each is a column."""
+        self._schema = pa.schema([(name, pa.string()) for name in _KEYS] + [(name, pa.float64()) for name in names])
 
     def add(self, ranks: LanguageRanks, values: Sequence[QueryValues]) -> None:
         """Write what the queries of one language gave."""
         if not values:  # it has no pair that the settings ask for
             return
-        queries = self._ids(self.corpus.QUERY, ranks.query_language)
+        queries = self._read_ids(self.corpus.QUERY, ranks.query_language)
         query_ids = [queries[row] for row in ranks.query_rows]
         self._add_values(ranks.query_language, query_ids, values)
         for ranking in _rankings(ranks, {found.passage_language for found in values}) if self.run_depth else ():
@@ -129,15 +137,21 @@ class EvaluationFiles:
         return ids
 
     def _add_values(self, language: str, query_ids: list[str], values: Sequence[QueryValues]) -> None:
+        """A row group: what is held in memory is of one language."""
+        if self._writer is None:
+            unfinished = self._opened.enter_context(replacing(self.folder / PER_QUERY_NAME))
+            self._writer = self._opened.enter_context(pyarrow.parquet.ParquetWriter(unfinished, self._schema))
+        ids, tables = pa.array(query_ids, pa.string()), []
         for found in values:
             count = len(found.query_V)
-            columns: dict[str, Any] = {
-                "query_language": pa.repeat(language, count),
-                "passage_language": pa.repeat(found.passage_language, count),
-                "query_id": [query_ids[number] for number in found.query_V],
-            }
-            measures = {name: pa.array(value_V, from_pandas=True) for name, value_V in found.values.items()}
-            self._values.append(pa.table({**columns, **measures}))
+            keys = (pa.repeat(language, count), pa.repeat(found.passage_language, count), ids.take(found.query_V))
+            columns = dict(zip(_KEYS, keys, strict=True))
+            for name in self._schema.names[len(_KEYS) :]:
+                value_V = found.values.get(name)
+                columns[name] = pa.nulls(count) if value_V is None else pa.array(value_V, from_pandas=True)
+            tables.append(pa.table(columns, schema=self._schema))
+        table = pa.concat_tables(tables)
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
 
     def _write_run(self, ranking: _Ranking, ranks: LanguageRanks, query_ids: list[str]) -> None:
         passage_BP, score_BP = ranking.best

@@ -18,10 +18,21 @@ from typing import Any
 from .records import EVENTS_NAME
 
 _logger = logging.getLogger("hf_hybrid")
+# What tokens look like, wherever they stand: of the Hub, GitHub, AWS, providers of models.  The last have a digit, for
+# `sk` is Slovak too.
+TOKENS = (
+    r"\b(hf_)[A-Za-z0-9]{20,}\b",
+    r"\b(gh[pousr]_)\w{36,}",
+    r"\b(github_pat_)\w+",
+    r"\b(AKIA)[0-9A-Z]{16}\b",
+    r"\b(sk-)(?=[\w-]*\d)[\w-]{20,}",
+)
+_KEYS = r"token|api[_-]?key|secret|password|signature"
 _SECRETS = (
     (re.compile(r"(?<=://)[^/\s]+(?=@)"), "***"),  # user:password@host
-    (re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"), "hf_***"),
-    (re.compile(r"(?i)((?:token|api[_-]?key|secret|password|signature)=)[^\s&'\"]+"), r"\1***"),
+    *((re.compile(shape), r"\1***") for shape in TOKENS),
+    # as in an address, a command, a file of settings, JSON in a text
+    (re.compile(rf"""(?i)((?:{_KEYS})\\*["']?[ \t]*[:=][ \t]*\\*["']?)[^\s&'"\\]+"""), r"\1***"),
     (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
 )
 

@@ -13,6 +13,7 @@ import pyarrow.parquet
 from .records import (
     EVALUATIONS_NAME,
     EVENTS_NAME,
+    MOST_VALUES_BYTES,
     PER_QUERY_NAME,
     CardOptions,
     Evaluation,
@@ -48,6 +49,20 @@ class Given(NamedTuple):
     train_corpus: str | None = None
     eval_corpus: str | None = None
     cache_dir: str | None = None
+
+
+def made_in_python(run: Run) -> str | None:
+    """Why some figures of a run cannot be told, where no recipe made it and so no arguments say on what; else None.
+
+    Example:
+
+        >>> made_in_python({"config": {"train_corpus": "sample"}}) is None
+        True
+        >>> made_in_python({"config": {"max_steps": 60}})
+        'the run was made in Python; run.json lacks train_corpus'
+    """
+    by_recipe = "train_corpus" in run["config"]
+    return None if by_recipe else "the run was made in Python; run.json lacks train_corpus"
 
 
 class Evidence:
@@ -128,13 +143,22 @@ class Evidence:
         name = f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
         return self._read(name, lambda: pyarrow.parquet.read_table(self.path / name))
 
+    def left_out(self, when: str) -> str | None:
+        """Why the values of `before` or `after` training may be missing: they were too large; None for any other."""
+        size = self.evaluation.get("values_bytes", {}).get(when, 0)
+        there = (self.path / EVALUATIONS_NAME / when / PER_QUERY_NAME).exists()
+        told = f"the values of single queries, {size / 2**20:,.0f} MiB, were too large for the bundle"
+        return told if size > MOST_VALUES_BYTES and not there else None
+
     @cached_property
     def corpora(self) -> tuple[ParallelCorpus, ParallelCorpus]:
         """The training and the evaluation corpus.
 
         Raises:
-            Unreadable: Where they are not built in and nobody gave them, or cannot be opened.
+            Unreadable: Where they are not built in and nobody gave them, cannot be opened, or are not named.
         """
+        if (reason := made_in_python(self.run)) is not None:
+            raise Unreadable(reason)
         config, given = self.run["config"], self.given
         names: dict[str, Any] = {"train_corpus": given.train_corpus, "eval_corpus": given.eval_corpus}
         names |= {side: config[side] for side, name in names.items() if name is None and config[side] == "sample"}

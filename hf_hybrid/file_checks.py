@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .bundle import LOCK_NAME, MODEL_HASHES_NAME, NEEDED, belongs, files_of
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from .bundle import LOCK_NAME, MODEL_HASHES_NAME, NEEDED, belongs, files_of, without_ids
 from .cards import CARD_NAME, publishable
 from .evidence import Evidence, Unreadable
 from .files import sha256
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
+from .manifest import Entry, read_manifest
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, EVENTS_NAME, MANIFEST_NAME, MODEL_NAME, PER_QUERY_NAME
 from .strict_json import read_json, read_json_lines
 
@@ -26,7 +31,7 @@ def check_manifest(evidence: Evidence) -> Iterator[Finding]:
         if name not in found:
             yield Finding("manifest", WRONG, name, "is missing, and every bundle has it")
     try:
-        listed = _listed(evidence.path / MANIFEST_NAME)
+        listed = read_manifest(evidence.path / MANIFEST_NAME)
     except (OSError, ValueError) as error:
         yield Finding("manifest", WRONG, MANIFEST_NAME, _told(error))
         return
@@ -42,7 +47,7 @@ def no_manifest(evidence: Evidence) -> Iterator[Finding]:
 def check_model(evidence: Evidence) -> Iterator[Finding]:
     """The model's files, where they are, against the hashes of the bundle."""
     try:
-        listed = _listed(evidence.path / MODEL_HASHES_NAME)
+        listed = read_manifest(evidence.path / MODEL_HASHES_NAME)
     except (OSError, ValueError) as error:
         yield Finding("model", WRONG, MODEL_HASHES_NAME, _told(error))
         return
@@ -79,8 +84,23 @@ def check_copies(evidence: Evidence) -> Iterator[Finding]:
         elif copy.suffix == ".md":
             yield compared_texts("copies", name, *(file.read_text(encoding="utf-8") for file in (copy, original)))
         else:
-            same = sha256(original) == sha256(copy)
+            same = _same_values(original, copy) if copy.name == PER_QUERY_NAME else sha256(original) == sha256(copy)
             yield satisfied("copies", name, same, f"is another one than {BUNDLE_NAME}/{name}")
+
+
+def _same_values(original: Path, copy: Path) -> bool:
+    """Whether the bundle has the values of the run folder, where a query has its id, or those of another bundle."""
+    found, expected = (_comparable(pyarrow.parquet.read_table(path)) for path in (original, copy))
+    return expected.equals(found) or expected.equals(without_ids(found))
+
+
+def _comparable(values: pa.Table) -> pa.Table:
+    """With null for NaN, which is equal to nothing."""
+    for number, field in enumerate(values.schema):
+        if pa.types.is_floating(field.type):
+            column = values.column(number)
+            values = values.set_column(number, field, pc.if_else(pc.is_nan(column), None, column))
+    return values
 
 
 def check_schema(evidence: Evidence) -> Iterator[Finding]:
@@ -95,8 +115,13 @@ def check_schema(evidence: Evidence) -> Iterator[Finding]:
         "card.json": lambda: evidence.card_options,
     }
     for when in ("before", "after"):
-        if _has_scores(evidence, when):
-            reads[f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"] = lambda when=when: evidence.values(when)  # type: ignore[misc]
+        if not _has_scores(evidence, when):
+            continue
+        name = f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
+        if (reason := evidence.left_out(when)) is not None:
+            yield Finding("schema", UNKNOWN, name, reason)
+        else:
+            reads[name] = lambda when=when: evidence.values(when)  # type: ignore[misc]
     for name, read in reads.items():
         try:
             read()
@@ -115,27 +140,16 @@ def _has_scores(evidence: Evidence, when: str) -> bool:
         return False
 
 
-def _listed(path: Path) -> dict[str, dict[str, Any]]:
-    """The files that a manifest lists; ValueError where it is none."""
-    content = read_json(path)
-    files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-        raise ValueError("expected files with their size and hash")
-    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
-        raise ValueError(f"names {outside[0]!r}, which lies elsewhere")
-    return files
-
-
-def _compared_file(check: str, path: Path, name: str, entry: Mapping[str, Any] | None) -> Finding:
+def _compared_file(check: str, path: Path, name: str, entry: Entry | None) -> Finding:
     """A file against its entry in a manifest."""
     if entry is None:
         return Finding(check, WRONG, name, f"is not in {MANIFEST_NAME}: it was added")
     if not path.is_file():
         return Finding(check, WRONG, name, "is missing")
-    if (size := path.stat().st_size) != entry.get("bytes"):
-        return Finding(check, WRONG, name, f"expected {entry.get('bytes')} bytes, found {size}")
-    if (found := sha256(path)) != entry.get("sha256"):
-        return Finding(check, WRONG, name, f"was altered: expected SHA-256 {entry.get('sha256')}, found {found}")
+    if (size := path.stat().st_size) != entry["bytes"]:
+        return Finding(check, WRONG, name, f"expected {entry['bytes']} bytes, found {size}")
+    if (found := sha256(path)) != entry["sha256"]:
+        return Finding(check, WRONG, name, f"was altered: expected SHA-256 {entry['sha256']}, found {found}")
     return Finding(check, OK, name)
 
 

@@ -66,6 +66,20 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def size_words(count: int) -> str:
+    """A number of bytes, for people.
+
+    Example:
+
+        >>> size_words(2**20 * 3), size_words(512)
+        ('3.0 MiB', '512 bytes')
+    """
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def is_whole(path: str | os.PathLike[str]) -> bool:
     """Whether a file that was written with `sealed=True` is there as it was written."""
     path = Path(path)

@@ -7,36 +7,32 @@ for secrets.  A run's card is made anew for its repository, unless somebody has 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from . import __version__
-from .bundle import write_bundle
-from .cards import CARD_NAME, PICTURES_NAME, card_text, write_card
+from .cache_folder import cache_folder
+from .files import size_words
+from .hub_card import card_options, renew_bundle, renew_card, to_be_published
 from .hub_commit import Commit, Options, Pusher
 from .hub_errors import HubError
 from .hub_files import (
     METRIC_FOLDER,
     Files,
     metric_files,
+    model_files,
     published_files,
     refuse_secrets,
     run_files,
     size_of,
-    size_words,
-    study_files,
 )
 from .hub_record import RECORD_NAME, PushRecord, Target
-from .records import BUNDLE_NAME, CardOptions, RunFolder
+from .hub_study import study_files
+from .records import CardOptions
 
-_CACHE = os.environ.get("HF_HYBRID_CACHE", os.path.join(constants.HF_HOME, "hf_hybrid"))
 _SPACE_SDK = "gradio"
 
 
@@ -121,12 +117,12 @@ def push_run(
     options = Options(message, private, overwrite, create_pr, dry_run)
     pusher = _pusher(repo_id, "model", revision, folder / RECORD_NAME, options, token, api)
     published_files(folder, unfinished)  # what is refused is refused before a card is written
-    told = _card_options(folder, repo_id, card)
+    told = card_options(folder, repo_id, card)
     if dry_run:
-        return _push(pusher, published_files(folder, unfinished) | _card_to_be(folder, told))
+        with to_be_published(folder, told) as copy:
+            return _push(pusher, model_files(folder, unfinished) | run_files(copy))
     renew_card(folder, told)
-    if (folder / BUNDLE_NAME).is_dir():
-        write_bundle(folder)  # which has the card too
+    renew_bundle(folder)
     return _push(pusher, published_files(folder, unfinished))
 
 
@@ -152,7 +148,7 @@ def push_metric(
         dry_run,
         _SPACE_SDK,
     )
-    record = Path(_CACHE) / "pushes" / RECORD_NAME  # its folder belongs to the installation
+    record = cache_folder() / "pushes" / RECORD_NAME  # its folder belongs to the installation
     pusher = _pusher(repo_id, "space", revision, record, options, token, api)
     return _push(pusher, metric_files(target_name))
 
@@ -168,14 +164,18 @@ def push_study(
     dry_run: bool = False,
     overwrite: bool = False,
     create_pr: bool = False,
+    licence: str | None = None,
     api: HfApi | None = None,
 ) -> Pushed:
-    """Publish the results of a study as a dataset repository; arguments and errors as of [`push_run`]."""
+    """Publish the results of a study as a dataset repository; arguments and errors as of [`push_run`].
+
+    `licence` is that of the results; it goes into the card that a study without one gets.
+    """
     folder = Path(folder)
     message = commit_message or f"Results of {folder.resolve().name}, by hf-hybrid {__version__}"
     options = Options(message, private, overwrite, create_pr, dry_run)
     pusher = _pusher(repo_id, "dataset", revision, folder / RECORD_NAME, options, token, api)
-    return _push(pusher, study_files(folder))
+    return _push(pusher, study_files(folder, repo_id, licence))
 
 
 def push_files(
@@ -208,7 +208,7 @@ def push_files(
     folder, noted = Path(folder), Path(record or folder) / RECORD_NAME
     pusher = _pusher(repo_id, "model", revision, noted, Options(message, private), token, api)
     if (folder / "run.json").exists():
-        renew_card(folder, _card_options(folder, repo_id, None))
+        renew_card(folder, card_options(folder, repo_id, None))
     return _push(pusher, {**files, **run_files(folder)}, stay)
 
 
@@ -273,108 +273,3 @@ def _push(pusher: Pusher, files: Files, stay: frozenset[str] = frozenset()) -> P
     dry_run = pusher.options.dry_run
     commit = pusher.try_out(files) if dry_run else pusher.push(files, stay)
     return Pushed(commit, {name: size_of(content) for name, content in files.items()}, dry_run)
-
-
-# The card
-
-
-def renew_card(folder: Path, options: CardOptions) -> None:
-    """Write the card for these options; one that somebody has written in stays as it is."""
-    if _is_ours(folder) and not _is_up_to_date(folder, options):
-        write_card(folder, options)
-
-
-def _card_to_be(folder: Path, options: CardOptions) -> Files:
-    """What `renew_card` would leave, made elsewhere."""
-    if not _is_ours(folder):
-        return {}
-    with tempfile.TemporaryDirectory() as copy:
-        for path in folder.glob("*.json"):
-            shutil.copy(path, copy)
-        write_card(copy, options)
-        return {
-            name: content if isinstance(content, bytes) else content.read_bytes()
-            for name, content in run_files(copy).items()
-        }
-
-
-def _is_ours(folder: Path) -> bool:
-    card = folder / CARD_NAME
-    return not card.exists() or card.read_bytes() == card_text(folder).encode()
-
-
-def _is_up_to_date(folder: Path, options: CardOptions) -> bool:
-    card = folder / CARD_NAME
-    if not card.exists() or options != RunFolder(folder).read_card_options():
-        return False
-    named = re.findall(rf"{PICTURES_NAME}/[\w.-]+", card.read_text(encoding="utf-8"))
-    return all((folder / name).exists() for name in named)
-
-
-def _card_options(folder: Path, repo_id: str, given: CardOptions | None) -> CardOptions:
-    options: dict[str, Any] = {**RunFolder(folder).read_card_options()}
-    options.update({name: value for name, value in (given or {}).items() if value is not None})
-    return cast(CardOptions, {**options, "repo_id": repo_id})
-
-
-# The command
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class PushArguments:
-    """What `recipes/push.py` publishes, and where."""
-
-    run: str | None = _option(None, "Run folder, whose model is published; also the first word of the command.")
-    metric: bool = _option(False, "Publish the metric beir_cross_lingual as a Space.")
-    study: str | None = _option(None, "Folder of a study, whose results are published as a dataset repository.")
-    repo_id: str | None = _option(None, "Where to: user/name or organization/name.")
-    public: bool = _option(False, "Make the repository, where it is new, for everybody to see.")
-    revision: str | None = _option(None, "Branch, made if need be; by default main.")
-    commit_message: str | None = _option(None, "First line of the commit's message.")
-    dry_run: bool = _option(False, "List the files with their sizes and what would be deleted; change nothing.")
-    overwrite: bool = _option(False, "Push on top of commits that are not from here; their history stays.")
-    create_pr: bool = _option(False, "Propose the commit as a pull request.")
-    unfinished: bool = _option(False, "Push a run that has not come to its end; its card says so.")
-    licence: str | None = _option(None, "Of the model, for its card: an identifier of the Hub such as apache-2.0.")
-    base_model: str | None = _option(None, "Hub id of the model it was trained from, for its card.")
-    datasets: str | None = _option(None, "Comma-separated Hub ids of what it was trained on, for its card.")
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("run", "metric", "study") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError(
-                f"Give one of --run FOLDER, --metric and --study FOLDER; got {' and '.join(given) or 'none'}."
-            )
-        check_repo_id(self.repo_id)
-        of_runs = [name for name in ("unfinished", "licence", "base_model", "datasets") if getattr(self, name)]
-        if of_runs and not self.run:
-            raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
-
-
-def push(args: PushArguments) -> Pushed | None:
-    """Publish what the arguments say; on other processes than the first, nothing."""
-    if os.environ.get("RANK", "0") != "0":
-        return None
-    assert args.repo_id is not None
-    options: dict[str, Any] = {
-        "private": not args.public,
-        "revision": args.revision,
-        "commit_message": args.commit_message,
-        "dry_run": args.dry_run,
-        "overwrite": args.overwrite,
-        "create_pr": args.create_pr,
-    }
-    if args.metric:
-        return push_metric(args.repo_id, **options)
-    if args.study:
-        return push_study(args.study, args.repo_id, **options)
-    card: CardOptions = {
-        "licence": args.licence,
-        "base_model": args.base_model,
-        "datasets": args.datasets.split(",") if args.datasets else None,
-    }
-    return push_run(str(args.run), args.repo_id, unfinished=args.unfinished, card=card, **options)

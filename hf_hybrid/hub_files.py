@@ -1,4 +1,4 @@
-"""What of a run, of the metric and of a study goes to the Hub, and what must not.
+"""What of a run and of the metric goes to the Hub, and what must not.
 
 A file is given as its path, or as the bytes to send where those are others than on the disk.
 """
@@ -15,37 +15,47 @@ from typing import Any
 from huggingface_hub import get_token
 
 from .cards import CARD_NAME, PICTURES_NAME, publishable
+from .events import TOKENS
 from .hub_errors import HubError
 from .hub_record import RECORD_NAME
-from .manifest import checkpoints, find_damage
-from .records import BUNDLE_NAME, EVENTS_NAME, HEARTBEAT_NAME, MANIFEST_NAME, MODEL_NAME, RunFolder
+from .manifest import checkpoints, find_damage, read_manifest
+from .records import BUNDLE_NAME, MANIFEST_NAME, MODEL_NAME, STATE_NAME, RunFolder
 
 Files = dict[str, Path | bytes]
 
 METRIC_FOLDER = Path(__file__).parent / "metrics" / "beir_cross_lingual"
 RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "card.json")
-STATE_NAME = "hybrid_state.json"  # of a checkpoint; says which of its files are the model
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".gguf", ".npz")
-_LARGEST_OF_STUDY = 10 * 2**20
-_LEFT_OUT = re.compile(
-    rf"(\.|__pycache__|{MODEL_NAME}$|(damaged-)?checkpoint-\d+$|embeddings$|run\.lock$|{HEARTBEAT_NAME}$|{EVENTS_NAME}$)"
-)
-_SECRETS = re.compile(rb"\bhf_[A-Za-z0-9]{20,}\b|://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@")
-_UNSENT = "Nothing was sent."
+_SECRETS = re.compile("|".join([*TOKENS, r"://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@"]).encode())
+UNSENT = "Nothing was sent."
 _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
 
 
 def run_files(folder: str | os.PathLike[str]) -> Files:
-    """What is published of a run beside its model: the card with its pictures, and what it was made from."""
+    """What is published of a run beside its model: the card with its pictures, what it was made from, the bundle."""
     folder = Path(folder)
-    found: Files = {name: _published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
+    found: Files = {name: published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
     named = [folder / CARD_NAME, *folder.glob(f"{PICTURES_NAME}/*.png"), *folder.glob(".eval_results/*.yaml")]
+    found |= {path.relative_to(folder).as_posix(): path for path in named if path.is_file()}
+    return found | (bundle_files(folder) if is_finished(folder) else {})
+
+
+def bundle_files(folder: Path) -> Files:
+    """The bundle of a run, compared with its manifest; nothing where there is none.
+
+    Raises:
+        HubError: When it is not as it was written.
+    """
     bundle = folder / BUNDLE_NAME
-    if bundle.exists() and (damage := find_damage(bundle)):
-        raise HubError(f"{bundle} is not as it was written: {damage}. Make it anew, or delete it. {_UNSENT}")
-    bundled = (path for path in bundle.rglob("*") if path.is_file())
-    found |= {path.relative_to(folder).as_posix(): path for path in [*named, *bundled] if path.is_file()}
-    return found
+    if not bundle.is_dir():
+        return {}
+    if damage := find_damage(bundle):
+        raise HubError(f"{bundle} is not as it was written: {damage}. Make it anew, or delete it. {UNSENT}")
+    return {path.relative_to(folder).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end; a bundle of one that has not is of an earlier state of it."""
+    return (folder / "run.json").is_file() and RunFolder(folder).read_run()["status"] == "finished"
 
 
 def model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
@@ -62,18 +72,17 @@ def model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Fil
     model = folder / MODEL_NAME
     if model.exists() or not unfinished:
         if damage := find_damage(model):
-            raise HubError(f"{model} is not as it was written: {damage}. Start its training command again. {_UNSENT}")
+            raise HubError(f"{model} is not as it was written: {damage}. Start its training command again. {UNSENT}")
         return listed_files(model)
     whole = next((path for path in checkpoints(folder) if find_damage(path) is None), None)
     if whole is None:
-        raise HubError(f"{folder} has no model and no whole checkpoint yet. {_UNSENT}")
+        raise HubError(f"{folder} has no model and no whole checkpoint yet. {UNSENT}")
     return checkpoint_files(whole)
 
 
 def listed_files(folder: Path) -> Files:
     """The files that the manifest of a folder lists."""
-    listed = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
-    return {name: folder / name for name in listed}
+    return {name: folder / name for name in read_manifest(folder / MANIFEST_NAME)}
 
 
 def checkpoint_files(folder: Path) -> Files:
@@ -81,7 +90,7 @@ def checkpoint_files(folder: Path) -> Files:
     try:
         names: list[str] = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["model_files"]
     except (OSError, ValueError, KeyError) as error:
-        raise HubError(f"{folder} does not say which of its files are the model ({error!r}). {_UNSENT}") from None
+        raise HubError(f"{folder} does not say which of its files are the model ({error!r}). {UNSENT}") from None
     return {name: folder / name for name in names}
 
 
@@ -98,12 +107,12 @@ def published_files(folder: str | os.PathLike[str], unfinished: bool = False) ->
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        raise HubError(f"{folder} is no run folder: it has no run.json. {_UNSENT}")
+        raise HubError(f"{folder} is no run folder: it has no run.json. {UNSENT}")
     status = RunFolder(folder).read_run()["status"]
     if status != "finished" and not unfinished:
         raise HubError(
             f"{folder} has not come to its end, its status is {status!r}. Start its training command again to finish "
-            f"it, or push it as it is with --unfinished. {_UNSENT}"
+            f"it, or push it as it is with --unfinished. {UNSENT}"
         )
     return model_files(folder, unfinished) | run_files(folder)
 
@@ -124,13 +133,11 @@ def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> F
     """
     folder = Path(folder)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", slug):
-        raise HubError(
-            f"The metric cannot be called {slug!r}: letters, digits, _ and - make a name to load. {_UNSENT}"
-        )
+        raise HubError(f"The metric cannot be called {slug!r}: letters, digits, _ and - make a name to load. {UNSENT}")
     if slug != folder.name and (folder / f"{slug}.py").exists():
-        raise HubError(f"The metric cannot be called {slug!r}: one of its other modules is {slug}.py. {_UNSENT}")
+        raise HubError(f"The metric cannot be called {slug!r}: one of its other modules is {slug}.py. {UNSENT}")
     found: Files = {}
-    for path in _all_files(folder):
+    for path in all_files(folder):
         name = path.relative_to(folder).as_posix()
         content = path.read_bytes()
         renamed = content.replace(folder.name.encode(), slug.encode())
@@ -138,51 +145,30 @@ def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> F
     return found
 
 
-def study_files(folder: str | os.PathLike[str]) -> Files:
-    """The results of a study: small files, and of runs within it all but models, checkpoints and logs of events.
-
-    Raises:
-        HubError: When there are weights or large files beside those, or nothing at all.
-    """
-    folder, found = Path(folder), Files()
-    for path in _all_files(folder):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in _WEIGHTS:
-            raise HubError(f"{path} looks like weights, and a study has none: push models one by one. {_UNSENT}")
-        if (size := path.stat().st_size) > _LARGEST_OF_STUDY:
-            raise HubError(
-                f"{path}: {size_words(size)}; those of a study have up to {size_words(_LARGEST_OF_STUDY)}. {_UNSENT}"
-            )
-        found[name] = _published_json(path) if path.suffix in (".json", ".jsonl") else path
-    if not found:
-        raise HubError(f"{folder} has no files to push. {_UNSENT}")
-    return found
-
-
-def _all_files(folder: Path) -> Iterator[Path]:
-    """Those of a folder and its folders, but for what is left out of a study."""
+def all_files(folder: Path) -> Iterator[Path]:
+    """Those of a folder and its folders, but for hidden ones, what Python compiled, and the record of pushes."""
     if not folder.is_dir():
-        raise HubError(f"{folder} is no folder. {_UNSENT}")
+        raise HubError(f"{folder} is no folder. {UNSENT}")
     for path in sorted(folder.iterdir()):
-        if _LEFT_OUT.match(path.name) or path.name == RECORD_NAME:
+        if path.name.startswith(".") or path.name in ("__pycache__", RECORD_NAME):
             continue
         if path.is_dir():
-            yield from _all_files(path)
+            yield from all_files(path)
         elif path.is_file():
             yield path
 
 
-def _published_json(path: Path) -> Path | bytes:
+def published_json(path: Path) -> Path | bytes:
     """A file of JSON, or of lines of it, without secrets and paths of this machine."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in text.splitlines()]
+            lines = [json.loads(line) for line in text.split("\n") if line]
             shown = [publishable(line) for line in lines]
             return path if shown == lines else "".join(_dumps(line) for line in shown).encode()
         content = json.loads(text)
     except ValueError as error:
-        raise HubError(f"{path} is not JSON in UTF-8 ({error}); mend or remove it. {_UNSENT}") from None
+        raise HubError(f"{path} is not JSON in UTF-8 ({error}); mend or remove it. {UNSENT}") from None
     shown = publishable(content)
     return path if shown == content else _dumps(shown, indent=2).encode()
 
@@ -202,7 +188,7 @@ def refuse_secrets(files: Mapping[str, Path | bytes], token: str | None) -> None
         raise HubError(
             f"Something that looks like a token or a password is in {', '.join(found[:5])}"
             f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}: take it out first (and have a new token made "
-            f"where it was a real one). {_UNSENT}"
+            f"where it was a real one). {UNSENT}"
         )
 
 
@@ -230,17 +216,3 @@ def _blocks(content: Path | bytes) -> Iterator[bytes]:
 def size_of(content: Path | bytes) -> int:
     """In bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def size_words(count: int) -> str:
-    """For people.
-
-    Example:
-
-        >>> size_words(2**20 * 3)
-        '3.0 MiB'
-    """
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if count >= 1024**power:
-            return f"{count / 1024**power:.1f} {unit}"
-    return f"{count} bytes"

@@ -10,9 +10,11 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypedDict
 
 from .files import replacing, sha256, sync
 from .records import MANIFEST_NAME
+from .strict_json import read_json
 
 _FORMAT = {"name": "hf_hybrid manifest", "version": 1}
 
@@ -32,6 +34,33 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
         unfinished.write_text(json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
 
 
+class Entry(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Entry]:
+    """The files that a manifest lists, by their names in its folder.
+
+    Raises:
+        OSError: When it is not there.
+        ValueError: When it is no manifest, or names what lies elsewhere.
+    """
+    content = read_json(Path(path))
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
+        raise ValueError("expected files with their size and hash")
+    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"names {outside[0]!r}, which lies elsewhere")
+    return files
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and {*Entry.__annotations__} <= {*entry}
+
+
 def find_damage(folder: str | os.PathLike[str]) -> str | None:
     """What is wrong with a folder that has a manifest; `None` where all is as it was written.
 
@@ -46,20 +75,19 @@ def find_damage(folder: str | os.PathLike[str]) -> str | None:
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        listed = read_manifest(folder / MANIFEST_NAME)
+    except (OSError, ValueError) as error:
         return f"{MANIFEST_NAME} cannot be read ({error!r})"
-    for name, (size, _) in listed.items():
+    for name, entry in listed.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
     with ThreadPoolExecutor() as pool:
         digests = pool.map(sha256, [folder / name for name in listed])
-        for (name, (_, expected)), digest in zip(listed.items(), digests, strict=True):
-            if digest != expected:
+        for (name, entry), digest in zip(listed.items(), digests, strict=True):
+            if digest != entry["sha256"]:
                 return f"{name} was altered: its SHA-256 is not that of {MANIFEST_NAME}"
     return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cards import publishable
-from .evidence import Evidence, Unreadable
+from .evidence import Evidence, Unreadable, made_in_python
 from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
 from .mix import KINDS, MixConfig, largest_remainder
 from .schedule import HybridSchedule, plan_fingerprint
@@ -17,6 +17,7 @@ from .tally import POOL
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
+    from .records import Run
 
 
 def check_plan(evidence: Evidence) -> Iterator[Finding]:
@@ -66,14 +67,17 @@ def _check_mlm_shares(run: Mapping[str, Any], blocks: Counter[tuple[str, str]]) 
         yield satisfied("plan", f"plan.json: blocks of {row['cell']}", abs(found - share) < 1 + ROUNDING, told)
 
 
-def _check_arguments(
-    config: Mapping[str, Any], identity: Mapping[str, Any], run: Mapping[str, Any]
-) -> Iterator[Finding]:
+def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run: Run) -> Iterator[Finding]:
     """What is said several times is said alike."""
     data_seed = config["seed"] if config["data_seed"] is None else config["data_seed"]
     longest = run["model"]["max_length"]  # of what the model can read
-    lengths = {"max_query_length": min(config["max_query_length"], longest), "max_passage_length": longest}
+    reason = made_in_python(run)
+    lengths = {"max_query_length": config.get("max_query_length", longest), "max_passage_length": longest}
+    lengths = {name: min(length, longest) for name, length in lengths.items()}
     for name, value in identity.items():
+        if reason and name in lengths:
+            yield Finding("plan", UNKNOWN, f"run.json: identity: {name}", reason)
+            continue
         expected = {**config, "data_seed": data_seed, **lengths}.get(name, value)
         yield from compared("plan", f"run.json: identity: {name}", expected, value)
     yield from compared("plan", "run.json: seed", identity["data_seed"], run["seed"])

@@ -30,6 +30,7 @@ from .records import MODEL_NAME
 from .resumable import ResumableTrainer
 
 _LAST_CHECKPOINT = "last-checkpoint"  # where transformers puts it
+_ELSEWHERE = " Or take another hub_model_id, or another branch with hub_revision."
 
 
 class PushingTrainer(ResumableTrainer):
@@ -57,8 +58,8 @@ class PushingTrainer(ResumableTrainer):
             anew (`bool`, *optional*, defaults to `False`): The run begins anew, whatever is in its folder.
 
         Raises:
-            HubError: On all processes, when a push of a new run would not go well later either.  There is only a
-                warning where it may, and for a run that goes on from a checkpoint.
+            HubError: On all processes, when a push of a new run would not go well later either, or `hub.json` is
+                damaged.  There is only a warning where it may, and for a run that goes on from a checkpoint.
         """
         if not self.args.push_to_hub or self._is_hub_open:
             return
@@ -66,11 +67,12 @@ class PushingTrainer(ResumableTrainer):
         if distributed.rank() == 0:
             try:
                 open_repository(self.args.output_dir, **self._destination())
-            except HubError as error:
-                if error.transient or (checkpoints(self.args.output_dir) and not anew):
+            except (OSError, ValueError) as error:  # whatever it is, the other processes wait for a word
+                passes = isinstance(error, HubError) and error.transient
+                if passes or (checkpoints(self.args.output_dir) and not anew):
                     self._warn(error)
                 else:
-                    problem = f"{error} Or take another hub_model_id, or another branch with hub_revision."
+                    problem = self._said(error) + (_ELSEWHERE if isinstance(error, HubError) else "")
         problem = distributed.from_first(problem)
         if problem is not None:
             raise HubError(problem)

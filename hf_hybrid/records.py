@@ -5,6 +5,7 @@
 | `run.json`        | `Run`: what was run, on what, how it ended        | at the start, at the end    |
 | `resources.jsonl` | `ResourceLine`: one line per logging step         | appended                    |
 | `resources.json`  | `Resources`: totals of the run                    | at the end                  |
+| `curve.jsonl`     | `CurveLine`: scores and costs on the way          | at each evaluation          |
 | `plan.json`       | `Plan`: the cell of each batch                    | at the start                |
 | `eval.json`       | `Evaluation`: scores before and after             | when an evaluation is done  |
 | `card.json`       | `CardOptions`: what only its publisher knows      | with the model card         |
@@ -17,8 +18,9 @@
 | `heartbeat.json`  | the last sign of life, see `supervision.py`       | every few seconds           |
 | `not_finite/`     | batches without a finite gradient, see `guard.py` | when there is one           |
 
-Every file of text is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  The four
-`.json` files carry the version of this schema and are replaced as a whole or not at all: no reader sees half a file.
+Every file of text is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  Of the `.json`
+files five (`run`, `plan`, `resources`, `eval`, `card`) carry the version of this schema; all are replaced whole or not
+at all: no reader sees half a file.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from .files import delete_folder, replacing
 
@@ -38,6 +40,8 @@ SCHEMA_VERSION = 1
 EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
 MODEL_NAME, MANIFEST_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "manifest.json", "evaluations", "bundle"
 PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
+MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is left out there
+STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 
@@ -60,7 +64,9 @@ class Run(_Run, total=False):
 
     # absent in files of before
     identity: dict[str, Any]  # what must be the same where the run goes on
-    model: dict[str, Any]  # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts
+    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, commit (of the checkpoint
+    # on the Hub that training began from), step (at the end: whose weights the model has)
+    model: dict[str, Any]
 
 
 class Plan(TypedDict):
@@ -86,6 +92,16 @@ class ResourceLine(TypedDict):
     peak_device_memory_gib: float | None  # so far, the highest of all ranks
     host_memory_gib: float  # now, the highest of all ranks
     energy_wh: float | None
+
+
+class CurveLine(TypedDict):
+    """A line of `curve.jsonl`: an evaluation during training, and what training had taken until then."""
+
+    step: int
+    train_time_s: float
+    tokens: int
+    energy_wh: float | None
+    measures: dict[str, float]  # "multilingual/MAP" and the others of `evaluation.flatten_scores`
 
 
 class Share(TypedDict):
@@ -150,6 +166,7 @@ class Evaluation(_BeforeAfter, total=False):
     """`eval.json`; what was evaluated on what may be absent, as in files of before it was written down."""
 
     evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
+    values_bytes: dict[str, int]  # of a run: size of per_query.parquet `before` and `after`
 
 
 class CardOptions(TypedDict, total=False):
@@ -181,7 +198,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.resource_lines_path = self.path / "resources.jsonl"
+        self.resource_lines_path, self.curve_path = self.path / "resources.jsonl", self.path / "curve.jsonl"
 
     def clear(self) -> None:
         """Delete what a run left: only what runs write, and only where one has; all else stays."""
@@ -191,8 +208,8 @@ class RunFolder:
         folders = (MODEL_NAME, NOT_FINITE_NAME, EVALUATIONS_NAME, BUNDLE_NAME, "pictures", ".eval_results")
         for path in [*checkpoints, *(self.path / name for name in folders)]:
             delete_folder(path)
-        files = ("plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME, HEARTBEAT_NAME)
-        for name in (*files, "README.md", "card.json"):  # not hub.json: what is on the Hub stays there
+        files = ("plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)
+        for name in (*files, HEARTBEAT_NAME, "README.md", "card.json"):  # not hub.json: what is on the Hub stays there
             (self.path / name).unlink(missing_ok=True)
         (self.path / "run.json").unlink(missing_ok=True)  # last: it says that a run was here
 
@@ -203,7 +220,7 @@ class RunFolder:
         self._write("run.json", run, Run)
 
     def read_run(self) -> Run:
-        """Read `run.json`; ValueError if it is damaged, lacks a key, or is of another version (so for all four)."""
+        """Read `run.json`; ValueError if it is damaged, lacks a key, or is of another version (so for all five)."""
         return self._read("run.json", Run)
 
     def write_plan(self, plan: Plan) -> None:
@@ -240,11 +257,7 @@ class RunFolder:
 
     def append_resource_line(self, line: ResourceLine) -> None:
         """Append to `resources.jsonl`. A loss that is not finite is written as null: logging must not end a run."""
-        _check_keys(line, ResourceLine, self.resource_lines_path)
-        finite = {key: None if _is_not_finite(value) else value for key, value in line.items()}
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.resource_lines_path, "a", encoding="utf-8") as file:
-            file.write(_dumps(finite) + "\n")
+        self._append(self.resource_lines_path, line, ResourceLine)
 
     def read_resource_lines(self) -> tuple[list[ResourceLine], int]:
         """Read `resources.jsonl`.
@@ -255,23 +268,30 @@ class RunFolder:
         Raises:
             ValueError: If a line before the last one is not what `append_resource_line` writes.
         """
-        texts = self._resource_texts()
-        lines = [
-            _resource_line(text, f"{self.resource_lines_path}, line {number}")
-            for number, text in enumerate(texts[:-1], start=1)
-        ]
-        return lines, int(bool(texts[-1]))  # a whole line ends in a newline: what follows the last one is torn
+        return _read_lines(self.resource_lines_path, ResourceLine)
 
     def keep_resource_lines(self, last_step: int) -> None:
         """Drop the lines after `last_step`, and a torn one: a resumed run does those steps again."""
-        lines, _ = self.read_resource_lines()
-        texts = self._resource_texts()[:-1]
-        kept = [text + b"\n" for text, line in zip(texts, lines, strict=True) if line["step"] <= last_step]
-        _replace(self.resource_lines_path, b"".join(kept))
+        _keep_lines(self.resource_lines_path, ResourceLine, last_step)
 
-    def _resource_texts(self) -> list[bytes]:
-        path = self.resource_lines_path
-        return path.read_bytes().split(b"\n") if path.exists() else [b""]
+    def append_curve_line(self, line: CurveLine) -> None:
+        """Append to `curve.jsonl`."""
+        self._append(self.curve_path, line, CurveLine)
+
+    def read_curve(self) -> tuple[list[CurveLine], int]:
+        """Read `curve.jsonl`, as `read_resource_lines` does its file; no lines where nothing was evaluated."""
+        return _read_lines(self.curve_path, CurveLine)
+
+    def keep_curve_lines(self, last_step: int) -> None:
+        """Drop the lines after `last_step`, and a torn one."""
+        _keep_lines(self.curve_path, CurveLine, last_step)
+
+    def _append(self, path: Path, line: Mapping[str, Any], schema: type) -> None:
+        _check_keys(line, schema, path)
+        finite = {key: None if _is_not_finite(value) else value for key, value in line.items()}
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(_dumps(finite) + "\n")
 
     def _write(self, name: str, content: Mapping[str, Any], schema: type, indent: int | None = 2) -> None:
         path = self.path / name
@@ -298,15 +318,32 @@ class RunFolder:
         return content
 
 
-def _resource_line(text: bytes, place: str) -> ResourceLine:
+def _texts(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n") if path.exists() else [b""]
+
+
+def _read_lines(path: Path, schema: type) -> tuple[list[Any], int]:
+    """The lines of a log by steps, and how many were torn."""
+    texts = _texts(path)
+    lines = [_line(text, schema, f"{path}, line {number}") for number, text in enumerate(texts[:-1], start=1)]
+    return lines, int(bool(texts[-1]))  # a whole line ends in a newline: what follows the last one is torn
+
+
+def _keep_lines(path: Path, schema: type, last_step: int) -> None:
+    lines, _ = _read_lines(path, schema)
+    kept = [text + b"\n" for text, line in zip(_texts(path)[:-1], lines, strict=True) if line["step"] <= last_step]
+    _replace(path, b"".join(kept))
+
+
+def _line(text: bytes, schema: type, place: str) -> Any:
     try:
         line = _loads(text)
     except ValueError as error:
         raise ValueError(f"{place}: expected a JSON object, got {text[:80]!r} ({error}).") from None
     if not isinstance(line, dict) or not isinstance(line.get("step", 0), int):
         raise ValueError(f"{place}: expected a JSON object with a whole number as its step, got {text[:80]!r}.")
-    _check_keys(line, ResourceLine, place)
-    return cast(ResourceLine, line)
+    _check_keys(line, schema, place)
+    return line
 
 
 def _check_keys(content: Mapping[str, Any], schema: type, path: Path | str) -> None:

@@ -38,7 +38,7 @@ def pair_heat_map(scores: Scores, path: str | os.PathLike[str], measure: str | N
         ValueError: When there are no pairs, or they lack the measure.
     """
     rows, columns, value_QP = pair_matrix(scores, measure)
-    measure = measure or _first_measure(scores)
+    measure = measure or first_measure(scores)
     colours = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
     return _draw_map(rows, columns, value_QP, Path(path), measure, title or measure, colours)
 
@@ -59,7 +59,7 @@ def pair_change_map(
         ImportError, ValueError: As `pair_heat_map`; pairs of one evaluation alone are left empty.
     """
     rows, columns, value_QP = pair_matrix(after, measure)
-    measure = measure or _first_measure(after)
+    measure = measure or first_measure(after)
     earlier_rows, earlier_columns, earlier_QP = pair_matrix(before, measure)
     change_QP = np.full_like(value_QP, np.nan)
     for row, query in enumerate(rows):
@@ -87,7 +87,7 @@ def _draw_map(
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('A heat map needs matplotlib: pip install "hf-hybrid[plots]".') from None
+        raise ImportError('A heat map needs matplotlib: pip install ".[plots]", in a clone.') from None
     cells = [_inches_a_cell(len(names)) for names in (columns, rows)]
     size = [inches * len(names) + _INCHES_AROUND for inches, names in zip(cells, (columns, rows), strict=True)]
     figure = Figure(figsize=(max(size[0], 4.5), max(size[1], 3.5)), layout="constrained")
@@ -129,7 +129,8 @@ def _ink(image: Any, value: float) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
-def _first_measure(scores: Scores) -> str:
+def first_measure(scores: Scores) -> str:
+    """The first that the pairs have."""
     return next(iter(next(iter(scores["pairs"].values()))))
 
 
@@ -146,7 +147,7 @@ def pair_matrix(scores: Scores, measure: str | None = None) -> tuple[list[str], 
     pairs = scores["pairs"]
     if not pairs:
         raise ValueError("The scores have no pairs of languages; evaluate the monolingual or cross-lingual setting.")
-    measure = measure or _first_measure(scores)
+    measure = measure or first_measure(scores)
     lacking = [name for name, found in pairs.items() if measure not in found]
     if lacking:
         raise ValueError(f"The pair {lacking[0]} has no {measure!r}; it has {', '.join(pairs[lacking[0]])}.")

@@ -1,6 +1,7 @@
 """The same run, made again: are its losses and scores the same, bit for bit or within tolerances?
 
-On the same machine, with the same versions and number of processes, a run on the CPU is repeated bit for bit.
+With the same versions on the same machine, processor, number of processes and of threads, a run on the CPU is repeated
+bit for bit.
 Elsewhere sums are made in another order: losses differ in their last digits, and the difference grows with each step.
 What is trained is nevertheless as good, and that is what the tolerances are for: a measure may differ by what it
 differs by between two such runs, not by what a better model gains.
@@ -13,14 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .evidence import Evidence
+from .evidence import Evidence, made_in_python
 from .findings import UNKNOWN, Finding, compared
 from .records import Run, Scores
 
 TOLERANCE = 0.01  # of measures between 0 and 1; hybrid batches gain three to five times as much over monolingual ones
 RELATIVE_TOLERANCE = 0.05  # of losses and of the rank distance
 # How it was computed: what is trained does not depend on it, but digits do.
-_HOW = ("cpu_threads", "chunk_tokens", "eval_batch_tokens", "full_determinism")
+_HOW = ("chunk_tokens", "eval_batch_tokens", "full_determinism")
+_WHERE = ("versions", "python", "platform", "cpu", "cpu_count", "cpu_threads", "devices")
 _COUNTS = ("num_steps", "num_pairs", "tokens")
 _LARGE = ("bias: rank_distance",)  # all else lies between -1 and 1, or is a count
 _SETTINGS = ("monolingual", "cross_lingual", "multilingual", "bias")
@@ -59,12 +61,36 @@ def rerun_options(run: Run, like: str | os.PathLike[str], **places: str | None) 
 
     Example:
 
-        >>> run = {"config": {"cpu_threads": 2, "full_determinism": False, "chunk_tokens": None}}
+        >>> run = {"config": {"full_determinism": False, "chunk_tokens": None}, "environment": {"cpu_threads": 2}}
         >>> rerun_options(run, "mine/bundle", output_dir="runs/again", train_corpus=None)
         ['--like', 'mine/bundle', '--output_dir', 'runs/again', '--cpu_threads', '2', '--full_determinism', 'False']
     """
-    options = {"like": like, **places, **{name: run["config"].get(name) for name in _HOW}}
+    threads = run["environment"].get("cpu_threads", run["config"].get("cpu_threads"))
+    options = {"like": like, **places, "cpu_threads": threads, **{name: run["config"].get(name) for name in _HOW}}
     return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def refuse_rerun(run: Run, output_dir: str | os.PathLike[str]) -> None:
+    """Refuse what a run cannot be made again with.
+
+    Args:
+        run (`Run`): Its `run.json`.
+        output_dir (`str` or `Path`): Where the second will be.
+
+    Raises:
+        ValueError: When no command makes it, or there is a run already, which nothing would be trained beside.
+
+    Example:
+
+        >>> refuse_rerun({"config": {"max_steps": 60}}, "runs/rerun")
+        Traceback (most recent call last):
+        ...
+        ValueError: the run was made in Python; run.json lacks train_corpus: only its own program makes it again.
+    """
+    if (reason := made_in_python(run)) is not None:
+        raise ValueError(f"{reason}: only its own program makes it again.")
+    if (Path(output_dir) / "run.json").exists():
+        raise ValueError(f"--output_dir {output_dir} holds a run already: name a new folder, or delete that one.")
 
 
 def unlike_machines(first: Run, second: Run) -> list[str]:
@@ -73,19 +99,22 @@ def unlike_machines(first: Run, second: Run) -> list[str]:
     Example:
 
         >>> config = {"use_cpu": True, "full_determinism": False}
-        >>> config |= {"cpu_threads": 1, "chunk_tokens": None, "eval_batch_tokens": 16384}
+        >>> config |= {"chunk_tokens": None, "eval_batch_tokens": 16384}
         >>> run = {"world_size": 1, "config": config}
-        >>> environment = {"versions": {}, "python": "3.11.7", "platform": "Linux", "cpu_count": 2, "devices": []}
-        >>> other = environment | {"cpu_count": 4}
+        >>> environment = {"versions": {}, "python": "3.11.7", "platform": "Linux", "cpu": "x86", "cpu_count": 2}
+        >>> environment |= {"cpu_threads": 2, "devices": []}
+        >>> other = environment | {"cpu_threads": 1}
         >>> unlike_machines({**run, "environment": environment}, {**run, "environment": other})
-        ['cpu_count: 2, 4']
+        ['cpu_threads: 2, 1']
     """
     pairs: dict[str, tuple[Any, Any]] = {"world_size": (first["world_size"], second["world_size"])}
-    for name in ("versions", "python", "platform", "cpu_count", "devices"):
+    for name in _WHERE:
         pairs[name] = first["environment"].get(name), second["environment"].get(name)
     config = first["config"]
     pairs |= {name: (config[name], second["config"][name]) for name in _HOW}
     found = [f"{name}: {one}, {other}" for name, (one, other) in pairs.items() if one != other]
+    if None in (first["environment"].get("cpu"), first["environment"].get("cpu_threads")):
+        found.append("the first does not say on which processor, with how many threads it ran")
     if first["environment"]["devices"] and not (config["use_cpu"] or config["full_determinism"]):
         found.append("a GPU adds up in any order, without --full_determinism true")
     return found

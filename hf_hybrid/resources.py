@@ -7,6 +7,7 @@
    between windows, so `train_time_s` has none of them.
 4. There the ranks exchange memory peaks, padding, bytes sent and energy; rank 0 writes a line of `resources.jsonl`, at
    the end `resources.json`.  Both go on after a resume: the totals travel in the checkpoint's `trainer_state.json`.
+5. An evaluation on the way is a line of `curve.jsonl`: quality beside what training has taken so far.
 
 Nothing is invented: what no meter of this machine can tell is null.
 """
@@ -159,6 +160,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self._window: list[tuple[list[StepRecord], Callable[[], float]]] = []  # steps and their durations
         self._window_start = 0.0
         self._line: ResourceLine | None = None  # complete but for the loss
+        self._training = False
 
     def record_step(self, record: StepRecord) -> None:
         """Say what a batch holds; once for each batch, before the step that uses it ends."""
@@ -174,6 +176,9 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         if distributed.rank() == 0:
             # Up to the newest line that the totals know: a run that was stopped wrote one more, of its last steps.
             self.folder.keep_resource_lines(state.global_step - self.totals.num_steps + self._line_start["num_steps"])
+            if self.folder.curve_path.exists():
+                self.folder.keep_curve_lines(state.global_step)
+        self._training = True
         self._cuda = args.device.type == "cuda"
         self._shape = encoder_shape(kwargs.get("model"))
         self._head_parameters = head_parameters(kwargs.get("model"))
@@ -202,11 +207,28 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         if logs and "loss" in logs:
             self._write_line(logs["loss"])
 
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        if not self._training or not metrics or distributed.rank() != 0:
+            return
+        measures = {name.removeprefix("eval_"): value for name, value in metrics.items() if "/" in name}
+        self.folder.append_curve_line(
+            {
+                "step": state.global_step,
+                "train_time_s": self.totals.train_time_s,
+                "tokens": self.totals.tokens,
+                "energy_wh": self.totals.energy_wh,
+                "measures": measures,
+            }
+        )
+
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if distributed.rank() == 0:
             self.folder.write_resources(self.summary())
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._training = False
         self._close_window()
         if self.totals.num_steps > self._line_start["num_steps"]:  # else what the meter reads now is not of a step
             self._exchange()
@@ -221,13 +243,13 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What the trainer puts in a checkpoint, so that a resumed run goes on from these totals."""
         saved = {"totals": asdict(self.totals), "line_start": self._line_start}
-        arguments = {"folder": str(self.folder.path), "energy": self.energy, "peak_flops": self.peak_flops}
+        arguments = {"energy": self.energy, "peak_flops": self.peak_flops}  # not the folder: checkpoints are published
         return {"args": arguments, "attributes": {"saved": saved}}
 
     def _settle(self, state: TrainerState, control: TrainerControl) -> None:
         if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
             self._close_window()
-        if control.should_log or control.should_save:
+        if control.should_log or control.should_save or control.should_evaluate:
             self._exchange()
         if control.should_log:
             self._make_line(state.global_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import tempfile
@@ -22,13 +23,12 @@ from .chunked import ChunkedTrainer
 from .events import event
 from .files import delete_unfinished
 from .guard import FiniteGuard, HealthCheck
-from .records import MANIFEST_NAME
+from .records import MANIFEST_NAME, STATE_NAME
 from .supervision import Heartbeat, Interrupted, StopOnSignal, alone_in
 
 if TYPE_CHECKING:
     from .arguments import HybridTrainingArguments
 
-STATE_NAME = "hybrid_state.json"  # of a checkpoint: what run it belongs to, and what transformers does not keep
 _BYTES_OF_A_WEIGHT, _BYTES_OF_ITS_MOMENTS = 4, 8  # in float32; AdamW keeps two moments
 
 
@@ -45,11 +45,12 @@ class ResumableTrainer(ChunkedTrainer):
         self.heartbeat, self._stop = Heartbeat(self.args.output_dir), StopOnSignal()
         folder = Path(self.args.output_dir)
         self._guard = FiniteGuard(folder, self.args.max_nonfinite_steps, self.describe_step)
-        for callback in (self._stop, self.heartbeat, HealthCheck(), _RestoreLossSum(self)):
+        for callback in (self._stop, self.heartbeat, HealthCheck(), _Restore(self)):
             self.add_callback(callback)
         self._saved_step = -1
         self._model_files: list[str] = []  # of the checkpoint that is being written
         self._restored: dict[str, Any] | None = None  # the state of the checkpoint that this run goes on from
+        self._resumed_from: str | None = None  # its place
 
     def identity(self) -> dict[str, Any]:
         """What must be the same where a run goes on: names and values that JSON can hold."""
@@ -75,7 +76,7 @@ class ResumableTrainer(ChunkedTrainer):
         """
         with alone_in(self.args.output_dir), self._stop:
             checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-            self._restored = None
+            self._restored, self._resumed_from = None, checkpoint
             if checkpoint is not None:
                 self._restored = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))
                 event("resume", path=checkpoint, world_size=self.args.world_size)
@@ -233,7 +234,8 @@ class ResumableTrainer(ChunkedTrainer):
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
                 states[type(callback).__name__] = callback.state()
-        self.state.save_to_json(str(folder / "trainer_state.json"))
+        # Not the place of the best checkpoint, for folders move and are published: it follows from the step.
+        dataclasses.replace(self.state, best_model_checkpoint=None).save_to_json(str(folder / "trainer_state.json"))
         content = {
             "run": self.identity(),
             "layout": self._layout(),
@@ -254,11 +256,12 @@ class ResumableTrainer(ChunkedTrainer):
             return
         super()._load_rng_state(checkpoint)
 
-    def restore_loss_sum(self) -> None:
-        """Go on with the mean of the next line of the log, and with the chunks that fitted."""
+    def restore(self) -> None:
+        """Go on with the mean of the next line of the log, the best checkpoint, and the chunks that fitted."""
         saved = self._restored
-        if saved is None:
+        if saved is None or self._resumed_from is None:
             return
+        self._settle_best(Path(self._resumed_from))
         sums, rank = saved["loss_sums"], distributed.rank()
         own = sums[rank] if saved["world_size"] == self.args.world_size else float(np.mean(sums))
         self._tr_loss = torch.tensor(own, device=self.args.device)
@@ -307,11 +310,11 @@ def _warn(problem: str) -> None:
     event("warning", logging.WARNING, problem=problem)
 
 
-class _RestoreLossSum(TrainerCallback):
-    """`Trainer` sets its sums to zero just before training begins."""
+class _Restore(TrainerCallback):
+    """`Trainer` sets its sums to zero, and has read its state, just before training begins."""
 
     def __init__(self, trainer: ResumableTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._trainer.restore_loss_sum()
+        self._trainer.restore()

@@ -23,7 +23,7 @@ from .cards import CARD_NAME, write_card
 from .evaluation import what_is_evaluated
 from .evaluation_files import EvaluationFiles
 from .machine import environment
-from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME
+from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, PER_QUERY_NAME
 from .supervision import Interrupted, alone_in, ends_on_signal
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .records import Plan, RunFolder, Scores
     from .schedule import HybridSchedule
     from .trainer import HybridTrainer
+
+_WHEN = ("before", "after")
 
 
 class RunResult(NamedTuple):
@@ -78,6 +80,7 @@ def run_training(
         if after is not None:
             _publish(trainer, folder, anew=False)  # what an earlier call may have failed at
             return RunResult(before, after, trained=False)
+        run = _run_record(trainer, arguments)
         events.configure(run_log_level(args), folder.path)
         events.event("start", output_dir=folder.path, world_size=args.world_size, max_steps=args.max_steps)
         for corpus in (trainer.train_dataset, trainer.eval_dataset):
@@ -85,8 +88,9 @@ def run_training(
                 events.event("refused_rows", corpus=corpus.fingerprint[:8], **corpus.report)
         if distributed.rank() == 0:
             folder.write_plan(_plan_record(trainer.schedule))
-        with _recorded_status(folder, _run_record(trainer, arguments)):
+        with _recorded_status(folder, run):
             result = _evaluate_train_evaluate(trainer, folder, evaluated, before)
+            run["model"]["step"] = _step_of_model(trainer)
         _publish(trainer, folder, anew=True)
         return result
 
@@ -105,14 +109,15 @@ def _evaluate_train_evaluate(
 
     def measure(when: str, step: int) -> Scores:
         trainer.heartbeat.beat(f"evaluating {when} training", step, args.max_steps)
-        with EvaluationFiles(folder.path / EVALUATIONS_NAME / when, corpus) as details:
+        with EvaluationFiles(_values_path(folder, when).parent, corpus) as details:
             scores = trainer.score(corpus, details)
         events.event("evaluation", when=when, MAP=round(scores["multilingual"]["MAP"], 4))
         return scores
 
     def write(after: Scores | None) -> None:
         if distributed.rank() == 0:
-            folder.write_eval({"before": before, "after": after, "evaluated": evaluated})
+            sizes = {when: path.stat().st_size for when in _WHEN if (path := _values_path(folder, when)).exists()}
+            folder.write_eval({"before": before, "after": after, "evaluated": evaluated, "values_bytes": sizes})
 
     if args.evaluate_before and before is None:
         before = measure("before", 0)
@@ -123,6 +128,16 @@ def _evaluate_train_evaluate(
     write(after)
     trainer.heartbeat.beat("finished", args.max_steps, args.max_steps)
     return RunResult(before, after, trained=True)
+
+
+def _values_path(folder: RunFolder, when: str) -> Path:
+    return folder.path / EVALUATIONS_NAME / when / PER_QUERY_NAME
+
+
+def _step_of_model(trainer: HybridTrainer) -> int:
+    """The step whose weights the model has: the last one, or that of the best checkpoint."""
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    return trainer.state.global_step if best is None else best
 
 
 def _find_former(
@@ -144,7 +159,10 @@ def _find_former(
         scores = folder.read_eval() if (folder.path / "eval.json").exists() else None
     except ValueError as error:
         something_to_lose = run["status"] == "finished" or checkpoints.checkpoints(folder.path)
-        return (str(error), None, None) if something_to_lose else nothing
+        if something_to_lose:
+            return str(error), None, None
+        folder.clear()  # its log, for one, is not that of this run
+        return nothing
     if scores is None or scores.get("evaluated") != evaluated:
         return nothing
     finished = run["status"] == "finished"

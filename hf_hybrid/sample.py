@@ -29,8 +29,8 @@ from babel.core import get_global
 from babel.languages import get_official_languages, get_territory_language_info
 from babel.lists import format_list
 from babel.numbers import get_currency_precision, get_territory_currencies
-from huggingface_hub.constants import HF_HOME
 
+from .cache_folder import cache_folder
 from .corpus import CorpusBuilder, ParallelCorpus
 
 # The first eight cover six scripts; a recipe that wants few languages takes them from the front.
@@ -106,8 +106,7 @@ def build_sample_corpus(
         Japan: which currency do people pay with?
         Shop prices (Japan): the legal tender is the Japanese Yen.
     """
-    parent = Path(cache_dir or os.environ.get("HF_HYBRID_CACHE") or Path(HF_HOME, "hf_hybrid"))
-    folder = parent / f"sample-{_version()}"
+    folder = cache_folder(cache_dir) / f"sample-{_version()}"
     corpus = ParallelCorpus.load(folder) if folder.exists() else _build(folder)
     return corpus if languages is None else corpus.select_languages(languages)
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 from .evidence import Evidence
 from .findings import UNKNOWN, Finding, compared, satisfied
 from .metrics.beir_cross_lingual import bias, ranking
-from .records import EVALUATIONS_NAME, PER_QUERY_NAME, Scores
+from .records import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores
 from .tally import POOL
 
+_MOST_ROW_BYTES = 1024  # a row has some twenty numbers, two languages and an id
 _KEYS = ("query_language", "passage_language", "query_id")
 
 
@@ -29,6 +30,10 @@ def check_scores(evidence: Evidence) -> Iterator[Finding]:
             lies = (evidence.path / name).exists()
             yield satisfied("scores", f"eval.json: {when}", not lies, f"is null, but there is {name}")
             continue
+        if (reason := evidence.left_out(when)) is not None:
+            yield from _check_size(evaluation, scores, when)
+            yield Finding("scores", UNKNOWN, f"eval.json: {when}", reason)
+            continue
         expected = scores_of_queries(evidence.values(when), evaluation["evaluated"]["measures"])
         unknown = {key: value for key, value in scores["bias"].items() if key.startswith("MRC")}
         for key in unknown:
@@ -37,6 +42,14 @@ def check_scores(evidence: Evidence) -> Iterator[Finding]:
         told = {**scores, "bias": {key: value for key, value in scores["bias"].items() if key not in unknown}}
         yield from compared("scores", f"eval.json: {when}", expected, told)
         yield from _check_asked(evaluation["evaluated"], expected, when)
+
+
+def _check_size(evaluation: Evaluation, scores: Scores, when: str) -> Iterator[Finding]:
+    """Values that are said to be too large are those of queries enough."""
+    size, languages = evaluation["values_bytes"][when], evaluation["evaluated"]["languages"]
+    rows = scores["num_queries"] * (len(languages) + 1)
+    told = f"the values of {scores['num_queries']} queries do not take {size} bytes"
+    yield satisfied("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, told)
 
 
 def scores_of_queries(values: pa.Table, measures: list[str]) -> Scores:

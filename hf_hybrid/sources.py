@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub.repocard import metadata_load
 
+from .cache_folder import cache_folder
 from .corpus import CorpusBuilder, ParallelCorpus
 from .corpus_files import FORMAT, MANIFEST
 from .formats import (
@@ -326,7 +327,7 @@ def _built(
     bad = BadRows(on_bad_row)
     digest = hashlib.sha256(json.dumps([FORMAT, source, key, on_bad_row], sort_keys=True).encode()).hexdigest()
     name = source.get("preset") or Path(source.get("path", "dataset")).name
-    folder = _cache_folder(cache_dir) / f"{name}-{digest[:16]}"
+    folder = cache_folder(cache_dir) / f"{name}-{digest[:16]}"
     if not (folder / MANIFEST).exists():
         with CorpusBuilder(folder, source) as builder:
             build(builder, bad)
@@ -334,11 +335,6 @@ def _built(
             builder.report.update(bad.counts)
             builder.write()
     return ParallelCorpus.load(folder)
-
-
-def _cache_folder(cache_dir: StrPath | None) -> Path:
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(cache_dir or os.environ.get("HF_HYBRID_CACHE") or Path(home, "hf_hybrid")).expanduser()
 
 
 def _local(corpus_format: str, folder: StrPath) -> dict[str, Any]:

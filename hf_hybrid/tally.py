@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 POOL = "*"  # what stands for all passage languages together
 FIRST_PLACES = bias.FIRST_PLACES  # what `LanguageRanks` needs of each ranking, beside the ranks
+_POOL_RECALL = f"pool_recall@{bias.RECALL_PLACES}"
 _BLOCK_QUERIES = 4096  # parallel queries whose rankings are compared at once
 
 
@@ -71,6 +72,19 @@ class QueryValues(NamedTuple):
     values: dict[str, np.ndarray]
 
 
+def value_names(settings: Sequence[str], measures: Sequence[str]) -> list[str]:
+    """Names of all values that `query_values` may give, whatever the language.
+
+    Example:
+
+        >>> value_names(["monolingual"], ["MAP"]), value_names(["monolingual", "multilingual"], ["MAP"])[:3]
+        (['MAP'], ['MAP', 'pool_recall@100', 'rank_distance'])
+    """
+    pooled = "multilingual" in settings
+    beside = [_POOL_RECALL] if pooled and len(settings) > 1 else []
+    return list(dict.fromkeys([*measures, *beside, *(bias.BY_QUERY if pooled else ())]))
+
+
 def query_values(ranks: LanguageRanks, settings: Sequence[str], measures: Sequence[str]) -> list[QueryValues]:
     """Measures of each query, in each pair and in the pool as far as the settings ask for them.
 
@@ -96,7 +110,7 @@ def query_values(ranks: LanguageRanks, settings: Sequence[str], measures: Sequen
             judged = (query_R, ranks.own_rank_R[chosen], relevant.gain_R[chosen], len(query_V))
             values = ranking.measures(*judged, names=measures)
             if pooled:
-                values[f"pool_recall@{bias.RECALL_PLACES}"] = recall_QL[query_V, number]
+                values[_POOL_RECALL] = recall_QL[query_V, number]
             found.append(QueryValues(name, query_V, values))
     if pooled:
         judged = (relevant.query_R, ranks.pool_rank_R, relevant.gain_R, num_queries)

@@ -30,20 +30,29 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import __version__
 from .bundle import LOCK_NAME, MODEL_HASHES_NAME, files_of, unlike
-from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
+from .cards import (
+    CARD_NAME,
+    EVAL_RESULTS_NAME,
+    PICTURES_NAME,
+    can_draw,
+    card_text,
+    picture_names,
+    read_files,
+    write_card,
+)
 from .cost_checks import check_resources
 from .evidence import Evidence, Given, Unreadable
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .files import sha256
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
+from .installed import installed_version
 from .plan_checks import check_corpus, check_plan
-from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME
+from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME, Run
 from .reruns import RELATIVE_TOLERANCE, TOLERANCE
 from .score_checks import check_scores
 
@@ -156,20 +165,28 @@ def check_drawn(evidence: Evidence) -> Iterator[Finding]:
             if (evidence.path / name).is_file():
                 shutil.copyfile(evidence.path / name, Path(folder, name))
         write_card(folder)
-        roots = (evidence.path, Path(folder))
-        for name in sorted({name for root in roots for name in files_of(root) if name.startswith(_DRAWN)}):
-            there, made = ((root / name).is_file() for root in roots)
-            same = there and made and sha256(evidence.path / name) == sha256(Path(folder, name))
-            may_differ = release or (drawing if there and made and name.startswith(PICTURES_NAME) else None)
-            if may_differ and not same:
-                yield Finding("drawn", UNKNOWN, name, may_differ)
+        there = {name for name in files_of(evidence.path) if name.startswith(_DRAWN)}
+        made = {name for name in files_of(Path(folder)) if name.startswith(EVAL_RESULTS_NAME)}
+        # not what is drawn here, for the card of a run refers to none where none could be drawn
+        made |= {f"{PICTURES_NAME}/{name}" for name in picture_names(read_files(evidence.path))}
+        for name in sorted(there | made):
+            same = name in there & made and _same(evidence.path / name, Path(folder, name))
+            is_picture = name in there & made and name.startswith(PICTURES_NAME)
+            if not same and (reason := release or (drawing if is_picture else None)):
+                yield Finding("drawn", UNKNOWN, name, reason)
             else:
-                told = "is missing" if not there else "is not what eval.json gives"
+                told = "is missing" if name not in there else "is not what eval.json gives"
                 yield satisfied("drawn", name, same, told)
 
 
+def _same(first: Path, second: Path) -> bool:
+    return second.is_file() and sha256(first) == sha256(second)
+
+
 def _drawn_otherwise(evidence: Evidence) -> str | None:
-    """Why a picture drawn here might have other bytes; None where it might not."""
+    """Why a picture drawn here might have other bytes, or is none; None where it might not."""
+    if not can_draw():
+        return "matplotlib is not installed here"
     told = evidence.run["environment"]["platform"]
     if platform.system() not in told or platform.machine() not in told:
         return f"it was made on {told}, and other machines may draw it a little differently"
@@ -178,10 +195,10 @@ def _drawn_otherwise(evidence: Evidence) -> str | None:
 
 def _unlike_here(evidence: Evidence, *names: str) -> str | None:
     """Of which of some distributions another version, or none, is here than in the lock; None for the same."""
-    here = {"hf-hybrid": __version__}
-    here |= {name: found.version for name in names for found in distributions(name=name) if name not in here}
-    other = unlike({name: here.get(name, "none") for name in names}, evidence.text(LOCK_NAME))
-    return f"it was made by {other[0][0]} {other[0][1]}; here is {here.get(other[0][0], 'none')}" if other else None
+    here = {name: installed_version(name) or "none" for name in names}
+    here |= {name: __version__ for name in names if name == "hf-hybrid"}  # which may run from a checkout
+    other = unlike(here, evidence.text(LOCK_NAME))
+    return f"it was made by {other[0][0]} {other[0][1]}; here is {here[other[0][0]]}" if other else None
 
 
 def check_environment(evidence: Evidence) -> Iterator[Finding]:
@@ -211,10 +228,20 @@ def check_events(evidence: Evidence) -> Iterator[Finding]:
     for event in of_kind["checkpoint"]:
         told = f"expected 1 to {steps}, found {event['step']}"
         yield satisfied("events", f"{EVENTS_NAME}: checkpoint: step", 0 < event["step"] <= steps, told)
+    yield from _check_step_of_model(run, {event["step"] for event in of_kind["checkpoint"]})
     lasted, needed = _seconds(ends[-1]) - _seconds(events[0]), evidence.resources["train_time_s"]
     told = f"{needed:.1f} s do not fit between the first start and the last stop, {lasted:.0f} s"
     yield satisfied("events", "resources.json: train_time_s", needed <= lasted + 1, told)  # times are whole seconds
     yield from _check_told_scores(evidence)
+
+
+def _check_step_of_model(run: Run, checkpoints: set[int]) -> Iterator[Finding]:
+    """The model is that of the last step, or of a checkpoint where the best one was taken."""
+    if (step := run["model"].get("step")) is None:  # in files of before it was written down
+        return
+    possible = {run["config"]["max_steps"]} | (checkpoints if run["config"]["load_best_model_at_end"] else set())
+    told = f"expected one of the steps {', '.join(map(str, sorted(possible)))}, found {step}"
+    yield satisfied("events", "run.json: model: step", step in possible, told)
 
 
 def _check_told_scores(evidence: Evidence) -> Iterator[Finding]:

@@ -93,7 +93,7 @@ def open_model(args: EvaluationArguments, device: torch.device) -> Any:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             name = "sentence_transformers"
-            raise ImportError(f'{name} is not installed: pip install "hf-hybrid[{name}]".') from None
+            raise ImportError(f'{name} is not installed: pip install ".[{name}]", in a clone.') from None
         kwargs = {"dtype": dtype}
         model = SentenceTransformer(args.model, revision=args.revision, device=str(device), model_kwargs=kwargs)
         model.max_seq_length = args.max_length or model.max_seq_length

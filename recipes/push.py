@@ -14,8 +14,8 @@ import logging
 import sys
 
 from hf_hybrid import events
-from hf_hybrid.hub import PushArguments, push
 from hf_hybrid.parsing import explained_errors, parse_arguments
+from hf_hybrid.push_command import PushArguments, push
 
 
 def main() -> None:

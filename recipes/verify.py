@@ -20,7 +20,7 @@ from hf_hybrid.evidence import Given
 from hf_hybrid.findings import WRONG, Finding, findings_table
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.records import RunFolder
-from hf_hybrid.reruns import compare_runs, rerun_options, unlike_machines
+from hf_hybrid.reruns import compare_runs, refuse_rerun, rerun_options, unlike_machines
 from hf_hybrid.verification import VerifyArguments, verify
 
 PLACES = ("output_dir", "train_corpus", "eval_corpus", "model_name_or_path", "cache_dir")  # may be others here
@@ -52,6 +52,7 @@ def main() -> None:
 def run_again(bundle: Path, args: VerifyArguments) -> list[Finding]:
     """Train with the settings of a run in this environment, on one process, and compare."""
     first = RunFolder(bundle).read_run()
+    refuse_rerun(first, args.output_dir)
     places = {name: getattr(args, name) for name in PLACES}
     command = [sys.executable, str(Path(__file__).with_name("train.py")), *rerun_options(first, bundle, **places)]
     if (code := subprocess.run(command).returncode) != 0:
@@ -63,7 +64,7 @@ def run_again(bundle: Path, args: VerifyArguments) -> list[Finding]:
         )
         print("\n".join(f"Not bit for bit, for they are unlike in {reason}" for reason in unlike))
     else:
-        print("\nCompared bit for bit: versions, machine and number of processes are the same.")
+        print("\nCompared bit for bit: versions, machine, processes and threads are the same.")
     return compare_runs(bundle, args.output_dir, args.tolerance, args.relative_tolerance)
 
 

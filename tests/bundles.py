@@ -28,12 +28,13 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def finished_run(root: Path, killed_after: int | None = None, **options: Any) -> Path:
+def finished_run(root: Path, killed_after: int | None = None, fails_first: bool = False, **options: Any) -> Path:
     """The run folder of a toy model, trained on the sample corpus in two languages.
 
     Args:
         root (`Path`): Where its folder is made.
         killed_after (`int`, *optional*): It is killed after this step, and started again.
+        fails_first (`bool`, *optional*, defaults to `False`): Another run has begun in its folder, and failed.
         **options: Of the trainer, and of `DataArguments`.
     """
     logger, threads = logging.getLogger("hf_hybrid"), torch.get_num_threads()
@@ -42,10 +43,14 @@ def finished_run(root: Path, killed_after: int | None = None, **options: Any) ->
     chosen = {name: options.pop(name) for name in of_data} or {"languages": "de,en", "held_out": 24.0}
     data = DataArguments(**chosen, cache_dir=str(root / "corpora"))
     train, held_out = open_corpora(**dataclasses.asdict(data))
-    calls = [[], [At("on_step_end", killed_after, kill)]] if killed_after else [[]]
+    calls: list[tuple[list[At], dict[str, Any]]] = [([], {})]
+    calls += [([At("on_step_end", killed_after, kill)], {})] if killed_after else []
+    calls += [([At("on_step_end", 1, kill)], {"max_steps": 999})] if fails_first else []
     try:
         while calls:
-            trainer = toy_trainer(root / "run", train, *calls.pop(), eval_corpus=held_out, **OPTIONS | options)
+            callbacks, changed = calls.pop()
+            chosen = OPTIONS | options | changed
+            trainer = toy_trainer(root / "run", train, *callbacks, eval_corpus=held_out, **chosen)
             with contextlib.suppress(Kill):
                 run_training(trainer, RunFolder(root / "run"), [ModelArguments(), data, trainer.args])
     finally:

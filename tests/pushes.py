@@ -30,9 +30,15 @@ MODEL = {
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
 }  # fmt: skip
 RECORDS = {"README.md", "run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "card.json"}
-PICTURES = {"pictures/pairs_after.png", "pictures/pairs_change.png"}
+BUNDLE = {f"bundle/{name}" for name in RECORDS} | {
+    "bundle/events.jsonl", "bundle/requirements.txt", "bundle/model.json", "bundle/manifest.json",
+    "bundle/evaluations/before/per_query.parquet", "bundle/evaluations/after/per_query.parquet",
+}  # fmt: skip
+PICTURES = {
+    f"{place}pictures/pairs_{name}.png" for place in ("", "bundle/") for name in ("after", "change")
+}  # of several languages
 HUBS_OWN = {".gitattributes"}
-LAYOUT = MODEL | RECORDS | HUBS_OWN
+LAYOUT = MODEL | RECORDS | BUNDLE | HUBS_OWN
 
 
 class Answer(NamedTuple):

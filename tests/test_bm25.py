@@ -178,5 +178,5 @@ def test_it_finds_within_a_language_and_across_only_what_is_written_the_same() -
 
 def test_without_bm25s_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(ImportError, match=r'pip install "hf-hybrid\[bm25\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[bm25\]"'):
         pool_of(small_corpus())

@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import shlex
+import shutil
 import string
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from hf_hybrid.card_command import (
     changed_options,
     command,
 )
-from hf_hybrid.card_metadata import eval_entries, hub_languages, licence_fields
+from hf_hybrid.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
 from hf_hybrid.cards import card_text, publishable, read_files, write_card
 from hf_hybrid.identity import DECISIVE_ARGUMENTS
 from hf_hybrid.markdown import escape, table
@@ -52,6 +53,7 @@ from tests.toys import toy_corpus, toy_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[1]
+HOME = "/" + "home"
 OPTIONS: CardOptions = {"repo_id": "user/help-hybrid", "licence": "apache-2.0"}
 JSON_FILES = ("run.json", "eval.json", "resources.json", "plan.json", "card.json")
 
@@ -338,6 +340,8 @@ def test_benchmarks_of_the_hub_get_their_results(folder: Path) -> None:
     evaluation = json.loads((folder / "eval.json").read_text())
     source = {"format": "hub", "preset": "mlqa-retrieval", "id": preset.repo, "revision": preset.revision}
     change(folder, "eval.json", evaluated={**evaluation["evaluated"], "corpus": source})
+    config = json.loads((folder / "run.json").read_text())["config"]
+    change(folder, "run.json", config={**config, "eval_corpus": "mlqa-retrieval"})
     write_card(folder, OPTIONS)
     found = list((folder / ".eval_results").iterdir())
     assert [path.name for path in found] == ["MLQARetrieval.yaml"]
@@ -366,9 +370,37 @@ def test_nothing_else_is_taken_for_a_benchmark(changes: dict[str, Any], folder: 
     preset = PRESETS["miracl"]
     whole = {"corpus": {"preset": "miracl", "id": preset.repo, "revision": preset.revision}, "max_queries": None}
     for evaluated, expected in ((whole, 2), ({**whole, **changes}, 0)):
-        files = read_files(folder)
-        evaluation = {**files.evaluation, "evaluated": evaluated}
-        assert len(eval_entries(files._replace(evaluation=evaluation))) == expected  # type: ignore[arg-type]
+        files = benchmarked(folder, evaluated)
+        assert len(eval_entries(files)) == expected
+        assert {result.dataset_type == preset.repo for result in eval_results(files)} == {expected > 0}
+
+
+def benchmarked(folder: Path, evaluated: dict[str, Any], **source: Any) -> CardFiles:
+    """A run that was evaluated on a corpus of its own; `source` is what is changed of the training corpus'."""
+    files = read_files(folder)
+    evaluation, run = {**files.evaluation, "evaluated": evaluated}, files.run
+    config = {**run["config"], "eval_corpus": "miracl"}
+    corpus = {**run["corpus"], "source": {**run["corpus"]["source"], **source}}
+    return files._replace(evaluation=evaluation, run={**run, "config": config, "corpus": corpus})  # type: ignore[arg-type]
+
+
+def test_items_held_out_of_a_benchmark_are_not_the_benchmark(folder: Path) -> None:
+    preset = PRESETS["miracl"]
+    source = {"preset": "miracl", "id": preset.repo, "revision": preset.revision}
+    files = benchmarked(folder, {"corpus": source, "max_queries": None}, **source)
+    assert eval_entries(files) == [], "it was trained on the same repository"
+    config = {**files.run["config"], "eval_corpus": None}
+    run = {**files.run, "config": config, "corpus": {**files.run["corpus"], "source": source}}
+    held_out = files._replace(run=run)  # type: ignore[arg-type]
+    assert eval_entries(held_out) == []
+    found = eval_results(held_out)
+    assert {(result.dataset_type, result.dataset_revision, result.dataset_split) for result in found} == {
+        ("unknown", None, None)
+    }
+    assert found[0].dataset_name == "items held out of miracl (monolingual)"
+    RunFolder(folder).write_run(run)  # type: ignore[arg-type]
+    change(folder, "eval.json", evaluated=held_out.evaluated)
+    assert "On items held out of miracl, " in card_text(folder)
 
 
 # What is missing
@@ -430,6 +462,43 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no run\.json"):
         write_card(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_no_recipe_started_names_no_command(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    run = json.loads((folder / "run.json").read_text())
+    arguments = {field.name for group in (ModelArguments, DataArguments) for field in dataclasses.fields(group)}
+    config = {name: value for name, value in run["config"].items() if name not in arguments}
+    for model, told in (("mine-base, 0123", "mine-base"), ("from scratch, 0123", "random weights")):
+        identity = {**run["identity"], "model": model, "max_query_length": 17}
+        change(folder, "run.json", config=config, identity=identity)
+        text = card_text(folder)
+        assert f"| Trained from | {told} |" in text
+        assert "queries in training at 17" in text
+        assert "| Most tokens of a query | 17 |" in text
+        assert "accelerate launch" not in text
+        assert "--like" not in text
+        assert "recipes/sample" not in text
+        assert "was started by a program in Python" in text
+    assert "accelerate launch recipes/train.py --like" in card_text(trained)
+
+
+def test_pairs_of_languages_read_well_in_the_source_too(folder: Path) -> None:
+    text = card_text(folder)
+    assert "| de → en | cross |" in text
+    assert "&#62;" not in text
+
+
+def test_the_precision_of_the_measurements_is_told_where_that_of_the_code_is_another(folder: Path) -> None:
+    told = "The model was measured as it was trained, in bf16;"
+    assert told in card_text(folder)
+    config = json.loads((folder / "run.json").read_text())["config"]
+    change(folder, "run.json", config={**config, "bf16": False})
+    assert "was measured as it was trained" not in card_text(folder)
+
+
+def test_the_card_names_no_package_that_nobody_has_published(folder: Path) -> None:
+    assert not re.search("pip install [^`]*hf.hybrid", card_text(folder))
 
 
 # Limits that follow from the data
@@ -673,7 +742,20 @@ def test_the_test_would_see_a_name_that_is_not_escaped() -> None:
         ("--config=/data/me/x.yaml --seed 1", "--config=x.yaml --seed 1"),
         ("file:///data/me/x.json is there", "x.json is there"),
         ("runs/help", "runs/help"),
-        ("../shared/help", "../shared/help"),
+        ("../../shared/me/help", "help"),
+        ("~/secret/help", "help"),
+        ("cannot read ~me/x.json or ../me/y.json", "cannot read x.json or y.json"),
+        ("\\\\srv\\me\\help", "help"),
+        ("D:/me/help", "help"),
+        ("s3://bucket/me/help", "help"),
+        ("not in s3://bucket/me/help, gs://me/help", "not in help, help"),
+        ("/data/O'Brien/help", "help"),
+        ("no /data/O'Brien/x.json here", "no x.json here"),
+        ("no '/data/O'Brien and me/my x.json' here", "no 'my x.json' here"),
+        ('no "~/my own/x y.json", no `../my own/x`', 'no "x y.json", no `x`'),
+        ("it isn't /data/me/x and wasn't", "it isn't x and wasn't"),
+        (f"{HOME}/me", "~"),
+        ("see https://h.co/a/b/c and hf://user/name/x", "see https://h.co/a/b/c and hf://user/name/x"),
         ("https://huggingface.co/user/name/blob/main/x", "https://huggingface.co/user/name/blob/main/x"),
         ("hf_abcdefghijklmnopqrstuvwxyz", "hf_***"),
         ("https://me:secret@host.org/a/b?token=abc", "https://***@host.org/a/b?token=***"),
@@ -686,6 +768,33 @@ def test_what_is_published_holds_no_secret_and_no_place(given_text: str, shown: 
     nested = {given_text: [given_text, {"inner": (given_text, 1, None, True, 0.5)}]}
     assert publishable(nested) == {shown: [shown, {"inner": [shown, 1, None, True, 0.5]}]}
     assert publishable(publishable(given_text)) == shown
+
+
+def test_a_home_and_a_working_directory_with_spaces_are_known_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "Jane Doe", tmp_path / "my own runs"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    assert publishable(f"cannot open {home}/data/x.json") == "cannot open x.json"
+    assert publishable(f"cannot open {here}/data/x.json") == "cannot open x.json"
+
+
+def test_arguments_that_are_places_are_shown_by_their_last_part(folder: Path) -> None:
+    places = ("output_dir", "train_corpus", "eval_corpus", "cache_dir", "resume_from_checkpoint", "deepspeed")
+    config = dict.fromkeys((*places, "model_name_or_path"), "mine/of jane/help")
+    shown = publishable({"config": config, "model": {"commit": None}})["config"]
+    assert shown == dict.fromkeys(config, "help")
+    assert publishable({"config": config})["config"] == shown
+    of_hub = publishable({"config": {"model_name_or_path": "user/e5"}, "model": {"commit": "c" * 40}})
+    assert of_hub["config"] == {"model_name_or_path": "user/e5"}
+    assert publishable({"path": "runs/of jane/checkpoint-4"}) == {"path": "checkpoint-4"}
+    no_places = {"config": {"train_corpus": "miracl", "fsdp_config": {"min_num_params": 0}, "deepspeed": None}}
+    assert publishable(no_places) == no_places
+    text = card_text(folder)
+    assert "--train_corpus help" in text
+    assert "corpora/" not in text
 
 
 def test_a_token_of_this_machine_is_in_no_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

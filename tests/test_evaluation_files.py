@@ -313,6 +313,44 @@ def test_types_are_told_in_the_file(tmp_path: Path) -> None:
     assert "MAP" not in schema.names
 
 
+def test_values_are_written_as_they_come_a_row_group_for_each_language(tmp_path: Path) -> None:
+    class Watched(EvaluationFiles):
+        def add(self, *args: Any) -> None:
+            before = pa.total_allocated_bytes()
+            super().add(*args)
+            kept.append(pa.total_allocated_bytes() - before)
+
+    kept: list[int] = []
+    corpus = toy_corpus(4000, LANGUAGES)
+    with Watched(tmp_path, corpus) as files:
+        evaluate_retrieval(TextModel(), corpus, details=files)
+    file = pa.parquet.ParquetFile(tmp_path / PER_QUERY_NAME)
+    groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+    assert [set(group["query_language"].to_pylist()) for group in groups] == [{language} for language in LANGUAGES]
+    assert groups[0].nbytes > 1_000_000
+    assert max(kept) < 0.2 * groups[0].nbytes
+
+
+def test_columns_do_not_depend_on_what_the_first_language_has(tmp_path: Path) -> None:
+    for order in (("de", "en"), ("en", "de")):  # no German passage answers a German question
+        with CorpusBuilder(Path(tempfile.mkdtemp()) / "corpus") as builder:
+            for language in order:
+                here = language == "en"
+                builder.add_language(
+                    language, ["1", "2"], [f"{language}?", f"{language}??"], ["so", "no"] if here else [],
+                    passage_rows=[0, 1] if here else [-1, -1],
+                )  # fmt: skip
+            corpus = builder.finish()
+        evaluated(corpus, tmp_path / order[0], save_runs=False, settings=["monolingual", "multilingual"])
+    files = [pa.parquet.read_table(tmp_path / language / PER_QUERY_NAME) for language in ("de", "en")]
+    assert files[0].schema == files[1].schema
+    assert files[0].column_names[3:9] == [*MEASURES, "pool_recall@100", "rank_distance"]
+    keys = [(name, "ascending") for name in files[0].column_names[:3]]
+    assert files[0].sort_by(keys) == files[1].sort_by(keys)
+    rows = files[0].to_pylist()
+    assert {row["pool_recall@100"] is None for row in rows if row["passage_language"] == "*"} == {True}
+
+
 def test_a_bias_that_only_some_languages_know_has_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """English questions have their answers at the first places, German ones anywhere, beyond those that are known."""
     monkeypatch.setattr(approximate, "NUM_PLACES", 6)
@@ -434,5 +472,8 @@ def test_an_error_leaves_no_values_and_keeps_the_old_ones(languages_done: int, t
 
 def test_a_kill_leaves_no_half_a_file(tmp_path: Path) -> None:
     corpus = beir_corpus()
-    evaluate_retrieval(TextModel(), corpus, details=EvaluationFiles(tmp_path, corpus))  # it never ends
-    assert files_of(tmp_path) == []
+    killed = EvaluationFiles(tmp_path, corpus)
+    evaluate_retrieval(TextModel(), corpus, details=killed)  # it never ends
+    assert PER_QUERY_NAME not in files_of(tmp_path)
+    evaluated(corpus, tmp_path, save_runs=False)
+    assert files_of(tmp_path) == [PER_QUERY_NAME]

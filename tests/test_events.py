@@ -34,6 +34,14 @@ SECRETS = {
     "{'Authorization': 'Bearer s3cr3t.s3cr3t'}": "s3cr3t",
     'url "http://host?token=s3cr3t"': "s3cr3t",
     "login with my-own-secret": "my-own-secret",
+    "ghp_" + "s3cr3t" * 6: "a token of GitHub",
+    "github_pat_11s3cr3t_s3cr3t": "another one",
+    "AKIA" + "S3CR3T00" * 2: "a key of AWS",
+    "sk-proj-" + "s3cr3t" * 4: "a key of a model's provider",
+    "hub_token: s3cr3t": "in YAML",
+    '{"api_key": "s3cr3t"}': "in JSON",
+    r'said "{\"password\": \"s3cr3t\"}"': "in JSON in a text",
+    "secret = 's3cr3t'": "in Python",
 }
 
 
@@ -74,12 +82,24 @@ class TestSecrets:
             logger.exception("it ended")
         printed, (line,) = capsys.readouterr().err, read_events(tmp_path)
         for found in (printed, json.dumps(line), json.dumps(redacted({"a": [text], "b": (text,)}))):
-            assert not re.search(r"s3cr3t|my-own-secret|pa@ss|@ss|hf_aB3", found), found
+            assert not re.search(r"(?i)s3cr3t|my-own-secret|pa@ss|@ss|hf_aB3", found), found
             assert "***" in found
         assert "Traceback" in printed
 
     @pytest.mark.parametrize(
-        "text", ["runs/hf_hybrid/x", "num_tokens=12 chunk_tokens=40", "a@b.example", "https://host/a", "basic", "50 %"]
+        "text",
+        [
+            "runs/hf_hybrid/x",
+            "num_tokens=12 chunk_tokens=40",
+            "a@b.example",
+            "https://host/a",
+            "basic",
+            "50 %",
+            "sk-cs_in-equal-shares-hybrid",
+            "tokens: 12",
+            "github",
+            "AKIA12",
+        ],
     )
     def test_other_text_is_left_as_it_is(self, text: str) -> None:
         assert redact(text) == text

@@ -16,16 +16,32 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from hf_hybrid import hub_errors
+from hf_hybrid.bundle import files_of, write_bundle
 from hf_hybrid.cards import card_text, write_card
 from hf_hybrid.files import sha256
 from hf_hybrid.hub import push_metric, push_run, push_study
 from hf_hybrid.hub_errors import HubError, asked_wait_s, careful_client
-from hf_hybrid.hub_files import METRIC_FOLDER, model_files, published_files, refuse_secrets, study_files
+from hf_hybrid.hub_files import METRIC_FOLDER, model_files, published_files, refuse_secrets
 from hf_hybrid.hub_record import PushRecord, Target
-from hf_hybrid.manifest import write_manifest
-from hf_hybrid.records import RunFolder
+from hf_hybrid.hub_study import study_files
+from hf_hybrid.manifest import find_damage, write_manifest
+from hf_hybrid.records import CardOptions, RunFolder
 from tests.hub_server import HubServer, api, environment
-from tests.pushes import HUBS_OWN, LAYOUT, MODEL, OTHERS, RECORDS, REPO, TOKEN, USERS, leaks, no_waiting, run_of
+from tests.pushes import (
+    BUNDLE,
+    HUBS_OWN,
+    LAYOUT,
+    MODEL,
+    OTHERS,
+    RECORDS,
+    REPO,
+    TOKEN,
+    USERS,
+    leaks,
+    no_waiting,
+    push_command,
+    run_of,
+)  # fmt: skip
 from tests.recipe_runs import REPOSITORY
 from tests.test_architecture import HEAVY, loaded_by
 
@@ -37,6 +53,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "mine"
     run_of(folder)
     write_card(folder, {"repo_id": REPO})
+    write_bundle(folder)
     return folder
 
 
@@ -84,11 +101,13 @@ def test_what_is_published_is_the_layout(run: Path) -> None:
     (run / "model" / "optimizer.pt").write_bytes(b"the manifest does not list it")
     (run / "evaluations" / "notes.txt").write_text("mine")
     found = published_files(run)
-    assert set(found) == MODEL | RECORDS
+    assert set(found) == LAYOUT - HUBS_OWN
     assert all(content == run / "model" / name for name, content in found.items() if name in MODEL)
+    assert {f"bundle/{name}" for name in files_of(run / "bundle")} == BUNDLE - {"bundle/manifest.json"}
 
 
 def test_a_bundle_and_results_of_benchmarks_go_along_unchanged(run: Path) -> None:
+    shutil.rmtree(run / "bundle")
     for name in ("bundle/logs/a.jsonl", ".eval_results/MIRACL.yaml", "pictures/a.png", "pictures/notes.txt"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(f"as it is: {name}")
@@ -117,6 +136,44 @@ def test_records_are_published_without_secrets_and_places(run: Path, hub: HubSer
         "the same bytes where all may be seen"
     )
     assert RunFolder(run).read_run()["status"] == "finished"
+
+
+def test_a_run_that_goes_on_leaves_its_former_bundle_out(run: Path, hub: HubServer) -> None:
+    changed(run / "run.json", lambda found: found.update(status="interrupted"))
+    for pushed in (push_run(run, REPO, unfinished=True, dry_run=True), push_run(run, REPO, unfinished=True)):
+        assert set(pushed.sizes) == LAYOUT - BUNDLE - HUBS_OWN
+    assert files(hub) == LAYOUT - BUNDLE
+    assert (run / "bundle").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plan.json", r"The bundle of .*mine cannot be made anew: .*plan\.json.* delete .*bundle to push without it"),
+        ("model/manifest.json", r"model is not as it was written: manifest\.json cannot be read"),
+    ],
+)
+def test_a_run_that_lacks_a_record_is_explained(name: str, said: str, run: Path, hub: HubServer) -> None:
+    (run / name).unlink()
+    for dry_run in (True, False):
+        with pytest.raises(HubError, match=said):
+            push_run(run, REPO, dry_run=dry_run)
+    answer = push_command(run, "--repo_id", REPO)
+    assert answer.status == 2
+    assert "Traceback" not in answer.printed
+    assert hub.requests == []
+    if name == "plan.json":
+        shutil.rmtree(run / "bundle")
+        assert set(push_run(run, REPO).sizes) == LAYOUT - BUNDLE - HUBS_OWN - {"plan.json"}
+
+
+def test_a_dry_run_tells_the_sizes_of_what_would_be_pushed(run: Path, hub: HubServer) -> None:
+    card: CardOptions = {"licence": "apache-2.0", "base_model": "user/base"}
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    dry = push_run(run, REPO, dry_run=True, card=card)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert dry.sizes == push_run(run, REPO, card=card).sizes
+    assert dry.sizes["bundle/card.json"] == dry.sizes["card.json"]
 
 
 def test_a_damaged_model_is_not_pushed(run: Path, hub: HubServer) -> None:
@@ -149,16 +206,14 @@ def test_the_newest_whole_checkpoint_is_what_an_unfinished_run_has(run: Path) ->
         ("README.md", f"Load it with {TOKEN}"),
         ("README.md", f"\0, then {'x' * 9000} hf_{'A1b2' * 8}"[1:]),
         (".eval_results/a.yaml", "source: https://me:pass@hub.example/x"),
-        ("bundle/log.txt", "said: hf_" + "A1b2" * 8),
+        ("pictures/log.png", "said: ghp_" + "A1b2" * 9),
     ],
 )
 def test_a_file_that_holds_a_secret_stops_the_push(name: str, content: str, run: Path, hub: HubServer) -> None:
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_text(content)
-    if name.startswith("bundle"):
-        write_manifest(run / "bundle")
     with pytest.raises(
-        HubError, match=f"looks like a token or a password is in {re.escape(name)}: take it out"
+        HubError, match=f"looks like a token or a password is in .*{re.escape(name)}.*: take it out"
     ) as caught:
         push_run(run, REPO)
     assert content not in str(caught.value)
@@ -168,7 +223,9 @@ def test_a_file_that_holds_a_secret_stops_the_push(name: str, content: str, run:
 def test_what_is_a_secret(tmp_path: Path) -> None:
     mine = "an-odd-token-of-a-private-hub"
     far = b"x" * (2**22 - 9)
-    for content in (mine.encode(), far + mine.encode(), far + b" hf_" + b"A1b2" * 8):
+    shapes = [b"hf_" + b"A1b2" * 8, b"ghs_" + b"A1b2" * 9, b"github_pat_11AB_cd", b"AKIA" + b"A1B2" * 4]
+    shapes += [b"sk-" + b"a1-B2" * 5, b"https://me:pass@host/x"]
+    for content in (mine.encode(), far + mine.encode(), far + b" hf_" + b"A1b2" * 8, *shapes):
         (tmp_path / "a.txt").write_bytes(content)
         with pytest.raises(HubError, match=r"is in a\.txt: take it out"):
             refuse_secrets({"a.txt": tmp_path / "a.txt"}, mine)
@@ -177,6 +234,7 @@ def test_what_is_a_secret(tmp_path: Path) -> None:
         b"hf_hybrid and hf_short1",
         b"https://me@host/x",
         b"see http://a:80/b?x=y@z",
+        b'{"unk_token": "[UNK]", "sk-monolingual-and-cross-lingual": 1}',
     ):
         refuse_secrets({"a.txt": content}, mine)
     with pytest.raises(HubError, match=r"in f0, f1, f2, f3, f4 and 2 more:"):
@@ -228,7 +286,7 @@ def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Pa
     assert 'SentenceTransformer("user/other")' in hub.repo("user/other").files()["README.md"].decode()
     assert hub.repo("user/other").metadata()["license"] == "apache-2.0"
     (run / "README.md").write_text("---\nlicense: mit\n---\n# By hand\n")
-    push_run(run, REPO)
+    assert "README.md is not what the run gives" in push_command(run, "--repo_id", REPO).printed
     assert hub.repo(REPO).files()["README.md"].endswith(b"# By hand\n")
     assert first.commit.oid == hub.repo(REPO).commits()[1].oid
 
@@ -252,13 +310,13 @@ def test_only_what_pushes_have_put_there_is_deleted(run: Path, hub: HubServer) -
     put(hub, "pictures/c.png", b"\x89PNG")
     (run / "pictures" / "a.png").unlink()
     dry = push_run(run, REPO, dry_run=True)
-    assert dry.commit.deleted == ["pictures/a.png"]
+    assert dry.commit.deleted == ["bundle/pictures/a.png", "pictures/a.png"]
     assert "not go well now" in dry.describe()
     pushed = push_run(run, REPO, overwrite=True)
-    assert pushed.commit.deleted == ["pictures/a.png"]
-    assert files(hub) == LAYOUT | {"theirs.txt", "pictures/b.png", "pictures/c.png"}
+    assert pushed.commit.deleted == dry.commit.deleted
+    assert files(hub) == LAYOUT | {"theirs.txt", "bundle/pictures/b.png", "pictures/b.png", "pictures/c.png"}
     shutil.rmtree(run / "pictures")
-    assert push_run(run, REPO).commit.deleted == ["pictures/b.png"]
+    assert push_run(run, REPO).commit.deleted == ["bundle/pictures/b.png", "pictures/b.png"]
     assert files(hub) == LAYOUT | {"theirs.txt", "pictures/c.png"}
 
 
@@ -279,9 +337,9 @@ def test_a_branch_is_made_and_then_guarded_like_main(run: Path, hub: HubServer) 
     assert (files(hub), files(hub, "trial")) == (HUBS_OWN, LAYOUT)
     push_run(run, REPO)
     put(hub, "theirs.txt", b"hi")
-    (run / "eval.json").unlink()
+    shutil.rmtree(run / "bundle")
     push_run(run, REPO, revision="second")
-    assert files(hub, "second") == LAYOUT - {"eval.json"} | {"theirs.txt"}, "a copy of main, less what is gone of ours"
+    assert files(hub, "second") == LAYOUT - BUNDLE | {"theirs.txt"}, "a copy of main, less what is gone of ours"
     assert files(hub, "trial") == LAYOUT
     put(hub, "theirs.txt", b"hi", "trial")
     with pytest.raises(HubError, match=r"user/name \(trial\): its newest commit is"):
@@ -382,9 +440,8 @@ def test_pauses_grow_and_heed_the_server(run: Path, hub: HubServer, monkeypatch:
     push_run(run, REPO)
     assert waited == [1, 2, 4]
     waited.clear()
-    (run / "eval.json").unlink()
     hub.fail("commit", status=429, headers={"Retry-After": "30"}, times=1)
-    push_run(run, REPO)
+    push_run(run, REPO, card={"licence": "mit"})
     assert waited == [30]
 
 
@@ -395,7 +452,7 @@ def test_evaluate_loads_the_metric_from_its_space(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under its own name and others, of which a module is made."""
-    monkeypatch.setattr("hf_hybrid.hub._CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HYBRID_CACHE", str(tmp_path / "cache"))
     for slug in ("beir_cross_lingual", "my-measures"):
         pushed = push_metric(f"user/{slug}", private=False)
         found = hub.repo(f"user/{slug}", "space").files()
@@ -430,22 +487,54 @@ print(metric.compute(predictions=predictions, references=references, k_values=[1
 
 
 def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_path: Path) -> None:
-    study = tmp_path / "study"
-    shutil.copytree(run, study / "runs" / "mono")
-    (study / "fits.json").write_text(json.dumps({"folder": "/" + "home/me/study/x", "slope": 1.5}))
-    (study / "table.csv").write_text("a,b\n1,2\n")
-    pushed = push_study(study, "user/study")
-    of_run = {f"runs/mono/{name}" for name in RECORDS}
-    values = {f"runs/mono/evaluations/{when}/per_query.parquet" for when in ("before", "after")}
-    assert (
-        files(hub, repo_type="dataset", repo_id="user/study")
-        == of_run | values | {"fits.json", "table.csv"} | HUBS_OWN
-    )
-    assert json.loads(hub.repo("user/study", "dataset").files()["fits.json"]) == {"folder": "x", "slope": 1.5}
+    study, home = tmp_path / "study", "/" + "home/me"
+    shutil.copytree(run, study / "cells" / "mono")
+    (study / "fits.json").write_text(json.dumps({"folder": f"{home}/study/x", "slope": 1.5}))
+    (study / "table.csv").write_text(f'a,b\n1,"{home}/my data/x.csv"\n')
+    (study / "log.txt").write_text(f"wrote {home}/study/x.json\n\ntoken=s3cr3t")
+    inputs = {"study.json": "{}", "corpora/de.jsonl": "{}", "base/seed-1/model.safetensors": "weights"}
+    for name, content in inputs.items():
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text(content)
+    pushed = push_study(study, "user/study", licence="cc-by-4.0")
+    of_run = {f"cells/mono/{name}" for name in RECORDS | BUNDLE}
+    own = {"README.md", "study.json", "fits.json", "table.csv", "log.txt"}
+    assert files(hub, repo_type="dataset", repo_id="user/study") == of_run | own | HUBS_OWN, "no values twice"
+    found = hub.repo("user/study", "dataset").files()
+    assert json.loads(found["fits.json"]) == {"folder": "x", "slope": 1.5}
+    assert found["table.csv"] == b'a,b\n1,"x.csv"\n'
+    assert found["log.txt"] == b"wrote x.json\n\ntoken=***"
     assert f"{hub.url}/datasets/user/study" in pushed.describe()
+    downloaded = tmp_path / "downloaded"
+    for name in of_run:
+        (downloaded / name).parent.mkdir(parents=True, exist_ok=True)
+        (downloaded / name).write_bytes(found[name])
+    assert find_damage(downloaded / "cells" / "mono" / "bundle") is None
+    assert hub.repo("user/study", "dataset").metadata() == {
+        "language": ["de"],
+        "license": "cc-by-4.0",
+        "pretty_name": "study",
+        "tags": ["hf_hybrid", "dense-retrieval"],
+    }
+    card = found["README.md"].decode()
+    assert "the records of 1 run;" in card
+    assert "| unknown | 1 |" in card
+    assert "python recipes/verify.py study/cells/mono" in card
     assert leaks(hub, study, "") == []
     (study / "table.csv").unlink()
+    (study / "README.md").write_text("# Mine\n")
     assert push_study(study, "user/study").commit.deleted == ["table.csv"]
+    assert hub.repo("user/study", "dataset").files()["README.md"] == b"# Mine\n"
+
+
+def test_values_of_queries_may_be_larger_than_text(tmp_path: Path) -> None:
+    for name in ("per_query.parquet", "all.csv"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(11 * 2**20)
+    with pytest.raises(HubError, match=r"all\.csv: 11\.0 MiB"):
+        study_files(tmp_path, "user/study")
+    (tmp_path / "all.csv").unlink()
+    assert set(study_files(tmp_path, "user/study")) == {"per_query.parquet", "README.md"}
 
 
 @pytest.mark.parametrize(
@@ -463,7 +552,7 @@ def test_what_does_not_belong_into_a_study(name: str, size: int, said: str, tmp_
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * size)
     with pytest.raises(HubError, match=said):
-        study_files(tmp_path / "study")
+        study_files(tmp_path / "study", "user/study")
 
 
 def test_the_command_of_the_recipe_works_as_a_command(run: Path, hub: HubServer, tmp_path: Path) -> None:
@@ -472,7 +561,7 @@ def test_the_command_of_the_recipe_works_as_a_command(run: Path, hub: HubServer,
     done = subprocess.run(command, env=settings, cwd=run.parent, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^Pushed as commit [0-9a-f]{40}: http", done.stdout, re.MULTILINE)
-    assert re.search(r" push target=user/name commit=[0-9a-f]{40} files=15 deleted=0$", done.stderr, re.MULTILINE)
+    assert re.search(r" push target=user/name commit=[0-9a-f]{40} files=28 deleted=0$", done.stderr, re.MULTILINE)
     assert files(hub) == LAYOUT
     assert leaks(hub, run, done.stdout + done.stderr) == []
     assert os.environ["HF_TOKEN"] == TOKEN

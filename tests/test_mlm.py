@@ -29,7 +29,7 @@ from hf_hybrid.mlm_collator import NOT_PREDICTED, Masking, MlmCollator
 from hf_hybrid.mlm_model import MaskedLanguageModel
 from hf_hybrid.mlm_trainer import MlmTrainer
 from hf_hybrid.packing import pack
-from hf_hybrid.resumable import STATE_NAME
+from hf_hybrid.records import STATE_NAME
 from hf_hybrid.schedule import plan_fingerprint
 from hf_hybrid.token_cache import TokenCache
 from tests import families

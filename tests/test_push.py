@@ -7,6 +7,7 @@ appends a row for each fault to a Markdown table.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from hf_hybrid import hub_errors
+from hf_hybrid.bundle import write_bundle
 from hf_hybrid.cards import write_card
 from tests.hub_server import HubServer, environment
 from tests.pushes import LAYOUT, OTHERS, PICTURES, REPO, TOKEN, USERS, Answer, leaks, no_waiting, push_command, run_of
@@ -28,6 +30,8 @@ from tests.recipe_runs import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ALL = LAYOUT | PICTURES
+BUNDLED_PICTURES = {name for name in PICTURES if name.startswith("bundle/")}
+LARGE = {name for name in ALL if name.endswith((".safetensors", ".png", ".parquet"))}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "mine"
     run_of(folder, languages=("de", "en"))
     write_card(folder, {"repo_id": REPO})
+    write_bundle(folder)
     return folder
 
 
@@ -108,6 +113,11 @@ def visible(hub: HubServer) -> set[str]:
         return set()
 
 
+def uploads(hub: HubServer) -> list[str]:
+    """Large objects in the order that they were sent in."""
+    return [request.path for request in hub.requests if request.method == "PUT" and "/lfs/" in request.path]
+
+
 def note(what: str, first: Answer, there: set[str], second: Answer) -> None:
     if not (table := os.environ.get("PUSH_FAULTS_TABLE")):
         return
@@ -140,7 +150,7 @@ def test_a_fault(fault: Fault, run: Path, hub: HubServer, monkeypatch: pytest.Mo
     if not passes:
         assert "Nothing of this push is visible there" in first.printed
     if fault.how.get("times") == ALL_TRIES:
-        objects = 3 if fault.operation == "lfs_upload" else 1
+        objects = len(LARGE) if fault.operation == "lfs_upload" else 1
         assert hub.count(fault.operation) <= 6 * objects, "what the client tries again is not tried again by us too"
     hub.heal()
     second = push_command(run, "--repo_id", REPO)
@@ -171,7 +181,9 @@ def test_a_kill_in_the_midst_of_the_upload(run: Path, hub: HubServer, tmp_path: 
     second = push_command(run, "--repo_id", REPO)
     assert second.status == 0, second.printed
     assert visible(hub) == ALL
-    assert hub.count("lfs_upload") - sent == 2, "two of the three large files; the first was up"
+    objects, again = {*uploads(hub)}, {*uploads(hub)[sent:]}
+    assert len(objects) == len(LARGE - BUNDLED_PICTURES), "the same pictures twice are one object"
+    assert len(objects - again) == 1, "it was up"
     assert leaks(hub, run, printed + second.printed) == []
     note("killed (SIGKILL) in the midst of the upload", Answer(-9, "(killed)"), there, second)
 
@@ -261,11 +273,24 @@ def test_a_dry_run_changes_nothing(run: Path, hub: HubServer) -> None:
     assert visible(hub) == set()
     assert {request.method for request in hub.requests} == {"GET"}
     assert push_command(run, "--repo_id", REPO).status == 0
-    shutil.rmtree(run / "pictures")
+    shutil.rmtree(run / "bundle")
     (run / "plan.json").unlink()
     dry = push_command(run, "--repo_id", REPO, "--dry_run")
-    assert re.search(r"plan\.json +deleted", dry.printed)
+    assert re.search(r"\n  plan\.json +deleted", dry.printed)
+    assert re.search(r"\n  bundle/plan\.json +deleted", dry.printed)
     assert visible(hub) == ALL
+
+
+def test_the_carbon_of_the_electricity_gives_emissions(run: Path, hub: HubServer) -> None:
+    content = json.loads((run / "resources.json").read_text())
+    (run / "resources.json").write_text(json.dumps(content | {"energy_wh": 50.0, "energy_source": "rapl"}))
+    write_card(run)
+    intensity = ["--carbon_intensity_g_per_kwh", 380, "--carbon_intensity_source", "the grid's operator"]
+    refused = push_command(run, "--repo_id", REPO, *intensity[:2])
+    assert refused.status == 2
+    assert "without carbon_intensity_source: say who gives this figure" in refused.printed
+    assert push_command(run, "--repo_id", REPO, *intensity).status == 0
+    assert hub.repo(REPO).metadata()["co2_eq_emissions"]["emissions"] == pytest.approx(19.0)
 
 
 def test_another_process_than_the_first_does_nothing(
@@ -287,6 +312,8 @@ def test_another_process_than_the_first_does_nothing(
         (["x", "--repo_id", REPO], "x is no run folder: it has no run.json"),
         (["--study", "x", "--repo_id", REPO], "x is no folder"),
         (["--metric", "--repo_id", REPO, "--unfinished"], "--unfinished is for --run"),
+        (["--study", "x", "--repo_id", REPO, "--carbon_intensity_g_per_kwh", "0"], "_per_kwh is for --run"),
+        (["--metric", "--repo_id", REPO, "--licence", "mit"], "--licence is for --run and --study"),
         (["--metric", "--repo_id", "user/a.b"], "cannot be called 'a.b'"),
         (["--metric", "--repo_id", "user/ranking"], "one of its other modules is ranking.py"),
     ],

@@ -23,6 +23,7 @@ from hf_hybrid.records import RunFolder
 from hf_hybrid.supervision import Interrupted
 from tests.hub_server import HubServer, api
 from tests.pushes import (
+    BUNDLE,
     HUBS_OWN,
     LAYOUT,
     MODEL,
@@ -80,7 +81,7 @@ def test_a_run_is_pushed_at_its_checkpoints_and_at_its_end(hub: HubServer, tmp_p
     assert len(titles(hub)) == 4
     last, _, first, _ = hub.repo(REPO).commits()
     files = hub.repo(REPO).files(first.oid)
-    assert {name for name in files if "/pairs_" not in name} == LAYOUT - {"resources.json"}
+    assert {name for name in files if "/pairs_" not in name} == LAYOUT - BUNDLE - {"resources.json"}
     assert "running" in files["README.md"].decode()
     assert json.loads(files["run.json"])["status"] == "running"
     with torch.no_grad():
@@ -121,7 +122,8 @@ def test_the_strategy_says_what_is_pushed(
     strategy: str, numbers: int, during: list[str] | None, after: list[str], hub: HubServer, tmp_path: Path
 ) -> None:
     run = tmp_path / "mine"
-    run_of(run, **PUSH, hub_strategy=strategy, hub_private_repo=False, hub_revision="trained")
+    best: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "multilingual/MAP"}
+    run_of(run, **PUSH, **best, hub_strategy=strategy, hub_private_repo=False, hub_revision="trained")
     commits = hub.repo(REPO).commits("trained")
     assert len(commits) == numbers + 1
     assert not hub.repo(REPO).settings["private"]
@@ -132,6 +134,9 @@ def test_the_strategy_says_what_is_pushed(
 
     whole = MODEL | STATE
     assert beside(commits[0].oid) == {f"{place}/{name}" for place in after for name in whole}
+    for commit in commits:
+        for name, content in hub.repo(REPO).files(commit.oid).items():
+            assert str(tmp_path).encode() not in content, name
     assert set(hub.repo(REPO).files("trained")) - beside(commits[0].oid) == LAYOUT
     if during is not None:
         assert beside(commits[-2].oid) == {f"{place}/{name}" for place in during for name in whole}
@@ -236,6 +241,22 @@ def test_what_can_be_known_is_known_before_training(hub: HubServer, tmp_path: Pa
     assert trainer.state.global_step == 10, "the Hub may be well again when there is something to push"
 
 
+def test_a_damaged_record_of_pushes_is_told_to_all_processes(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, told = toy_trainer(tmp_path / "mine", toy_corpus(), **PUSH), list[object]()
+    (tmp_path / "mine" / "hub.json").write_text("{")
+
+    def from_first(problem: object) -> object:
+        told.append(problem)
+        return problem
+
+    monkeypatch.setattr("hf_hybrid.pushing.distributed.from_first", from_first)
+    with pytest.raises(HubError, match=r"hub\.json cannot be read .*: delete it"):
+        trainer.open_hub()
+    assert len(told) == 1, "the other processes would wait for ever"
+
+
 def test_a_run_that_goes_on_is_not_kept_from_it_by_the_hub(hub: HubServer, tmp_path: Path) -> None:
     kill_at_3 = At("on_step_begin", 3, kill)
     with pytest.raises(Kill):
@@ -288,7 +309,7 @@ def test_a_card_that_cannot_be_written_does_not_fail_the_run(
     run_of(tmp_path / "mine")
     assert RunFolder(tmp_path / "mine").read_run()["status"] == "finished"
     assert [line["problem"] for line in events(tmp_path / "mine", "warning")] == [
-        "there is no model card: OSError: no card"
+        "the model card or the bundle could not be written: OSError: no card"
     ]
 
 

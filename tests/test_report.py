@@ -219,5 +219,5 @@ def test_a_refused_picture_leaves_the_old_one(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "hf-hybrid\[plots\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[plots\]"'):
         pair_heat_map(every_pair(["de", "en"]), tmp_path / "map.png")

@@ -186,6 +186,13 @@ def test_a_resumed_run_ends_with_the_totals_of_one_that_was_not_stopped(tmp_path
     assert sum(line["time_s"] for line in lines) == pytest.approx(totals["train_time_s"])
 
 
+def test_a_checkpoint_does_not_say_where_the_folder_lies(tmp_path: Path) -> None:
+    train(tmp_path / "run", save_strategy="steps", save_steps=2)
+    states = [*(tmp_path / "run").glob("checkpoint-*/trainer_state.json")]
+    assert states
+    assert not any(str(tmp_path) in path.read_text() for path in states)
+
+
 def test_a_new_run_in_an_old_folder_starts_from_nothing(tmp_path: Path) -> None:
     train(tmp_path)
     train(tmp_path, max_steps=3)

@@ -23,8 +23,7 @@ from safetensors.torch import load_file
 
 from hf_hybrid.checkpoints import checkpoints, find_damage, write_manifest
 from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.records import RunFolder
-from hf_hybrid.resumable import STATE_NAME
+from hf_hybrid.records import STATE_NAME, RunFolder
 from hf_hybrid.supervision import RESUME_ME, Interrupted, StopOnSignal, alone_in, ends_on_signal
 from tests.recipe_runs import losses, run_recipe, shipped, write_jsonl_corpus, write_model
 from tests.recipe_runs import weights as saved_weights
@@ -163,7 +162,12 @@ class TestGoingOn:
         with pytest.raises(Kill):
             run(tmp_path / "run", corpus, At("on_evaluate", 4, kill), **options)
         assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
-        found = run(tmp_path / "run", corpus, **options)
+        state = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
+        assert str(tmp_path) not in state.read_text()
+        moved, best = (tmp_path / "run").rename(tmp_path / "moved"), list[str | None]()
+        look = At("on_step_begin", 2, lambda state, **_: best.append(state.best_model_checkpoint))
+        found = run(moved, corpus, look, **options)
+        assert best == [str(moved / "checkpoint-2")]
         assert found.state.best_metric == whole.state.best_metric
         assert found.state.best_global_step == whole.state.best_global_step
         assert Path(found.state.best_model_checkpoint or "").name == Path(whole.state.best_model_checkpoint or "").name
@@ -200,7 +204,7 @@ class TestGoingOn:
             return real(path) if len(seen) == 1 else types.SimpleNamespace(free=1000)
 
         monkeypatch.setattr(shutil, "disk_usage", fills)
-        with pytest.raises(OSError, match=r"checkpoint-8 could not be written: about .* MiB are needed"):
+        with pytest.raises(OSError, match=r"checkpoint-8 could not be written: about .* [KM]iB are needed"):
             run(tmp_path / "run", corpus)
         assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4"]
         monkeypatch.undo()

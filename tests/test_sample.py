@@ -16,7 +16,10 @@ from pathlib import Path
 
 import babel
 import pytest
+from huggingface_hub.constants import HF_HOME
 
+from hf_hybrid import sample
+from hf_hybrid.cache_folder import cache_folder
 from hf_hybrid.sample import LANGUAGES, build_sample_corpus, sample_rows, sample_templates
 
 SCRIPTS = {
@@ -221,6 +224,17 @@ def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HYBRID_CACHE", str(tmp_path))
     build_sample_corpus(languages=["en"])
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["sample"]
+
+
+def test_there_is_one_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set to nothing is not set; a module that has worked it out for itself would take the working directory."""
+    monkeypatch.setenv("HF_HYBRID_CACHE", "")
+    assert cache_folder() == Path(HF_HOME, "hf_hybrid").expanduser()
+    monkeypatch.setenv("HF_HYBRID_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    assert cache_folder("~") == Path.home()
+    sources = [path.read_text() for path in Path(sample.__file__).parent.glob("*.py")]
+    assert sum('get("HF_HYBRID_CACHE"' in text for text in sources) == 1
 
 
 def test_unknown_language(tmp_path: Path) -> None:

@@ -8,11 +8,14 @@ writes what was altered and what was found as a Markdown table.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib.util
 import json
 import logging
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ import pyarrow.parquet
 import pytest
 
 from hf_hybrid import verification
+from hf_hybrid.arguments import DataArguments, ModelArguments
 from hf_hybrid.bundle import write_bundle
 from hf_hybrid.cards import card_text, write_card
 from hf_hybrid.evidence import Evidence, Given
@@ -30,7 +34,7 @@ from hf_hybrid.file_checks import check_manifest
 from hf_hybrid.findings import OK, UNKNOWN, WRONG, Finding, compared, findings_table
 from hf_hybrid.manifest import write_manifest
 from hf_hybrid.records import RunFolder
-from hf_hybrid.reruns import compare_runs
+from hf_hybrid.reruns import compare_runs, unlike_machines
 from hf_hybrid.schedule import plan_fingerprint
 from hf_hybrid.verification import verify
 from tests.bundles import change, contents, finished_run
@@ -251,6 +255,11 @@ def exchanged(bundle: Path) -> None:
     line(1, pairs=plus(-1))(bundle)
 
 
+def removed_as_too_large(bundle: Path) -> None:
+    (bundle / PER_QUERY).unlink()
+    change(bundle / "eval.json", {"values_bytes.after": 10**9})
+
+
 def locked(name: str) -> Callable[[Path], object]:
     return text("requirements.txt", f"(?m)^{name}==.*$", f"{name}==1.0")
 
@@ -317,6 +326,8 @@ FORGERIES = [
     Forgery("the rank distance", scores(after__bias__rank_distance=1.5), "bias: rank_distance"),
     Forgery("the number of queries", scores(after__num_queries=4800), "after: num_queries"),
     Forgery("the scores of before, left out", scores(before=None), "eval.json: before"),
+    Forgery("values, removed as too large", removed_as_too_large, "eval.json: values_bytes: after"),
+    Forgery("the step of the model", run(model__step=3), "run.json: model: step"),
     # without a witness
     Forgery("a loss", line(1, loss=plus(-1)), None),
     Forgery("the time of set-up", totals(setup_time_s=0.1), None),
@@ -401,7 +412,8 @@ def test_a_published_file_that_is_not_that_of_the_bundle_is_found(run_folder: Pa
 def test_a_manifest_that_names_other_folders_is_not_followed(name: str, run_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*")))
     (tmp_path / "secret").write_text("not yours")
-    change(folder / "bundle" / name, lambda manifest: manifest["files"].update({"../../secret": {"bytes": 9}}))
+    elsewhere = {"../../secret": {"bytes": 9, "sha256": HASH}}
+    change(folder / "bundle" / name, lambda manifest: manifest["files"].update(elsewhere))
     told = {finding.place: finding.told for finding in wrong(folder)}
     assert told[name] == "names '../../secret', which lies elsewhere"
     assert "secret" not in "".join(told)
@@ -450,6 +462,50 @@ def test_a_picture_that_other_machines_drew_is_not_called_forged(bundle: Path, t
     change(copy / "run.json", {"environment.platform": "Plan9-4.0-vax"})
     found = {finding.place: finding.status for finding in verify(copy) if finding.check == "drawn"}
     assert found == {"pictures/pairs_after.png": UNKNOWN, "pictures/pairs_change.png": OK}
+
+
+def test_a_picture_is_not_called_forged_where_none_can_be_drawn(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    monkeypatch.setattr(verification, "write_card", write_card)  # without the drawings that are kept
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+    found = {finding.place: (finding.status, finding.told) for finding in verify(copy) if finding.check == "drawn"}
+    reason = "matplotlib is not installed here"
+    assert found == {f"pictures/pairs_{name}.png": (UNKNOWN, reason) for name in ("after", "change")}
+    (copy / "pictures" / "pairs_after.png").unlink()
+    added("pictures/more.png")(copy)
+    assert {one.place for one in wrong(copy) if one.check == "drawn"} == {
+        "pictures/pairs_after.png",
+        "pictures/more.png",
+    }
+
+
+def test_a_run_whose_machine_could_not_draw_is_not_called_forged(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    shutil.rmtree(copy / "pictures")
+    RunFolder(copy).write_card_options({**RunFolder(copy).read_card_options(), "pictures": False})
+    make_card_anew(copy)
+    write_manifest(copy)
+    assert wrong(copy) == []
+    (copy / "pictures").mkdir()
+    added("pictures/pairs_after.png")(copy)
+    assert "pictures/pairs_after.png" in {one.place for one in wrong(copy) if one.check == "drawn"}
+
+
+def test_of_a_run_that_no_recipe_started_what_it_lacks_is_not_known(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    arguments = {field.name for group in (ModelArguments, DataArguments) for field in dataclasses.fields(group)}
+    change(copy / "run.json", lambda run: [run["config"].pop(name, None) for name in arguments])
+    make_card_anew(copy)
+    write_manifest(copy)
+    found = verify(copy)
+    assert [finding for finding in found if finding.status == WRONG] == []
+    unknown = {finding.place: finding.told for finding in found if finding.status == UNKNOWN}
+    for place in ("run.json: corpus", "run.json: identity: max_query_length", "plan.json: what the texts decide"):
+        assert unknown[place] == "the run was made in Python; run.json lacks train_corpus"
+    assert len([finding for finding in found if finding.status == OK]) > 200
 
 
 # Made again
@@ -531,9 +587,29 @@ def test_a_run_is_made_again_and_is_the_same(
     again = ["--rerun", "--output_dir", tmp_path / "again"]
     code, said, error = recipe(capsys, monkeypatch, alone, *again)
     assert code == 0, said + error
-    assert "Compared bit for bit: versions, machine and number of processes are the same." in said
+    assert "Compared bit for bit: versions, machine, processes and threads are the same." in said
     assert re.search(r"^rerun +resources.jsonl +3 +0 +0$", said, re.MULTILINE)
     assert re.search(r"^rerun +eval.json +\d\d+ +0 +0$", said, re.MULTILINE)
+
+
+def test_a_folder_that_holds_a_run_is_not_taken_for_the_second(
+    bundle: Path, run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is trained
+    code, _, said = recipe(capsys, monkeypatch, bundle, "--rerun", "--output_dir", run_folder)
+    assert code == 2
+    assert f"--output_dir {run_folder} holds a run already: name a new folder" in said
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu_threads"])
+def test_another_processor_or_number_of_threads_promises_no_bits(name: str, bundle: Path) -> None:
+    here = RunFolder(bundle).read_run()
+    assert here["environment"][name]
+    assert unlike_machines(here, here) == []
+    for value in ("another", None):  # None: as in runs of before it was recorded
+        other: Any = {**here, "environment": {**here["environment"], name: value}}
+        assert any(reason.startswith(f"{name}: ") for reason in unlike_machines(other, here))
+    assert unlike_machines(other, other) != []
 
 
 @pytest.mark.parametrize(

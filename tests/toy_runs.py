@@ -46,7 +46,7 @@ class At(TrainerCallback):
         def act(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == step and not self.happened:
                 self.happened = True
-                action(**kwargs)
+                action(state=state, **kwargs)
 
         setattr(self, event, act)
 

@@ -23,6 +23,14 @@ from scipy.special import chdtrc
 
 # Places of a ranking that are looked at: for the share of the query's language and MRC, for PEER, for recall.
 FIRST_PLACES, PEER_PLACES, RECALL_PLACES = 10, 20, 100
+# What `bias_by_query` gives.
+BY_QUERY = (
+    "rank_distance",
+    "PEER",
+    f"same_language_share@{FIRST_PLACES}",
+    f"same_language_recall@{RECALL_PLACES}",
+    f"other_language_recall@{RECALL_PLACES}",
+)
 
 
 def bias_by_query(
@@ -48,10 +56,10 @@ def bias_by_query(
             `FIRST_PLACES`.
 
     Returns:
-        `dict[str, np.ndarray]`: Arrays of shape `(Q,)`, NaN where a measure is not defined. `rank_distance` of queries
-        that retrieved all their relevant documents, in several languages; `PEER` of all with relevant documents in
-        several languages; `same_language_share@10`; `same_language_recall@100` and `other_language_recall@100` of the
-        relevant documents in the query's language, in all others.
+        `dict[str, np.ndarray]`: By the names in `BY_QUERY` arrays of shape `(Q,)`, NaN where a measure is not defined.
+        `rank_distance` of queries that retrieved all their relevant documents, in several languages; `PEER` of all
+        with relevant documents in several languages; `same_language_share@10`; `same_language_recall@100` and
+        `other_language_recall@100` of the relevant documents in the query's language, in all others.
 
     Example:
 
@@ -67,13 +75,14 @@ def bias_by_query(
     peer_Q = peer(query_R, last_place_R, language_R, num_queries, PEER_PLACES)
     own_R = (language_R == own_language).astype(np.int64)
     recall_Q2 = recall_by_language(query_R, rank_R, own_R, num_queries, 2, RECALL_PLACES)
-    return {
-        "rank_distance": np.where(several_Q & np.isfinite(distance_Q), distance_Q, np.nan),
-        "PEER": np.where(several_Q, peer_Q, np.nan),
-        f"same_language_share@{FIRST_PLACES}": same_language_share_Q,
-        f"same_language_recall@{RECALL_PLACES}": recall_Q2[:, 1],
-        f"other_language_recall@{RECALL_PLACES}": recall_Q2[:, 0],
-    }
+    values = (
+        np.where(several_Q & np.isfinite(distance_Q), distance_Q, np.nan),
+        np.where(several_Q, peer_Q, np.nan),
+        same_language_share_Q,
+        recall_Q2[:, 1],
+        recall_Q2[:, 0],
+    )
+    return dict(zip(BY_QUERY, values, strict=True))
 
 
 def lacks_rank_distance(found: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""The command `recipes/push.py`: its arguments, and which push they ask for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from .hub import Pushed, check_repo_id, push_metric, push_run, push_study
+from .records import CardOptions
+
+_OF_RUNS = ("unfinished", "base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class PushArguments:
+    """What `recipes/push.py` publishes, and where."""
+
+    run: str | None = _option(None, "Run folder, whose model is published; also the first word of the command.")
+    metric: bool = _option(False, "Publish the metric beir_cross_lingual as a Space.")
+    study: str | None = _option(None, "Folder of a study, whose results are published as a dataset repository.")
+    repo_id: str | None = _option(None, "Where to: user/name or organization/name.")
+    public: bool = _option(False, "Make the repository, where it is new, for everybody to see.")
+    revision: str | None = _option(None, "Branch, made if need be; by default main.")
+    commit_message: str | None = _option(None, "First line of the commit's message.")
+    dry_run: bool = _option(False, "List the files with their sizes and what would be deleted; change nothing.")
+    overwrite: bool = _option(False, "Push on top of commits that are not from here; their history stays.")
+    create_pr: bool = _option(False, "Propose the commit as a pull request.")
+    unfinished: bool = _option(False, "Push a run that has not come to its end; its card says so.")
+    licence: str | None = _option(
+        None, "Of the model or of the results, for the card: an identifier of the Hub such as apache-2.0."
+    )
+    base_model: str | None = _option(None, "Hub id of the model it was trained from, for its card.")
+    datasets: str | None = _option(None, "Comma-separated Hub ids of what it was trained on, for its card.")
+    carbon_intensity_g_per_kwh: float | None = _option(
+        None, "Grams of CO2 for each kWh of the electricity that the run used: with its energy, the card's emissions."
+    )
+    carbon_intensity_source: str | None = _option(None, "Who says so, for which place and time.")
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("run", "metric", "study") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"Give one of --run FOLDER, --metric and --study FOLDER; got {' and '.join(given) or 'none'}."
+            )
+        check_repo_id(self.repo_id)
+        of_runs = [name for name in _OF_RUNS if getattr(self, name) is not None and getattr(self, name) is not False]
+        if of_runs and not self.run:
+            raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
+        if self.licence and self.metric:
+            raise ValueError("--licence is for --run and --study; the metric has its own. Leave it out.")
+
+
+def push(args: PushArguments) -> Pushed | None:
+    """Publish what the arguments say; on other processes than the first, nothing."""
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    assert args.repo_id is not None
+    options: dict[str, Any] = {
+        "private": not args.public,
+        "revision": args.revision,
+        "commit_message": args.commit_message,
+        "dry_run": args.dry_run,
+        "overwrite": args.overwrite,
+        "create_pr": args.create_pr,
+    }
+    if args.metric:
+        return push_metric(args.repo_id, **options)
+    if args.study:
+        return push_study(args.study, args.repo_id, licence=args.licence, **options)
+    card: CardOptions = {
+        "licence": args.licence,
+        "base_model": args.base_model,
+        "datasets": args.datasets.split(",") if args.datasets else None,
+        "carbon_intensity_g_per_kwh": args.carbon_intensity_g_per_kwh,
+        "carbon_intensity_source": args.carbon_intensity_source,
+    }
+    return push_run(str(args.run), args.repo_id, unfinished=args.unfinished, card=card, **options)
