@@ -14,12 +14,13 @@ from typing import Any, cast
 from .bundle import LOCK_NAME, write_bundle
 from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
 from .events import event
+from .files import UNFINISHED, replace_folder
 from .hub_errors import HubError
-from .hub_files import UNSENT, is_finished
+from .hub_files import UNSENT, is_finished, run_files
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, CardOptions, RunFolder
 
 
-def card_options(folder: Path, repo_id: str, given: CardOptions | None) -> CardOptions:
+def card_options(folder: Path, repo_id: str | None, given: CardOptions | None) -> CardOptions:
     """What the card is to say besides the records: as given, else as before; and its repository."""
     options: dict[str, Any] = {**RunFolder(folder).read_card_options()}
     options.update({name: value for name, value in (given or {}).items() if value is not None})
@@ -73,6 +74,35 @@ def to_be_published(folder: Path, options: CardOptions) -> Iterator[Path]:
         renew_card(copy, options)
         renew_bundle(copy)
         yield copy
+
+
+def write_card_folder(folder: Path, options: CardOptions, target: Path) -> list[str]:
+    """Write the card of a finished run, its pictures and the records that it is made from to a folder of their own.
+
+    Args:
+        folder (`Path`): The run folder.
+        options (`CardOptions`): What the card says besides.
+        target (`Path`): What is there gives way, if it is such a folder.
+
+    Returns:
+        `list[str]`: The names of the files; neither the model nor the bundle is among them.
+
+    Raises:
+        HubError: When there is no finished run, or something else is in the target's place.
+    """
+    if not is_finished(folder):
+        raise HubError(f"{folder} holds no run that has come to its end. {UNSENT}")
+    if target.exists() and not (target / "run.json").is_file():
+        raise HubError(f"{target} is there and holds no card of a run. Give the name of a new folder. {UNSENT}")
+    with to_be_published(folder, options) as copy:
+        files = {name: content for name, content in run_files(copy).items() if not name.startswith(f"{BUNDLE_NAME}/")}
+        unfinished = target.with_name(f"{UNFINISHED}{target.name}")
+        for name, content in files.items():
+            path = unfinished / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    replace_folder(unfinished, target)
+    return sorted(files)
 
 
 def _is_ours(folder: Path) -> bool:

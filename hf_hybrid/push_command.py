@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from .hub import Pushed, check_repo_id, push_metric, push_run, push_study
+from .hub_card import card_options, write_card_folder
 from .records import CardOptions
 
-_OF_RUNS = ("unfinished", "base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
+_OF_CARDS = ("base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
+_OF_RUNS = ("card_folder", "unfinished", *_OF_CARDS)
 
 
 def _option(default: Any, text: str) -> Any:
@@ -24,6 +27,9 @@ class PushArguments:
     metric: bool = _option(False, "Publish the metric beir_cross_lingual as a Space.")
     study: str | None = _option(None, "Folder of a study, whose results are published as a dataset repository.")
     repo_id: str | None = _option(None, "Where to: user/name or organization/name.")
+    card_folder: str | None = _option(
+        None, "Push nothing; write the card of --run, with what it is made from but no weights, to this folder."
+    )
     public: bool = _option(False, "Make the repository, where it is new, for everybody to see.")
     revision: str | None = _option(None, "Branch, made if need be; by default main.")
     commit_message: str | None = _option(None, "First line of the commit's message.")
@@ -47,7 +53,8 @@ class PushArguments:
             raise ValueError(
                 f"Give one of --run FOLDER, --metric and --study FOLDER; got {' and '.join(given) or 'none'}."
             )
-        check_repo_id(self.repo_id)
+        if self.card_folder is None or self.repo_id is not None:
+            check_repo_id(self.repo_id)
         of_runs = [name for name in _OF_RUNS if getattr(self, name) is not None and getattr(self, name) is not False]
         if of_runs and not self.run:
             raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
@@ -55,10 +62,18 @@ class PushArguments:
             raise ValueError("--licence is for --run and --study; the metric has its own. Leave it out.")
 
 
-def push(args: PushArguments) -> Pushed | None:
-    """Publish what the arguments say; on other processes than the first, nothing."""
+def push(args: PushArguments) -> str | None:
+    """Publish what the arguments say, and what came of it, in words; on other processes than the first, nothing."""
     if os.environ.get("RANK", "0") != "0":
         return None
+    if args.card_folder:
+        run, target = Path(str(args.run)), Path(args.card_folder)
+        names = write_card_folder(run, card_options(run, args.repo_id, _card(args)), target)
+        return f"Written to {target}, and nothing was sent: {', '.join(names)}"
+    return _push(args).describe()
+
+
+def _push(args: PushArguments) -> Pushed:
     assert args.repo_id is not None
     options: dict[str, Any] = {
         "private": not args.public,
@@ -72,11 +87,9 @@ def push(args: PushArguments) -> Pushed | None:
         return push_metric(args.repo_id, **options)
     if args.study:
         return push_study(args.study, args.repo_id, licence=args.licence, **options)
-    card: CardOptions = {
-        "licence": args.licence,
-        "base_model": args.base_model,
-        "datasets": args.datasets.split(",") if args.datasets else None,
-        "carbon_intensity_g_per_kwh": args.carbon_intensity_g_per_kwh,
-        "carbon_intensity_source": args.carbon_intensity_source,
-    }
-    return push_run(str(args.run), args.repo_id, unfinished=args.unfinished, card=card, **options)
+    return push_run(str(args.run), args.repo_id, unfinished=args.unfinished, card=_card(args), **options)
+
+
+def _card(args: PushArguments) -> CardOptions:
+    given = {name: getattr(args, name) for name in ("licence", *_OF_CARDS)}
+    return cast(CardOptions, {**given, "datasets": args.datasets.split(",") if args.datasets else None})

@@ -2,6 +2,7 @@
 
     python recipes/push.py runs/mine --repo_id user/name --dry_run
     python recipes/push.py runs/mine --repo_id user/name
+    python recipes/push.py runs/mine --card_folder model_cards/mine
     python recipes/push.py --metric --repo_id user/beir_cross_lingual --public
     python recipes/push.py --study runs/study --repo_id user/study-results
 
@@ -24,9 +25,9 @@ def main() -> None:
     with explained_errors("push.py"):
         args, _ = parse_arguments([PushArguments], [*run, *words])
         events.configure(logging.INFO)
-        pushed = push(args)
-    if pushed is not None:
-        print(pushed.describe())
+        told = push(args)
+    if told is not None:
+        print(told)
 
 
 if __name__ == "__main__":

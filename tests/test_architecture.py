@@ -141,11 +141,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub_record": {"events", "files"},
     "hub_files": {"cards", "events", "hub_errors", "hub_record", "manifest", "records"},
     "hub_study": {"card_command", "card_metadata", "cards", "files", "hub_errors", "hub_files", "markdown", "records"},
-    "hub_card": {"bundle", "cards", "events", "hub_errors", "hub_files", "records"},
+    "hub_card": {"bundle", "cards", "events", "files", "hub_errors", "hub_files", "records"},
     "hub_commit": {"events", "hub_errors", "hub_record"},
     "hub": {"cache_folder", "files", "hub_card", "hub_commit", "hub_errors", "hub_files", "hub_record", "hub_study"}
     | {"records"},
-    "push_command": {"hub", "records"},
+    "push_command": {"hub", "hub_card", "records"},
     "findings": set(),
     "evidence": {"records", "sources", "strict_json"},
     "bundle": {"cards", "files", "installed", "manifest", "records", "strict_json"},

@@ -23,9 +23,22 @@ import pytest
 
 from hf_hybrid import hub_errors
 from hf_hybrid.bundle import write_bundle
-from hf_hybrid.cards import write_card
+from hf_hybrid.cards import card_text, write_card
 from tests.hub_server import HubServer, environment
-from tests.pushes import LAYOUT, OTHERS, PICTURES, REPO, TOKEN, USERS, Answer, leaks, no_waiting, push_command, run_of
+from tests.pushes import (
+    LAYOUT,
+    OTHERS,
+    PICTURES,
+    RECORDS,
+    REPO,
+    TOKEN,
+    USERS,
+    Answer,
+    leaks,
+    no_waiting,
+    push_command,
+    run_of,
+)
 from tests.recipe_runs import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -323,3 +336,17 @@ def test_commands_that_are_refused(words: list[str], said: str, hub: HubServer) 
     assert answer.status == 2
     assert said in answer.printed
     assert hub.requests == []
+
+
+def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "cards" / "mine"
+    found = push_command(run, "--card_folder", target, "--licence", "apache-2.0")
+    assert found.status == 0, found.printed
+    names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert names == {name for name in RECORDS | PICTURES if not name.startswith("bundle/")}
+    assert card_text(target) == (target / "README.md").read_text()
+    assert "apache-2.0" in (target / "README.md").read_text()
+    assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))
+    assert push_command(run, "--card_folder", target).status == 0, "it is written anew"
+    assert "holds no card" in push_command(run, "--card_folder", tmp_path).printed
+    assert "--card_folder is for --run" in push_command("--metric", "--card_folder", target).printed
