@@ -27,10 +27,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, publishable, write_card
@@ -49,6 +46,9 @@ from .records import (
     RunFolder,
 )
 from .strict_json import read_json_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LOCK_NAME, MODEL_HASHES_NAME = "requirements.txt", "model.json"
 NEEDED = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME)
@@ -142,6 +142,8 @@ def _until_the_last_stop(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _write_without_ids(path: Path, target: Path) -> None:
     """Part by part, for there may be many queries."""
+    import pyarrow.parquet
+
     with pyarrow.parquet.ParquetFile(path) as file, pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as copy:
         for number in range(file.num_row_groups):
             copy.write_table(without_ids(file.read_row_group(number)))
@@ -152,9 +154,12 @@ def without_ids(values: pa.Table) -> pa.Table:
 
     Example:
 
+        >>> import pyarrow as pa
         >>> without_ids(pa.table({"query_id": ["a", "b", "a"], "MAP": [1.0, 0.5, 0.25]}))["query_id"].to_pylist()
         ['ca978112ca1bbdca', '3e23e8160039594a', 'ca978112ca1bbdca']
     """
+    import pyarrow as pa
+
     index, column = values.column_names.index("query_id"), values["query_id"]
     hidden = {name: hashlib.sha256(name.encode()).hexdigest()[:_ID_DIGITS] for name in column.unique().to_pylist()}
     shown = pa.array([hidden[name] for name in column.to_pylist()], pa.string()).cast(column.type)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from .markdown import plain
-from .presets import PRESETS, Preset
 from .records import CardOptions, Evaluation, Plan, Resources, Run, Scores
+
+if TYPE_CHECKING:
+    from .presets import Preset
 
 SETTINGS = {"monolingual": "monolingual", "cross_lingual": "cross-lingual", "multilingual": "multilingual"}
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "hf_hybrid")
@@ -219,6 +221,8 @@ def training_data(files: CardFiles) -> list[str]:
 
 def preset_of(source: Mapping[str, Any]) -> Preset | None:
     """The preset that a corpus is, where it was read from the Hub as our table has it."""
+    from .presets import PRESETS  # with the readers of its sets, which not every machine has all for
+
     preset = PRESETS.get(str(source.get("preset")))
     same = preset is not None and (source.get("id"), source.get("revision")) == (preset.repo, preset.revision)
     return preset if same else None

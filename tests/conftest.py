@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -19,6 +20,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         takes_port = item.path.name in ("test_readme.py", "test_accelerate_configs.py")
         item.add_marker(pytest.mark.xdist_group("port 29500" if takes_port else item.path.name))
+
+
+@pytest.fixture(autouse=True)
+def usual_verbosity() -> Iterator[None]:
+    """Runs set that of transformers for the whole process, and what later ones print depends on it."""
+    yield
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].logging.set_verbosity_warning()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -433,16 +434,16 @@ def test_errors_of_xet_storage_are_explained() -> None:
     assert str(said(RuntimeError("no luck"))).endswith("Nothing was sent. [no luck]")
 
 
-def test_pauses_grow_and_heed_the_server(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_grow_and_heed_the_server(run: Path, hub: HubServer) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(hub_errors.time, "sleep", waited.append)
-    hub.fail("info", status=503, times=3)
-    push_run(run, REPO)
-    assert waited == [1, 2, 4]
-    waited.clear()
-    hub.fail("commit", status=429, headers={"Retry-After": "30"}, times=1)
-    push_run(run, REPO, card={"licence": "mit"})
-    assert waited == [30]
+    with mock.patch("time.sleep", waited.append):  # undone before the fixture undoes its own
+        hub.fail("info", status=503, times=3)
+        push_run(run, REPO)
+        assert waited == [1, 2, 4]
+        waited.clear()
+        hub.fail("commit", status=429, headers={"Retry-After": "30"}, times=1)
+        push_run(run, REPO, card={"licence": "mit"})
+        assert waited == [30]
 
 
 # The metric

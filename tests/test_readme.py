@@ -116,7 +116,7 @@ def test_verify_commands_run(command: str, folder: Path) -> None:
 def test_push_commands_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("hf_hybrid.hub._CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HYBRID_CACHE", str(tmp_path / "cache"))
     with HubServer(tmp_path / "hub", tokens=USERS) as hub:
         for command in of_kind("recipes/push.py"):
             found = push_command(*shlex.split(command)[2:])

@@ -1,0 +1,36 @@
+"""The cards of `model_cards/` are those of the records beside them, and small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_hybrid.cards import card_text
+from hf_hybrid.records import RunFolder
+from hf_hybrid.schedule import plan_fingerprint
+from tests.recipe_runs import REPOSITORY
+
+CARDS = sorted(path.parent for path in REPOSITORY.glob("model_cards/*/README.md"))
+
+
+def test_there_are_cards() -> None:
+    assert "sample-hybrid" in [folder.name for folder in CARDS]
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_a_card_is_that_of_its_records(folder: Path) -> None:
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_text(folder)
+    run, plan = RunFolder(folder).read_run(), RunFolder(folder).read_plan()
+    assert run["status"] == "finished"
+    cells = [(cell["kind"], cell["cell"]) for cell in plan["cells"]]
+    assert plan_fingerprint(cells, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
+    lines, torn = RunFolder(folder).read_resource_lines()
+    assert (sum(line["tokens"] for line in lines), torn) == (RunFolder(folder).read_resources()["tokens"], 0)
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_a_card_has_no_weights_and_little_else(folder: Path) -> None:
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    assert {Path(name).suffix for name in sizes} <= {".md", ".json", ".jsonl", ".png"}
+    assert sum(sizes.values()) < 2**20
