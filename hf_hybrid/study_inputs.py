@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,8 @@ from .corpus import ParallelCorpus
 from .encoder import HybridEncoder
 from .files import UNFINISHED, delete_folder, replace_folder, replacing
 from .languages import split_codes
-from .mlm import documents
 from .mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from .opening import encoder_from_scratch
 from .parsing import parse_arguments
 from .scaling import STUDY, Shared, language_order, language_sets
 from .sources import load_corpus
@@ -215,20 +214,8 @@ def make_base(path: Path, corpus: ParallelCorpus, model_args: ModelArguments, se
     """
     if path.exists():
         return
-    named: dict[str, Any] = {
-        "query_prompt": model_args.query_prompt,
-        "passage_prompt": model_args.passage_prompt,
-        "max_length": model_args.max_passage_length,
-        "pooling": model_args.pooling,
-    }
     set_seed(seed)
-    encoder = HybridEncoder.from_scratch(
-        chain.from_iterable(documents(corpus, language) for language in corpus.languages),
-        hidden_size=model_args.scratch_hidden_size,
-        num_layers=model_args.scratch_num_layers,
-        vocab_size=model_args.scratch_vocab_size,
-        **{name: value for name, value in named.items() if value is not None},
-    )
+    encoder = encoder_from_scratch(HybridEncoder, model_args, corpus)
     aside = path.with_name(f"{UNFINISHED}{path.name}")
     delete_folder(aside)
     encoder.save_pretrained(aside)

@@ -15,18 +15,17 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from itertools import chain
 from pathlib import Path
 
 from transformers import set_seed
 
-from hf_hybrid import ParallelCorpus, RunFolder, distributed, events
+from hf_hybrid import RunFolder, distributed, events
 from hf_hybrid.arguments import DataArguments
 from hf_hybrid.evaluation import scores_table
-from hf_hybrid.mlm import documents
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.mlm_model import MaskedLanguageModel
 from hf_hybrid.mlm_trainer import MlmTrainer
+from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.runs import run_log_level, run_training
 from hf_hybrid.sources import open_corpora
@@ -62,7 +61,7 @@ def main() -> None:
         with args.main_process_first(desc="reading the corpora"):
             train_corpus, eval_corpus = open_corpora(**dataclasses.asdict(data_args))
         trainer = MlmTrainer(
-            model=open_model(model_args, train_corpus),
+            model=open_encoder(MaskedLanguageModel, model_args, train_corpus),
             args=args,
             train_dataset=train_corpus,
             eval_dataset=eval_corpus,
@@ -90,32 +89,6 @@ def main() -> None:
     say("\n" + scores_table(result.before, result.after))
     say(closing_words(folder) if result.trained else already_done(folder))
     distributed.leave_at_exit()
-
-
-def open_model(model_args: MlmModelArguments, corpus: ParallelCorpus) -> MaskedLanguageModel:
-    """The checkpoint that is named, or the small encoder that recipes/train.py makes of this corpus, with a head."""
-    settings = {
-        "query_prompt": model_args.query_prompt,
-        "passage_prompt": model_args.passage_prompt,
-        "max_length": model_args.max_passage_length,
-        "pooling": model_args.pooling,
-    }
-    if model_args.model_name_or_path is not None:
-        return MaskedLanguageModel.from_pretrained(
-            model_args.model_name_or_path,
-            revision=model_args.model_revision,
-            attention=model_args.attention,
-            attention_dropout=model_args.attention_dropout,
-            **settings,
-        )
-    return MaskedLanguageModel.from_scratch(
-        chain.from_iterable(documents(corpus, language) for language in corpus.languages),
-        hidden_size=model_args.scratch_hidden_size,
-        num_layers=model_args.scratch_num_layers,
-        vocab_size=model_args.scratch_vocab_size,
-        attention=model_args.attention,
-        **{name: value for name, value in settings.items() if value is not None},
-    )
 
 
 def closing_words(folder: RunFolder) -> str:

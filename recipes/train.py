@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from itertools import chain
 from pathlib import Path
 
 from transformers import set_seed
@@ -23,7 +22,7 @@ from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, d
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.evaluation import scores_table
 from hf_hybrid.like import differences, read_run_like, settings_like
-from hf_hybrid.mlm import documents
+from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.runs import run_log_level, run_training
 from hf_hybrid.sources import open_corpora
@@ -60,7 +59,7 @@ def main() -> None:
         with args.main_process_first(desc="reading the corpora"):
             train_corpus, eval_corpus = open_corpora(**dataclasses.asdict(data_args))
         trainer = HybridTrainer(
-            model=open_model(model_args, train_corpus),
+            model=open_encoder(HybridEncoder, model_args, train_corpus),
             args=args,
             train_dataset=train_corpus,
             eval_dataset=eval_corpus,
@@ -91,32 +90,6 @@ def main() -> None:
     say("\n" + scores_table(result.before, result.after))
     say(closing_words(folder, trainer) if result.trained else already_done(folder))
     distributed.leave_at_exit()
-
-
-def open_model(model_args: ModelArguments, corpus: ParallelCorpus) -> HybridEncoder:
-    """The checkpoint that is named, or a small encoder whose tokenizer is trained on the corpus."""
-    settings = {
-        "query_prompt": model_args.query_prompt,
-        "passage_prompt": model_args.passage_prompt,
-        "max_length": model_args.max_passage_length,
-        "pooling": model_args.pooling,
-    }
-    if model_args.model_name_or_path is not None:
-        return HybridEncoder.from_pretrained(
-            model_args.model_name_or_path,
-            revision=model_args.model_revision,
-            attention=model_args.attention,
-            attention_dropout=model_args.attention_dropout,
-            **settings,
-        )
-    return HybridEncoder.from_scratch(
-        chain.from_iterable(documents(corpus, language) for language in corpus.languages),
-        hidden_size=model_args.scratch_hidden_size,
-        num_layers=model_args.scratch_num_layers,
-        vocab_size=model_args.scratch_vocab_size,
-        attention=model_args.attention,
-        **{name: value for name, value in settings.items() if value is not None},
-    )
 
 
 def describe(corpus: ParallelCorpus, role: str) -> str:

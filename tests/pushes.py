@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import runpy
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import pytest
+
+from hf_hybrid.bundle import write_bundle
+from hf_hybrid.cards import write_card
 from hf_hybrid.records import RunFolder
 from hf_hybrid.runs import run_training
 from tests.hub_server import HubServer
@@ -55,6 +60,28 @@ def run_of(folder: Path, *callbacks: At, languages: Sequence[str] = ("de",), **o
     trainer = toy_trainer(folder, train, *callbacks, eval_corpus=held_out, **settings)
     run_training(trainer, RunFolder(folder), [trainer.args])
     return trainer
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of its own for a test, which is logged in and waits for nothing."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with HubServer(tmp_path / "hub", tokens=USERS) as server, no_waiting(), same_logging():
+        yield server
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the module's run, to be changed."""
+    return Path(shutil.copytree(finished_run, tmp_path / "mine"))
+
+
+def published_run(folder: Path, **options: Any) -> Path:
+    """A finished run with its card and its bundle."""
+    run_of(folder, **options)
+    write_card(folder, {"repo_id": REPO})
+    write_bundle(folder)
+    return folder
 
 
 def push_command(*words: object) -> Answer:

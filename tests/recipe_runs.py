@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 
 from tests.toys import toy_corpus, toy_encoder
@@ -77,6 +81,37 @@ def imported_recipe(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class Ended(NamedTuple):
+    """How a recipe ended that was run in this process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@contextmanager
+def recipes_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """`python recipes/NAME.py OPTIONS` without the seconds that a process takes to start: `call(NAME, *OPTIONS)`."""
+    logger, threads = logging.getLogger("hf_hybrid"), torch.get_num_threads()
+    before = logger.handlers[:], logger.level, logger.propagate
+
+    def call(name: str, *options: Any) -> Ended:
+        monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", *map(str, options)])
+        capsys.readouterr()
+        code = 0
+        try:
+            imported_recipe(name).main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    yield call
+    logger.handlers[:], logger.level, logger.propagate = before
+    torch.set_num_threads(threads)
 
 
 def free_port() -> int:

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
     | {"pushing", "records", "resources", "schedule", "token_cache", "vocabulary"},
     "mlm": {"cells", "corpus", "mix", "schedule", "token_cache"},
+    "opening": {"corpus", "encoder", "mlm"},
     "mlm_collator": {"collator", "mlm", "packing"},
     "mlm_model": {"encoder", "events", "mlm_collator", "model_folder"},
     "mlm_arguments": {"arguments", "records"},
@@ -112,8 +113,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scaling": {"mix"},
     "study_arguments": {"scaling"},
     "study_folder": {"files", "records", "scaling", "strict_json"},
-    "study_inputs": {"arguments", "corpus", "encoder", "files", "languages", "mlm", "mlm_arguments", "parsing"}
-    | {"scaling", "sources", "study_arguments"},
+    "study_inputs": {"arguments", "corpus", "encoder", "files", "languages", "mlm_arguments", "opening"}
+    | {"parsing", "scaling", "sources", "study_arguments"},
     "study_budget": {"collator", "encoder", "measured_runs", "records", "scaling", "schedule", "study_arguments"}
     | {"study_folder", "study_inputs", "token_cache"},
     "study_setup": {"files", "machine", "scaling", "study_arguments", "study_budget", "study_folder", "study_inputs"},

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from hf_hybrid import hub_errors
-from hf_hybrid.bundle import files_of, write_bundle
-from hf_hybrid.cards import card_text, write_card
+from hf_hybrid.bundle import files_of
+from hf_hybrid.cards import card_text
 from hf_hybrid.files import sha256
 from hf_hybrid.hub import push_metric, push_run, push_study
 from hf_hybrid.hub_errors import HubError, asked_wait_s, careful_client
@@ -27,6 +27,7 @@ from hf_hybrid.hub_record import PushRecord, Target
 from hf_hybrid.hub_study import study_files
 from hf_hybrid.manifest import find_damage, write_manifest
 from hf_hybrid.records import CardOptions, RunFolder
+from tests import pushes
 from tests.hub_server import HubServer, api, environment
 from tests.pushes import (
     BUNDLE,
@@ -37,37 +38,20 @@ from tests.pushes import (
     RECORDS,
     REPO,
     TOKEN,
-    USERS,
     leaks,
-    no_waiting,
+    published_run,
     push_command,
-    run_of,
 )  # fmt: skip
 from tests.recipe_runs import REPOSITORY
 from tests.test_architecture import HEAVY, loaded_by
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+hub, run = pushes.hub, pushes.run
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    run_of(folder)
-    write_card(folder, {"repo_id": REPO})
-    write_bundle(folder)
-    return folder
-
-
-@pytest.fixture
-def run(finished_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run, tmp_path / "mine"))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with HubServer(tmp_path / "hub", tokens=USERS) as server, no_waiting():
-        yield server
+    return published_run(tmp_path_factory.mktemp("runs") / "mine")
 
 
 def files(hub: HubServer, revision: str = "main", repo_type: str = "model", repo_id: str = REPO) -> set[str]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,10 +18,12 @@ from hf_hybrid.checkpoints import checkpoints, find_damage
 from hf_hybrid.corpus import ParallelCorpus
 from hf_hybrid.findings import WRONG
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.mlm_model import MaskedLanguageModel
+from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import parse_arguments
 from hf_hybrid.schedule import plan_fingerprint
 from hf_hybrid.verification import verify
-from tests.recipe_runs import REPOSITORY, imported_recipe, write_jsonl_corpus, write_model
+from tests.recipe_runs import REPOSITORY, Ended, recipes_here, write_jsonl_corpus, write_model
 from tests.toys import toy_corpus
 
 RECIPES = sorted((REPOSITORY / "recipes").rglob("mlm.yaml"))
@@ -34,36 +33,14 @@ QUICK = [*RETRIEVER, "--global_batch_size", 8, "--block_length", 32, "--logging_
 MISSING = (0.1, 0.2, 0.3, 0.4, 0.7)
 
 
-class Ended(NamedTuple):
-    """How a recipe ended that was run in this process."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 Run = Callable[..., Ended]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """`python recipes/mlm.py OPTIONS`, or another recipe, without the seconds that a process takes to start."""
-    logger, threads = logging.getLogger("hf_hybrid"), torch.get_num_threads()
-    before = logger.handlers[:], logger.level, logger.propagate
-
-    def call(*options: Any, name: str = "mlm") -> Ended:
-        monkeypatch.setattr(sys, "argv", [f"recipes/{name}.py", *map(str, options)])
-        capsys.readouterr()
-        code = 0
-        try:
-            imported_recipe(name).main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    yield call
-    logger.handlers[:], logger.level, logger.propagate = before
-    torch.set_num_threads(threads)
+    """`python recipes/mlm.py OPTIONS`, or another recipe, in this process."""
+    with recipes_here(monkeypatch, capsys) as call:
+        yield lambda *options, name="mlm": call(name, *options)
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +214,9 @@ def test_from_scratch_it_begins_where_the_retriever_begins() -> None:
     corpus: ParallelCorpus = toy_corpus(languages=("de", "en"), missing=0.2).split(0.2)[0]
     arguments = MlmModelArguments(scratch_hidden_size=16, scratch_num_layers=1, scratch_vocab_size=200)
     made = []
-    for name in ("train", "mlm"):
+    for kind in (HybridEncoder, MaskedLanguageModel):
         torch.manual_seed(0)
-        made.append(imported_recipe(name).open_model(arguments, corpus))
+        made.append(open_encoder(kind, arguments, corpus))
     definitions = [json.loads(model.tokenizer.backend_tokenizer.to_str()) for model in made]
     assert definitions[0] == definitions[1]
     ours = made[1].state_dict()

@@ -15,15 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from hf_hybrid import hub_errors
-from hf_hybrid.bundle import write_bundle
 from hf_hybrid.cards import card_text, write_card
+from tests import pushes
 from tests.hub_server import HubServer, environment
 from tests.pushes import (
     LAYOUT,
@@ -32,16 +31,15 @@ from tests.pushes import (
     RECORDS,
     REPO,
     TOKEN,
-    USERS,
     Answer,
     leaks,
-    no_waiting,
+    published_run,
     push_command,
-    run_of,
 )
 from tests.recipe_runs import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+hub, run = pushes.hub, pushes.run
 ALL = LAYOUT | PICTURES
 BUNDLED_PICTURES = {name for name in PICTURES if name.startswith("bundle/")}
 LARGE = {name for name in ALL if name.endswith((".safetensors", ".png", ".parquet"))}
@@ -49,23 +47,7 @@ LARGE = {name for name in ALL if name.endswith((".safetensors", ".png", ".parque
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    run_of(folder, languages=("de", "en"))
-    write_card(folder, {"repo_id": REPO})
-    write_bundle(folder)
-    return folder
-
-
-@pytest.fixture
-def run(finished_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run, tmp_path / "mine"))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with HubServer(tmp_path / "hub", tokens=USERS) as server, no_waiting():
-        yield server
+    return published_run(tmp_path_factory.mktemp("runs") / "mine", languages=("de", "en"))
 
 
 class Fault(NamedTuple):

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hf_hybrid.hub_errors import HubError
 from hf_hybrid.pushing import PushingTrainer
 from hf_hybrid.records import RunFolder
 from hf_hybrid.supervision import Interrupted
+from tests import pushes
 from tests.hub_server import HubServer, api
 from tests.pushes import (
     BUNDLE,
@@ -31,26 +32,17 @@ from tests.pushes import (
     RECORDS,
     REPO,
     TOKEN,
-    USERS,
     leaks,
-    no_waiting,
     push_command,
     run_of,
-    same_logging,
 )
 from tests.toy_runs import At, Kill, kill, toy_trainer
 from tests.toys import toy_corpus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+hub = pushes.hub
 PUSH: dict[str, Any] = {"push_to_hub": True, "hub_model_id": REPO, "hub_always_push": True}
 STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "hybrid_state.json", "manifest.json"}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with HubServer(tmp_path / "hub", tokens=USERS) as server, no_waiting(), same_logging():
-        yield server
 
 
 def titles(hub: HubServer) -> list[str]:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet
 import pytest
-import torch
 
 from hf_hybrid.checkpoints import checkpoints
 from hf_hybrid.records import RunFolder
 from hf_hybrid.schedule import plan_fingerprint
 from hf_hybrid.supervision import HEARTBEAT_NAME, RESUME_ME
-from tests.recipe_runs import REPOSITORY, imported_recipe, losses, run_recipe, weights, write_jsonl_corpus, write_model
+from tests.recipe_runs import (
+    REPOSITORY,
+    Ended,
+    losses,
+    recipes_here,
+    run_recipe,
+    weights,
+    write_jsonl_corpus,
+    write_model,
+)
 
 QUICK = ["--max_steps", 3, "--global_batch_size", 8, "--logging_steps", 1, "--energy", "none", "--use_cpu", "true"]
 QUICK += ["--cpu_threads", 1]
-
-
-class Ended(NamedTuple):
-    """How a recipe ended that was run in this process."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 Train = Callable[..., Ended]
@@ -40,23 +40,9 @@ Train = Callable[..., Ended]
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Train]:
-    """`python recipes/train.py OPTIONS` without the seconds that a process takes to start."""
-    logger, threads = logging.getLogger("hf_hybrid"), torch.get_num_threads()
-    before = logger.handlers[:], logger.level, logger.propagate
-
-    def call(*options: Any) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["recipes/train.py", *map(str, options)])
-        capsys.readouterr()
-        code = 0
-        try:
-            imported_recipe("train").main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    yield call
-    logger.handlers[:], logger.level, logger.propagate = before
-    torch.set_num_threads(threads)
+    """`python recipes/train.py OPTIONS`, in this process."""
+    with recipes_here(monkeypatch, capsys) as call:
+        yield partial(call, "train")
 
 
 @pytest.fixture(scope="module")

@@ -164,8 +164,11 @@ def test_many_languages_have_no_numbers_in_their_cells(
 
 def test_names_are_not_read_as_formulas(tmp_path: Path) -> None:
     scores = scores_of({"de-de": {r"$\frac{$": 0.5}, "de-en": {r"$\frac{$": 0.5}})
-    pair_heat_map(scores, tmp_path / "map.png", title="$x_")
-    pair_change_map(scores, scores, tmp_path / "map.png", title="$x_")
+    for picture in (
+        pair_heat_map(scores, tmp_path / "map.png", title="$x_"),
+        pair_change_map(scores, scores, tmp_path / "change.png", title="$x_"),
+    ):
+        assert np.ptp(imread(picture)) > 0.5  # drawn, where a formula like this one would have raised
 
 
 def test_a_change_has_the_colours_of_gain_and_loss(written: list[tuple[str, float, float]], tmp_path: Path) -> None:

@@ -6,15 +6,14 @@ Its cells run in this process, without the seconds that one of their own takes t
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from hf_hybrid import runs, trainer
@@ -26,7 +25,7 @@ from hf_hybrid.study_folder import StudyFolder
 from hf_hybrid.study_inputs import token_premiums
 from hf_hybrid.supervision import RESUME_ME
 from hf_hybrid.sweep import Sweep
-from tests.recipe_runs import REPOSITORY, imported_recipe, write_jsonl_corpus
+from tests.recipe_runs import REPOSITORY, Ended, imported_recipe, recipes_here, write_jsonl_corpus
 from tests.toy_runs import At
 from tests.toys import toy_corpus, toy_encoder
 
@@ -35,14 +34,6 @@ SMALL = "--global_batch_size 8 --logging_steps 1 --max_eval_queries 3 --energy n
 SIZE = "--scratch_hidden_size 16 --scratch_num_layers 1 --scratch_vocab_size 300 --held_out 12"
 BLOCKS = "--global_batch_size 2 --block_length 32 --logging_steps 1 --max_eval_queries 3 --energy none"
 TOKENS = 2 * 32  # of a step of masked language modelling
-
-
-class Ended(NamedTuple):
-    """How the recipe ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 Run = Callable[..., Ended]
@@ -82,22 +73,8 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """`python recipes/scale.py OPTIONS`, in this process."""
-    logger, threads = logging.getLogger("hf_hybrid"), torch.get_num_threads()
-    before = logger.handlers[:], logger.level, logger.propagate
-
-    def call(*options: Any) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["recipes/scale.py", *map(str, options)])
-        capsys.readouterr()
-        code = 0
-        try:
-            imported_recipe("scale").main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    yield call
-    logger.handlers[:], logger.level, logger.propagate = before
-    torch.set_num_threads(threads)
+    with recipes_here(monkeypatch, capsys) as call:
+        yield partial(call, "scale")
 
 
 @pytest.fixture(scope="module")
