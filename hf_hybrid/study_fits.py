@@ -4,9 +4,7 @@
    that did not reach its target has `NOT_REACHED`.
 2. For each quantity and arm with at least two L: the law (`fits.fit_growth`), and of quality what each L changes
    against the fewest.
-3. The answer: what the hybrid arm takes with more languages, how it compares with masked language modelling and the
-   same fine-tuning, and what becomes of its quality.
-4. For each pair of `COMPARED` arms: the ratio of costs, over all L that both have and at each; the difference of
+3. For each pair of `COMPARED` arms: the ratio of costs, over all L that both have and at each; the difference of
    quality at each L.
 """
 
@@ -119,26 +117,7 @@ def make_fits(study: Study, table: Table, level: float = LEVEL) -> dict[str, Any
             else:
                 differing.setdefault(name, {})[key] = _differences(*both, quantity, first, second, level)
     growth = {name: found for name, found in growth.items() if found}
-    found = {"level": level, "growth": growth, "ratios": ratios, "differences": differing}
-    return {"answer": _answer(found), **found}
-
-
-def _answer(fits: Mapping[str, Any]) -> list[str]:
-    """Sentences that are in the rest, those that the project asks for first; what nobody measured is left out."""
-    first, second = COMPARED[0]
-    quantity = "target/train_time_s" if "target/train_time_s" in fits["ratios"] else "train_time_s"
-    wanted = [
-        *(("growth", name, first, "sentence") for name in ("step_time_s", "peak_host_memory_gib")),
-        ("ratios", quantity, f"{first}/{second}", "all", "sentence"),
-        ("growth", "multilingual/MAP", first, "sentence"),
-    ]
-    return [sentence for path in wanted if (sentence := _inside(fits, path)) is not None]
-
-
-def _inside(found: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+    return {"level": level, "growth": growth, "ratios": ratios, "differences": differing}
 
 
 def values_of(

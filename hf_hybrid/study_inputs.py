@@ -19,6 +19,7 @@ from transformers import set_seed
 from .arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from .corpus import ParallelCorpus
 from .encoder import HybridEncoder
+from .events import redacted
 from .files import UNFINISHED, delete_folder, replace_folder, replacing
 from .languages import split_codes
 from .mlm_arguments import MlmModelArguments, MlmTrainingArguments
@@ -197,6 +198,7 @@ def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
         "fingerprint": corpus.fingerprint,
         "items_per_language": {code: int(counts[i, i]) for i, code in enumerate(corpus.languages)},
         "licence": corpus.source.get("licence"),
+        "source": redacted(corpus.source),
     }
 
 

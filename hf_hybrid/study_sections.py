@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .card_metadata import corpus_name
 from .scaling import ARMS, budget_key, script_of
 from .study_answer import Table, answer, how_to_read, in_order, laws, main_table, number
 from .study_charts import NAMES, Row
@@ -162,8 +163,8 @@ def _data(report: Report) -> list[str]:
         items = corpus["items_per_language"].values()
         size = f"{min(items):,}" if min(items) == max(items) else f"{min(items):,} to {max(items):,}"
         found.append(
-            f"{use} {size} items of each of {len(items)} languages; licence: {corpus.get('licence') or 'not stated'}; "
-            f"fingerprint {corpus['fingerprint']}."
+            f"{use} {corpus_name(corpus['source'])}: {size} items of each of {len(items)} languages; licence: "
+            f"{corpus['licence'] or 'not stated'}; fingerprint {corpus['fingerprint']}."
         )
     return [
         *found,

@@ -78,7 +78,11 @@ def make_study(counts: Sequence[int], seeds: Sequence[int], arms: Sequence[str])
     shared = Shared({}, {}, None, None, own_cache=False)
     cells = [{**cell, "stages": stages_of(cell, shared, keys, keys)} for cell in cells]
     languages = list(LANGUAGES[: max(counts)])
-    corpus = {"items_per_language": dict.fromkeys(languages, 400), "licence": "unicode-3.0"}
+    corpus = {
+        "items_per_language": dict.fromkeys(languages, 400),
+        "licence": "unicode-3.0",
+        "source": {"path": "a made-up corpus"},
+    }
     how = "all train for so many steps; masked language modelling for as many tokens as hybrid batches"
     return {
         "language_order": list(LANGUAGES),

@@ -113,7 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scaling": {"mix"},
     "study_arguments": {"scaling"},
     "study_folder": {"files", "records", "scaling", "strict_json"},
-    "study_inputs": {"arguments", "corpus", "encoder", "files", "languages", "mlm_arguments", "opening"}
+    "study_inputs": {"arguments", "corpus", "encoder", "events", "files", "languages", "mlm_arguments", "opening"}
     | {"parsing", "scaling", "sources", "study_arguments"},
     "study_budget": {"collator", "encoder", "measured_runs", "records", "scaling", "schedule", "study_arguments"}
     | {"study_folder", "study_inputs", "token_cache"},
@@ -128,7 +128,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study_figures": {"cards", "fits", "markdown", "records", "report", "scaling", "strict_json", "study_charts"}
     | {"study_fits", "study_folder"},
     "study_answer": {"study_charts", "study_figures"},
-    "study_sections": {"scaling", "study_answer", "study_charts", "study_figures"},
+    "study_sections": {"card_metadata", "scaling", "study_answer", "study_charts", "study_figures"},
     "study_report": {"files", "markdown", "study_answer", "study_charts", "study_figures", "study_sections"},
     "markdown": set(),
     "card_command": {"markdown"},
