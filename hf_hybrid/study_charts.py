@@ -119,7 +119,7 @@ def growth_chart(data: str, rows: Sequence[Row], title: str, from_zero: bool = T
     value, lower = _y("mean", title, from_zero), _y("low", title, from_zero)
     shown = ["name:N", "languages:Q", *_numbers("mean", "low", "high"), "seeds:Q"]
     known, chosen = "isValid(datum.languages) && isValid(datum.mean)", _chosen()
-    base = alt.Chart(alt.NamedData(data)).encode(opacity=_opacity(chosen), **_looks(rows))
+    base = _coloured(data, rows, chosen)
     intervals = base.transform_filter("isValid(datum.languages) && isValid(datum.low)").mark_rule(clip=True)
     levels = base.transform_filter("!isValid(datum.languages)").mark_rule(strokeWidth=2)
     lines = base.transform_filter(known).mark_line(strokeWidth=2)
@@ -146,11 +146,9 @@ def trade_chart(data: str, rows: Sequence[Row], x_title: str, y_title: str) -> S
     import altair as alt
 
     shown, chosen = ["name:N", "languages:Q", *_numbers("x", "y")], _chosen()
-    base = alt.Chart(alt.NamedData(data)).encode(
+    base = _coloured(data, rows, chosen).encode(
         x=alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f", tickCount=6)),
         y=_y("y", y_title, from_zero=False),
-        opacity=_opacity(chosen),
-        **_looks(rows),
     )
     lines = base.transform_filter("isValid(datum.languages)").mark_line(strokeWidth=1)
     points = _points(base, rows, shown).encode(size=alt.Size("languages:Q", legend=None).scale(range=[40, 190]))
@@ -170,12 +168,10 @@ def curve_chart(data: str, rows: Sequence[Row], x_title: str, y_title: str) -> S
     import altair as alt
 
     chosen = _chosen()
-    base = alt.Chart(alt.NamedData(data)).encode(
+    base = _coloured(data, rows, chosen).encode(
         x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=6, grid=False)),
         y=_y("y", y_title, from_zero=False),
         detail="seed:N",
-        opacity=_opacity(chosen),
-        **_looks(rows),
     )
     points = _points(base, rows, ["name:N", "seed:N", *_numbers("x", "y")])
     return _finished(_layered([base.mark_line(strokeWidth=1.5).encode(strokeDash=_dashes(rows)), points], chosen))
@@ -336,12 +332,14 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return [NAMES[arm] for arm in _arms(rows)]
 
 
-def _looks(rows: Sequence[Row]) -> dict[str, Any]:
-    """The colours of the arms that are there."""
+def _coloured(data: str, rows: Sequence[Row], chosen: Any) -> Any:
+    """A chart of rows in the colours of their arms, in which those that were not chosen are pale."""
     import altair as alt
 
     colours = [_STYLES[arm].colour for arm in _arms(rows)]
-    return {"color": alt.Color("name:N", legend=_legend()).scale(domain=_names(rows), range=colours)}
+    colour = alt.Color("name:N", legend=_legend()).scale(domain=_names(rows), range=colours)
+    opacity = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.12))
+    return alt.Chart(alt.NamedData(data)).encode(color=colour, opacity=opacity)
 
 
 def _dashes(rows: Sequence[Row]) -> Any:
@@ -379,12 +377,6 @@ def _chosen() -> Any:
     import altair as alt
 
     return alt.selection_point(name="chosen", fields=["name"], bind="legend")
-
-
-def _opacity(chosen: Any) -> Any:
-    import altair as alt
-
-    return alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.12))
 
 
 def _y(field: str, title: str, from_zero: bool) -> Any:

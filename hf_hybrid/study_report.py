@@ -48,6 +48,10 @@ class ReportArguments:
         default=None,
         metadata={"help": "File of benchmarks/step_profile.py: where a step's time goes. A copy stays in the study."},
     )
+    copy_to: str | None = field(
+        default=None,
+        metadata={"help": "Folder for a small copy of the study: no weights, no texts, and it verifies by itself."},
+    )
 
 
 def write_report(

@@ -7,10 +7,9 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 
-from .evaluation import flatten_scores
 from .measured_runs import typical_step_time
 from .quality_curve import Point, TargetCost, cost_to_target, curve_of
-from .records import RunFolder, Scores
+from .records import RunFolder, Scores, flatten_scores
 from .scaling import Cell, Stage, Target
 from .study_folder import Study, StudyFolder
 

@@ -1,5 +1,7 @@
 """Whether what is told of a run is true, as far as its files can tell: `verify` a bundle, run folder or repository.
 
+Of a study the checks are those of `study_checks.py`.
+
 | check | what is compared |
 |---|---|
 | `manifest` | every file of the bundle with size and SHA-256; none is missing, none too many |
@@ -27,11 +29,10 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import __version__
 from .bundle import LOCK_NAME, MODEL_HASHES_NAME, files_of, unlike
@@ -45,18 +46,19 @@ from .cards import (
     read_files,
     write_card,
 )
+from .checking import Check, found_by
 from .cost_checks import check_resources
-from .evidence import Evidence, Given, Unreadable
+from .event_checks import check_events
+from .evidence import Evidence, Given
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .files import sha256
-from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
+from .findings import OK, UNKNOWN, Finding, compared, compared_texts, satisfied
 from .installed import installed_version
 from .plan_checks import check_corpus, check_plan
-from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME, Run
+from .records import BUNDLE_NAME, MANIFEST_NAME
 from .reruns import RELATIVE_TOLERANCE, TOLERANCE
 from .score_checks import check_scores
 
-Check = Callable[[Evidence], Iterator[Finding]]
 _DRAWN = (f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/")
 
 
@@ -77,7 +79,7 @@ class Kind(NamedTuple):
 
 
 def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Finding]:
-    """Check all that can be checked of a bundle, a run folder or a downloaded repository of a published run.
+    """Check all that can be checked of a bundle, a run folder, a downloaded repository of a published run, or a study.
 
     Args:
         path (`str` or `Path`): The folder.
@@ -94,18 +96,7 @@ def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Fin
     if kind is None:
         raise ValueError(f"{path} is none of these: {', '.join(kind.name for kind in KINDS)}. There is no run.json.")
     evidence = Evidence(path / kind.bundle, path, given)
-    return [finding for name, check in kind.checks.items() for finding in _findings(name, check, evidence)]
-
-
-def _findings(name: str, check: Check, evidence: Evidence) -> Iterator[Finding]:
-    """What a check finds; where a file's content has not the form that it must have, that is a finding too."""
-    try:
-        yield from check(evidence)
-    except Unreadable as error:
-        yield Finding(name, UNKNOWN, str(error).partition(":")[0], f"the rest of this check needs it: {error}")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        told = f"what they say has not the form that it must have ({type(error).__name__}: {error})"
-        yield Finding(name, WRONG, f"the files that {name} is checked by", told)
+    return [finding for name, check in kind.checks.items() for finding in found_by(name, check, evidence)]
 
 
 @dataclass
@@ -113,7 +104,7 @@ class VerifyArguments:
     """What is verified, and with what."""
 
     path: str | None = field(
-        default=None, metadata={"help": "Bundle, run folder or downloaded repository; also the first word."}
+        default=None, metadata={"help": "Bundle, run folder, downloaded repository or study; also the first word."}
     )
     train_corpus: str | None = field(
         default=None,
@@ -136,7 +127,7 @@ class VerifyArguments:
 
     def __post_init__(self) -> None:
         if self.path is None:
-            raise ValueError("--path is missing: give a bundle, a run folder or a downloaded repository.")
+            raise ValueError("--path is missing: give a bundle, a run folder, a downloaded repository or a study.")
         for name in ("tolerance", "relative_tolerance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1.")
@@ -212,48 +203,11 @@ def check_environment(evidence: Evidence) -> Iterator[Finding]:
     yield from compared("environment", "run.json: environment: python", found and found[1], told["python"])
 
 
-def check_events(evidence: Evidence) -> Iterator[Finding]:
-    """The log begins and ends as the run did, and tells of its scores."""
-    run, events = evidence.run, evidence.events
-    steps = run["config"]["max_steps"]
-    of_kind = {name: [event for event in events if event["event"] == name] for name in ("start", "stop", "checkpoint")}
-    begun = bool(events) and events[0]["event"] == "start"
-    yield satisfied("events", f"{EVENTS_NAME}, line 1", begun, "expected the start of a run")
-    yield from compared("events", "run.json: status", "finished", run["status"])
-    ends = [event for event in events if event["event"] in ("start", "stop")]
-    yield from compared("events", f"{EVENTS_NAME}: last stop", "finished", ends[-1].get("reason"))
-    for event in of_kind["start"]:
-        yield from compared("events", f"{EVENTS_NAME}: start: max_steps", steps, event["max_steps"])
-    yield from compared("events", "run.json: world_size", of_kind["start"][-1]["world_size"], run["world_size"])
-    for event in of_kind["checkpoint"]:
-        told = f"expected 1 to {steps}, found {event['step']}"
-        yield satisfied("events", f"{EVENTS_NAME}: checkpoint: step", 0 < event["step"] <= steps, told)
-    yield from _check_step_of_model(run, {event["step"] for event in of_kind["checkpoint"]})
-    lasted, needed = _seconds(ends[-1]) - _seconds(events[0]), evidence.resources["train_time_s"]
-    told = f"{needed:.1f} s do not fit between the first start and the last stop, {lasted:.0f} s"
-    yield satisfied("events", "resources.json: train_time_s", needed <= lasted + 1, told)  # times are whole seconds
-    yield from _check_told_scores(evidence)
+def check_study(evidence: Evidence) -> Iterator[Finding]:
+    """All checks of a study, each under a name of its own."""
+    from .study_checks import found_in_study  # which loads torch, by way of what plans are made of
 
-
-def _check_step_of_model(run: Run, checkpoints: set[int]) -> Iterator[Finding]:
-    """The model is that of the last step, or of a checkpoint where the best one was taken."""
-    if (step := run["model"].get("step")) is None:  # in files of before it was written down
-        return
-    possible = {run["config"]["max_steps"]} | (checkpoints if run["config"]["load_best_model_at_end"] else set())
-    told = f"expected one of the steps {', '.join(map(str, sorted(possible)))}, found {step}"
-    yield satisfied("events", "run.json: model: step", step in possible, told)
-
-
-def _check_told_scores(evidence: Evidence) -> Iterator[Finding]:
-    told = {event["when"]: event["MAP"] for event in evidence.events if event["event"] == "evaluation"}
-    for when in ("before", "after"):
-        scores = evidence.evaluation[when]
-        expected = None if scores is None else round(scores["multilingual"]["MAP"], 4)
-        yield from compared("events", f"{EVENTS_NAME}: evaluation {when}: MAP", expected, told.get(when))
-
-
-def _seconds(event: Mapping[str, Any]) -> float:
-    return datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()  # Python 3.10 does not know Z
+    yield from found_in_study(evidence.path)
 
 
 # Kinds of folders
@@ -279,6 +233,7 @@ KINDS = (
         BUNDLE_NAME,
         {**_BUNDLE, "copies": check_copies},
     ),
+    Kind("a study or its copy", lambda path: (path / "study.json").is_file(), "", {"study": check_study}),
     Kind(
         "a bundle",
         lambda path: any((path / name).is_file() for name in (MODEL_HASHES_NAME, LOCK_NAME, MANIFEST_NAME)),

@@ -2,15 +2,20 @@
 
     python recipes/report.py runs/sample-study
     python recipes/report.py runs/sample-study --step_profile benchmarks/step_profile.json
+    python recipes/report.py runs/sample-study --copy_to studies/sample
 
 STUDY is a folder that recipes/scale.py made. It gets report.html and report.md, the same bytes for the same files.
+`--copy_to` writes a small copy, without weights, texts and values of single queries, that can be committed:
+`python recipes/verify.py studies/sample` makes every number of its report again.
 """
 
 from __future__ import annotations
 
 import sys
 
+from hf_hybrid.files import size_words
 from hf_hybrid.parsing import explained_errors, parse_arguments
+from hf_hybrid.study_copy import copy_study
 from hf_hybrid.study_report import ReportArguments, write_report
 
 
@@ -23,7 +28,10 @@ def main() -> None:
         if not args.study:
             raise ValueError("study: name the folder of a study, as in: python recipes/report.py runs/sample-study")
         page, text = write_report(args.study, args.step_profile)
-    print(f"{page}\n{text}")
+        print(f"{page}\n{text}")
+        if args.copy_to:
+            sizes = [path.stat().st_size for path in copy_study(args.study, args.copy_to).rglob("*") if path.is_file()]
+            print(f"{args.copy_to}: {size_words(sum(sizes))} in {len(sizes)} files")
 
 
 if __name__ == "__main__":

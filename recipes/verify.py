@@ -1,12 +1,13 @@
-"""Check the figures of a run by its files: every hash, total, score and line of its model card.
+"""Check the figures of a run, or of a study, by its files: every hash, total, score and line of its card or report.
 
     python recipes/verify.py runs/sample-hybrid
     python recipes/verify.py DOWNLOADED_REPOSITORY --train_corpus FOLDER --eval_corpus FOLDER
     python recipes/verify.py runs/sample-hybrid/bundle --rerun --output_dir runs/again
+    python recipes/verify.py runs/sample-study
 
-PATH is a bundle, a run folder, or a downloaded repository of a published run. It prints what is right, what is wrong
-and where, and what the files cannot tell; the exit code is 1 where anything is wrong. `--rerun` trains again and
-compares.
+PATH is a bundle, a run folder, a downloaded repository of a published run, a study of recipes/scale.py, or its copy.
+It prints what is right, what is wrong and where, and what the files cannot tell; the exit code is 1 where anything is
+wrong. `--rerun` trains a run again and compares.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hf_hybrid.findings import WRONG, Finding, findings_table
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.records import RunFolder
 from hf_hybrid.reruns import compare_runs, refuse_rerun, rerun_options, unlike_machines
+from hf_hybrid.study_checks import refuse_study_rerun
 from hf_hybrid.verification import VerifyArguments, verify
 
 PLACES = ("output_dir", "train_corpus", "eval_corpus", "model_name_or_path", "cache_dir")  # may be others here
@@ -37,6 +39,8 @@ def main() -> None:
 
     # What the files tell
     with explained_errors("verify.py"):
+        if args.rerun and (path / "study.json").is_file():
+            refuse_study_rerun(path)
         findings = verify(path, Given(args.train_corpus, args.eval_corpus, args.cache_dir))
         print(findings_table(findings))
 

@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache_folder": set(),
     "strict_json": set(),
     "corpus_files": {"strict_json"},
-    "corpus": {"corpus_files"},
+    "held_out": set(),
+    "corpus": {"corpus_files", "held_out"},
     "readers": {"strict_json"},
     "tables": {"corpus_files", "readers", "strict_json"},
     "formats": {"corpus_files", "languages", "readers", "strict_json", "tables"},
@@ -42,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dropout": set(),
     "attention": {"dropout"},
     "model_folder": {"strict_json"},
-    "encoder": {"attention", "dropout", "model_folder", "packing", "token_cache"},
+    "scratch": set(),
+    "encoder": {"attention", "dropout", "model_folder", "packing", "scratch", "token_cache"},
     "distributed": set(),
     "losses": {"distributed"},
     "gradcache": set(),
@@ -60,8 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chunked": {"events", "gradcache", "guard", "memory"},
     "resumable": {"arguments", "checkpoints", "chunked", "distributed", "events", "files", "guard", "records"}
     | {"supervision"},
-    "pushing": {"cards", "distributed", "events", "files", "hub", "hub_errors", "hub_files", "manifest", "records"}
-    | {"resumable"},
+    "pushing": {"cards", "distributed", "events", "files", "hub", "hub_commit", "hub_errors", "hub_files", "manifest"}
+    | {"records", "resumable"},
     "trainer": {"arguments", "collator", "distributed", "encoder", "evaluation", "identity", "losses", "memory"}
     | {"pushing", "records", "resources", "schedule", "token_cache", "vocabulary"},
     "mlm": {"cells", "corpus", "mix", "schedule", "token_cache"},
@@ -96,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bm25": {"evaluation", "search"},
     "evaluation_files": {"distributed", "files", "records", "tally"},
     "comparison": {"files", "records", "tally", SIGNIFICANCE},
-    "records": {"files"},
+    "records": {"files", "strict_json"},
     "installed": set(),
     "machine": {"installed"},
     "flops": set(),
@@ -120,7 +122,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study_setup": {"files", "machine", "scaling", "study_arguments", "study_budget", "study_folder", "study_inputs"},
     "sweep": {"events", "files", "scaling", "study_folder", "supervision"},
     "quality_curve": {"records", "scaling"},
-    "study_table": {"evaluation", "measured_runs", "quality_curve", "records", "scaling", "study_folder"},
+    "study_table": {"measured_runs", "quality_curve", "records", "scaling", "study_folder"},
     "study_fits": {"fit_words", "fits", "scaling", "study_folder", "study_table"},
     "study_plan": {"hardware", "measured_runs", "mix", "planner", "records", "study_arguments", "workload"},
     "report": {"files", "languages", "records", "scaling"},
@@ -146,17 +148,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub_commit": {"events", "hub_errors", "hub_record"},
     "hub": {"cache_folder", "files", "hub_card", "hub_commit", "hub_errors", "hub_files", "hub_record", "hub_study"}
     | {"records"},
-    "push_command": {"hub", "hub_card", "records"},
+    "push_command": {"hub", "hub_card", "hub_commit", "records"},
     "findings": set(),
     "evidence": {"records", "sources", "strict_json"},
     "bundle": {"cards", "files", "installed", "manifest", "records", "strict_json"},
     "file_checks": {"bundle", "cards", "evidence", "files", "findings", "manifest", "records", "strict_json"},
     "plan_checks": {"cards", "evidence", "findings", "mix", "records", "schedule", "tally"},
-    "cost_checks": {"evidence", "findings", "tally"},
-    "score_checks": {"evidence", "findings", "records", "tally", RANKING, BIAS},
+    "cost_checks": {"evidence", "findings", "records", "tally"},
+    "score_checks": {"evidence", "findings", "records", "reruns", "tally", RANKING, BIAS},
     "reruns": {"evidence", "findings", "records"},
-    "verification": {"bundle", "cards", "cost_checks", "evidence", "file_checks", "files", "findings", "installed"}
-    | {"plan_checks", "records", "reruns", "score_checks"},
+    "checking": {"evidence", "findings"},
+    "event_checks": {"evidence", "findings", "records"},
+    "study_copy": {"cards", "files", "manifest", "records", "scaling", "strict_json", "study_figures", "study_folder"}
+    | {"study_report"},
+    "study_evidence": {"checking", "evidence", "findings", "records", "scaling", "study_folder", "study_table"},
+    "study_cells": {"cards", "findings", "mix", "scaling", "study_copy", "study_evidence", "study_folder"},
+    "study_checks": {"checking", "cost_checks", "event_checks", "evidence", "file_checks", "files", "findings"}
+    | {"installed", "manifest", "plan_checks", "records", "score_checks", "study_cells", "study_copy"}
+    | {"study_evidence", "study_fits", "study_folder", "study_report", RANKING},
+    "verification": {"bundle", "cards", "checking", "cost_checks", "event_checks", "evidence", "file_checks", "files"}
+    | {"findings", "installed", "plan_checks", "records", "reruns", "score_checks", "study_checks"},
 }
 
 
