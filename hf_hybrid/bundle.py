@@ -5,6 +5,7 @@
 | `run.json`, `plan.json`, `card.json` | arguments, seeds, corpora with their fingerprints, the cell of each batch |
 | `requirements.txt` | environment lock: Python and every distribution that was installed |
 | `events.jsonl`, `resources.jsonl` | what happened, and what each logging step took |
+| `curve.jsonl` | scores on the way, where there are any, and what training had taken until then |
 | `evaluations/*/per_query.parquet` | values of single queries before and after training, up to 50 MiB each |
 | `resources.json`, `eval.json` | what these add up to: totals and scores |
 | `README.md`, `pictures/`, `.eval_results/` | the model card, and what leaderboards read |
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 LOCK_NAME, MODEL_HASHES_NAME = "requirements.txt", "model.json"
 NEEDED = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME)
 _ID_DIGITS = 16  # of a query's hash
-_OTHERS = ("card.json", CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, MANIFEST_NAME)
+_OTHERS = ("curve.jsonl", "card.json", CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, MANIFEST_NAME)
 
 
 def write_bundle(folder: str | os.PathLike[str]) -> Path:
@@ -121,7 +122,8 @@ def _write_records(source: RunFolder, copy: RunFolder) -> None:
     copy.write_resources(publishable(source.read_resources()))
     if options := source.read_card_options():
         copy.write_card_options(publishable(options))
-    lines = {name: read_json_lines(source.path / name) for name in ("resources.jsonl", EVENTS_NAME)}
+    names = ["resources.jsonl", *(["curve.jsonl"] if source.read_curve()[0] else []), EVENTS_NAME]
+    lines = {name: read_json_lines(source.path / name) for name in names}
     lines[EVENTS_NAME] = _until_the_last_stop(lines[EVENTS_NAME])
     for name, found in lines.items():
         told = (json.dumps(publishable(line), ensure_ascii=False) for line in found)

@@ -14,7 +14,6 @@ table of counts. `CorpusBuilder` writes such a folder one language at a time, `P
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from .corpus_files import BATCH_ROWS, CorpusFiles, CorpusWriter, Negatives, content_digest
+from .held_out import held_out_items
 
 
 class ItemIds(Sequence[str]):
@@ -251,7 +251,7 @@ class ParallelCorpus:
             ValueError: if a part would be empty.
         """
         target = held_out if isinstance(held_out, int) else round(held_out * self.num_items) if 0 < held_out < 1 else 0
-        held = _held_out_items(self.item_ids, self.groups, target, seed)
+        held = held_out_items(self.item_ids, self.groups, target, seed)
         if not 0 < held.sum() < self.num_items:
             num_groups = len(np.unique(self.groups))
             raise ValueError(
@@ -388,17 +388,3 @@ def _take(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
 def _renumber(rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """`rows` as positions among the increasing `kept` rows; -1 stays."""
     return np.where(rows < 0, -1, np.searchsorted(kept, rows)).astype(np.int32)
-
-
-def _held_out_items(item_ids: Iterable[str], groups: np.ndarray, target: int, seed: int) -> np.ndarray:
-    """bool [num_items]: the first groups, in the order of their smallest hash, that fit into `target` items."""
-    keys = (hashlib.blake2b(f"{seed}:{item_id}".encode(), digest_size=8).digest() for item_id in item_ids)
-    hashes = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64)
-    _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    smallest = np.full(len(sizes), np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(smallest, inverse, hashes)
-    order = np.argsort(smallest, kind="stable")
-    fits = max(1, int(np.searchsorted(np.cumsum(sizes[order]), target, side="right")))
-    chosen = np.zeros(len(sizes), dtype=bool)
-    chosen[order[:fits]] = target > 0
-    return chosen[inverse]

@@ -1,18 +1,21 @@
-"""What a run took: `resources.jsonl` against the plan, `resources.json` against both.
+"""What a run took: `resources.jsonl` against the plan, `resources.json` against both, `curve.jsonl` against the first.
 
-What nothing is left of to work out, such as the time of set-up, is said to be unknown.
+`curve.jsonl` says what had been taken by the time of an evaluation; so do the lines until then, and between two lines
+both at least and at most.  What nothing is left of to work out, such as the time of set-up, is said to be unknown.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .evidence import Evidence
 from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
+from .records import CurveLine, ResourceLine
 from .tally import POOL
 
 _RAW = ("setup_time_s", "peak_host_memory_gib", "peak_device_memory_gib", "bytes_sent")
@@ -20,7 +23,7 @@ _AMOUNTS = ("time_s", "pairs", "tokens", "padding_tokens", "data_wait_s", "host_
 
 
 def check_resources(evidence: Evidence) -> Iterator[Finding]:
-    """`resources.jsonl` against the plan, and `resources.json` against both."""
+    """`resources.jsonl` against the plan, `resources.json` against both, and `curve.jsonl` against the log."""
     for part in (_check_lines, _check_totals, _check_energy, _check_peaks, _check_parts, _check_flops):
         yield from part(evidence)
     resources = evidence.resources
@@ -30,6 +33,7 @@ def check_resources(evidence: Evidence) -> Iterator[Finding]:
     sent = resources.get("bytes_sent") is not None
     told = "one process has no one to send to"
     yield satisfied("resources", "resources.json: bytes_sent", evidence.run["world_size"] > 1 or not sent, told)
+    yield from _check_curve(evidence)
 
 
 def _check_lines(evidence: Evidence) -> Iterator[Finding]:
@@ -153,3 +157,43 @@ def _check_flops(evidence: Evidence) -> Iterator[Finding]:
     told = f"by its formula sum(length^2) would be {squares:.0f}, which cannot be for {tokens} tokens"
     yield satisfied("resources", place, tokens <= squares * (1 + ROUNDING) and squares <= most * (1 + ROUNDING), told)
     yield Finding("resources", UNKNOWN, place, f"no file has sum(length^2); {squares:.0f} is what is left for it")
+
+
+def _check_curve(evidence: Evidence) -> Iterator[Finding]:
+    """Evaluations on the way follow each other, and what training had taken by then is what the log says."""
+    config, before = evidence.run["config"], 0
+    again = bool(config.get("eval_on_start"))  # at step 0, and where a run goes on
+    for number, point in enumerate(evidence.curve, start=1):
+        step, place = point["step"], f"curve.jsonl, line {number}"
+        follows = (before <= step if again else before < step) and step <= config["max_steps"]
+        told = f"expected {before if again else before + 1} to {config['max_steps']}, found {step}"
+        yield satisfied("resources", f"{place}: step", follows, told)
+        if 0 <= step <= evidence.lines[-1]["step"]:
+            yield from _check_point(place, point, evidence.lines)
+        before = step
+
+
+def _check_point(place: str, point: CurveLine, lines: list[ResourceLine]) -> Iterator[Finding]:
+    """Time and tokens to the digit where a line of the log ends at the step; energy is read at another moment."""
+    ends = [line["step"] for line in lines]
+    first, after = bisect_left(ends, point["step"]), bisect_right(ends, point["step"])
+    for name, amount in (("train_time_s", "time_s"), ("tokens", "tokens")):
+        amounts = [line[amount] for line in lines[: first + 1]]  # type: ignore[literal-required]
+        found, low, high = point[name], math.fsum(amounts[:after]), math.fsum(amounts)  # type: ignore[literal-required]
+        yield satisfied("resources", f"{place}: {name}", _lies(found, low, high), _expected(found, low, high))
+    parts = [line["energy_wh"] for line in lines[: after + 1]]
+    known = [part for part in parts if part is not None]  # once unknown, it is so until the end
+    energy, low, high = point["energy_wh"], math.fsum(known[:first]), math.fsum(known)
+    if energy is None:
+        holds = parts[first] is None
+    else:
+        holds = None not in parts[:first] and _lies(energy, low, high if None not in parts else math.inf)
+    yield satisfied("resources", f"{place}: energy_wh", holds, _expected(energy, low, high))
+
+
+def _lies(found: float, low: float, high: float) -> bool:
+    return low * (1 - ROUNDING) <= found <= high * (1 + ROUNDING)
+
+
+def _expected(found: float | None, low: float, high: float) -> str:
+    return f"expected {low:.12g} to {high:.12g} by resources.jsonl, found {found}"

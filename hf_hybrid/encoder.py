@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import model_folder
 from .attention import (
@@ -29,6 +29,7 @@ from .attention import (
 )
 from .dropout import replace_dropout
 from .packing import pack, token_batches
+from .scratch import random_bert, train_tokenizer
 from .token_cache import tokenize
 
 POOLINGS = ("mean", "cls", "pooler")
@@ -152,18 +153,8 @@ class HybridEncoder(nn.Module):
             vocab_size (`int`, *optional*, defaults to 8192): Most entries of the tokenizer.
             **settings: Those of the class. The weights follow torch's global seed.
         """
-        tokenizer = _train_tokenizer(texts, vocab_size)
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden_size,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            intermediate_size=4 * hidden_size,
-            max_position_embeddings=512,
-            attention_probs_dropout_prob=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return cls(BertModel(config, add_pooling_layer=False), tokenizer, **settings)
+        tokenizer = train_tokenizer(texts, vocab_size)
+        return cls(random_bert(tokenizer, hidden_size, num_layers, num_heads), tokenizer, **settings)
 
     @property
     def config(self) -> Any:
@@ -389,19 +380,3 @@ def _check_word(name: str, given: str, allowed: Sequence[str]) -> None:
 
 def _under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
-
-
-def _train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
-    tokenizer.decoder = decoders.Metaspace()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **dict(names))

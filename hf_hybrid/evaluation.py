@@ -24,6 +24,7 @@ from .approximate import FaissPool
 from .embeddings import EmbeddingStore, TextEncoder
 from .judgements import Relevant, judged_queries, judgements
 from .metrics.beir_cross_lingual import ranking
+from .records import SCORE_GROUPS, flatten_scores
 from .search import Best, Block, DensePool, Pool
 from .tally import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from .records import Scores
 
 SETTINGS = ("monolingual", "cross_lingual", "multilingual")
-_GROUPS = (*SETTINGS, "bias")  # of `eval.json`, in the order of tables
 INDEXES = ("exact", "faiss")
 
 
@@ -186,18 +186,6 @@ def what_is_evaluated(
     return {**found, "settings": list(settings), "measures": list(measures), "max_queries": max_queries, **more}
 
 
-def flatten_scores(scores: Scores) -> dict[str, float]:
-    """`{"multilingual/MAP": ..., "bias/rank_distance": ...}`: the settings and the bias, without the pairs.
-
-    Example:
-
-        >>> flatten_scores({"monolingual": {"MAP": 0.5}, "cross_lingual": {}, "multilingual": {}, "bias": {},
-        ...                 "pairs": {}, "num_queries": 1})
-        {'monolingual/MAP': 0.5}
-    """
-    return {f"{group}/{name}": value for group in _GROUPS for name, value in scores[group].items()}  # type: ignore[literal-required]
-
-
 def scores_table(before: Scores | None, after: Scores) -> str:
     """The settings before and after training, as text.
 
@@ -217,7 +205,7 @@ def table(columns: dict[str, Scores | None]) -> str:
     """The settings of several evaluations side by side, as text."""
     flat = {title: flatten_scores(scores) if scores else {} for title, scores in columns.items()}
     found_names = dict.fromkeys(name for found in flat.values() for name in found)
-    names = sorted(found_names, key=lambda name: _GROUPS.index(name.partition("/")[0]))
+    names = sorted(found_names, key=lambda name: SCORE_GROUPS.index(name.partition("/")[0]))
     rows = [("measure", *flat)]
     for name in names:
         digits = 1 if name.endswith("rank_distance") else 4

@@ -16,6 +16,7 @@ from .records import (
     MOST_VALUES_BYTES,
     PER_QUERY_NAME,
     CardOptions,
+    CurveLine,
     Evaluation,
     Plan,
     ResourceLine,
@@ -105,6 +106,14 @@ class Evidence:
         lines, torn = self._read("resources.jsonl", self.folder.read_resource_lines)
         if torn or not lines:
             raise Unreadable("resources.jsonl: " + ("its last line is torn" if torn else "it has no line"))
+        return lines
+
+    @cached_property
+    def curve(self) -> list[CurveLine]:
+        """`curve.jsonl`, none of its lines torn; empty where nothing was evaluated on the way."""
+        lines, torn = self._read("curve.jsonl", self.folder.read_curve)
+        if torn:
+            raise Unreadable("curve.jsonl: its last line is torn")
         return lines
 
     @cached_property

@@ -17,7 +17,7 @@ from . import __version__
 from .cache_folder import cache_folder
 from .files import size_words
 from .hub_card import card_options, renew_bundle, renew_card, to_be_published
-from .hub_commit import Commit, Options, Pusher
+from .hub_commit import Commit, Pusher, PushOptions
 from .hub_errors import HubError
 from .hub_files import (
     METRIC_FOLDER,
@@ -33,7 +33,7 @@ from .hub_record import RECORD_NAME, PushRecord, Target
 from .hub_study import study_files
 from .records import CardOptions
 
-_SPACE_SDK = "gradio"
+_AS_USUAL = PushOptions()
 
 
 class Pushed(NamedTuple):
@@ -80,125 +80,72 @@ def _state(commit: Commit) -> str:
 def push_run(
     folder: str | os.PathLike[str],
     repo_id: str,
+    options: PushOptions = _AS_USUAL,
     *,
-    token: str | None = None,
-    private: bool = True,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    create_pr: bool = False,
     unfinished: bool = False,
     card: CardOptions | None = None,
-    api: HfApi | None = None,
 ) -> Pushed:
     """Publish the model of a run, with its card and what the card was made from.
 
     Args:
         folder (`str` or `Path`): The run folder.
         repo_id (`str`): `namespace/name`.
-        token (`str`, *optional*): By default HF_TOKEN, or that of `hf auth login`.
-        private (`bool`, *optional*, defaults to `True`): Of a repository that is made; others stay as they are.
-        revision (`str`, *optional*): A branch, made if need be; by default main.
-        commit_message (`str`, *optional*): By default it names the run.
-        dry_run (`bool`, *optional*, defaults to `False`): Look, and change nothing here or there.
-        overwrite (`bool`, *optional*, defaults to `False`): Push on top of commits that are not from here.
-        create_pr (`bool`, *optional*, defaults to `False`): Propose the commit.
+        options (`PushOptions`, *optional*): How; `push_run("runs/mine", "user/name", PushOptions(dry_run=True))`.
         unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
         card (`CardOptions`, *optional*): What the card says besides; by default as before.
-        api (`HfApi`, *optional*): The client.
 
     Raises:
         HubError: When it did not go well; whatever the reason, a part of the commit is never visible.
         ValueError: When a file of the run cannot be read.
     """
     folder = Path(folder)
-    message = commit_message or f"{folder.resolve().name}, by hf-hybrid {__version__}"
-    options = Options(message, private, overwrite, create_pr, dry_run)
-    pusher = _pusher(repo_id, "model", revision, folder / RECORD_NAME, options, token, api)
+    pusher = _pusher(repo_id, "model", folder / RECORD_NAME, options)
     published_files(folder, unfinished)  # what is refused is refused before a card is written
     told = card_options(folder, repo_id, card)
-    if dry_run:
+    message = f"{folder.resolve().name}, by hf-hybrid {__version__}"
+    if options.dry_run:
         with to_be_published(folder, told) as copy:
-            return _push(pusher, model_files(folder, unfinished) | run_files(copy))
+            return _push(pusher, model_files(folder, unfinished) | run_files(copy), message)
     renew_card(folder, told)
     renew_bundle(folder)
-    return _push(pusher, published_files(folder, unfinished))
+    return _push(pusher, published_files(folder, unfinished), message)
 
 
-def push_metric(
-    repo_id: str,
-    *,
-    token: str | None = None,
-    private: bool = True,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    create_pr: bool = False,
-    api: HfApi | None = None,
-) -> Pushed:
+def push_metric(repo_id: str, options: PushOptions = _AS_USUAL) -> Pushed:
     """Publish the metric as a Space, which `evaluate.load(repo_id)` finds; arguments and errors as of [`push_run`]."""
-    target_name = repo_id.split("/")[-1]
-    options = Options(
-        commit_message or f"{METRIC_FOLDER.name} of hf-hybrid {__version__}",
-        private,
-        overwrite,
-        create_pr,
-        dry_run,
-        _SPACE_SDK,
-    )
     record = cache_folder() / "pushes" / RECORD_NAME  # its folder belongs to the installation
-    pusher = _pusher(repo_id, "space", revision, record, options, token, api)
-    return _push(pusher, metric_files(target_name))
+    pusher = _pusher(repo_id, "space", record, options)
+    return _push(pusher, metric_files(repo_id.split("/")[-1]), f"{METRIC_FOLDER.name} of hf-hybrid {__version__}")
 
 
 def push_study(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    token: str | None = None,
-    private: bool = True,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    create_pr: bool = False,
-    licence: str | None = None,
-    api: HfApi | None = None,
+    folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL, *, licence: str | None = None
 ) -> Pushed:
     """Publish the results of a study as a dataset repository; arguments and errors as of [`push_run`].
 
     `licence` is that of the results; it goes into the card that a study without one gets.
     """
     folder = Path(folder)
-    message = commit_message or f"Results of {folder.resolve().name}, by hf-hybrid {__version__}"
-    options = Options(message, private, overwrite, create_pr, dry_run)
-    pusher = _pusher(repo_id, "dataset", revision, folder / RECORD_NAME, options, token, api)
-    return _push(pusher, study_files(folder, repo_id, licence))
+    pusher = _pusher(repo_id, "dataset", folder / RECORD_NAME, options)
+    message = f"Results of {folder.resolve().name}, by hf-hybrid {__version__}"
+    return _push(pusher, study_files(folder, repo_id, licence), message)
 
 
 def push_files(
     folder: str | os.PathLike[str],
     files: Files,
     repo_id: str,
-    message: str,
+    options: PushOptions = _AS_USUAL,
     *,
-    token: str | None = None,
-    private: bool = True,
-    revision: str | None = None,
     stay: frozenset[str] = frozenset(),
     record: str | os.PathLike[str] | None = None,
-    api: HfApi | None = None,
 ) -> Pushed:
     """Publish a state of a run in the midst of it.
 
     Args:
         folder (`str` or `Path`): The run folder, or a copy of its records.
         files (`dict[str, Path or bytes]`): By their path in the repository; its card and records are added.
-        repo_id (`str`): `namespace/name`.
-        message (`str`): Of the commit.
-        token, private, revision, api: As of [`push_run`].
+        repo_id, options: As of [`push_run`].
         stay (`frozenset[str]`, *optional*): Files that later pushes leave there.
         record (`str` or `Path`, *optional*): The run folder, where that is another: it has `hub.json`.
 
@@ -206,49 +153,32 @@ def push_files(
         HubError: When it did not go well.
     """
     folder, noted = Path(folder), Path(record or folder) / RECORD_NAME
-    pusher = _pusher(repo_id, "model", revision, noted, Options(message, private), token, api)
+    pusher = _pusher(repo_id, "model", noted, options)
     if (folder / "run.json").exists():
         renew_card(folder, card_options(folder, repo_id, None))
-    return _push(pusher, {**files, **run_files(folder)}, stay)
+    return _push(pusher, {**files, **run_files(folder)}, "Model", stay)
 
 
-def open_repository(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    token: str | None = None,
-    private: bool = True,
-    revision: str | None = None,
-    api: HfApi | None = None,
-) -> None:
+def open_repository(folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL) -> None:
     """Make the repository and the branch of a run that is about to begin; arguments and errors as of [`push_run`].
 
     What stands in the way of a push is known now, not after hours.
     """
-    options = Options("nothing is committed", private)
-    _pusher(repo_id, "model", revision, Path(folder) / RECORD_NAME, options, token, api).open()
+    _pusher(repo_id, "model", Path(folder) / RECORD_NAME, options).open()
 
 
-def _pusher(
-    repo_id: str,
-    repo_type: str,
-    revision: str | None,
-    record: Path,
-    options: Options,
-    token: str | None,
-    api: HfApi | None,
-) -> Pusher:
+def _pusher(repo_id: str, repo_type: str, record: Path, options: PushOptions) -> Pusher:
     if os.environ.get("RANK", "0") != "0":
         raise HubError("Only the first process pushes. Nothing was sent.")
     check_repo_id(repo_id)
-    api = api or HfApi(library_name="hf-hybrid", library_version=__version__)
-    token = token or (api.token if isinstance(api.token, str) else get_token())
+    api = options.api or HfApi(library_name="hf-hybrid", library_version=__version__)
+    token = options.token or (api.token if isinstance(api.token, str) else get_token())
     if token is None and not options.dry_run:
         raise HubError(
             "Nobody is logged in: `hf auth login` asks for a token that may write "
             "(https://huggingface.co/settings/tokens), or set HF_TOKEN to one. Nothing was sent."
         )
-    target = Target(repo_id, repo_type, revision or constants.DEFAULT_REVISION, api.endpoint)
+    target = Target(repo_id, repo_type, options.revision or constants.DEFAULT_REVISION, api.endpoint)
     return Pusher(target, PushRecord(record), options, token, api)
 
 
@@ -268,8 +198,8 @@ def check_repo_id(repo_id: str | None) -> None:
         ) from None
 
 
-def _push(pusher: Pusher, files: Files, stay: frozenset[str] = frozenset()) -> Pushed:
+def _push(pusher: Pusher, files: Files, message: str, stay: frozenset[str] = frozenset()) -> Pushed:
     refuse_secrets(files, pusher.token)
     dry_run = pusher.options.dry_run
-    commit = pusher.try_out(files) if dry_run else pusher.push(files, stay)
+    commit = pusher.try_out(files) if dry_run else pusher.push(files, message, stay)
     return Pushed(commit, {name: size_of(content) for name, content in files.items()}, dry_run)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,29 +26,41 @@ from .hub_record import PushRecord, Target
 
 NOTHING_VISIBLE = "Nothing of this push is visible there"
 _UNKNOWN = "Whether this push is there could not be seen; the same command finds out"
+_SPACE_SDK = "gradio"
 _MADE_BY_THE_HUB = {".gitattributes", "README.md"}  # with a repository, by hand or not
 
 Content = Path | bytes
 
 
-class Options(NamedTuple):
-    """How to push.
+@dataclass(frozen=True)
+class PushOptions:
+    """How to push, whatever is pushed.
 
     Args:
-        message (`str`): Of the commit, its first line.
-        private (`bool`, *optional*, defaults to `True`): Of a repository that is made.
-        overwrite (`bool`, *optional*, defaults to `False`): Also on top of commits of others.
-        create_pr (`bool`, *optional*, defaults to `False`): As a proposal beside the branch.
+        private (`bool`, *optional*, defaults to `True`): Of a repository that is made; others stay as they are.
+        revision (`str`, *optional*): A branch, made if need be; by default main.
+        commit_message (`str`, *optional*): First line of the commit's message; by default it names what is pushed.
         dry_run (`bool`, *optional*, defaults to `False`): Look, and change nothing here or there.
-        space_sdk (`str`, *optional*): Of a Space that is made.
+        overwrite (`bool`, *optional*, defaults to `False`): Push on top of commits that are not from here.
+        create_pr (`bool`, *optional*, defaults to `False`): Propose the commit beside the branch.
+        token (`str`, *optional*): By default HF_TOKEN, or that of `hf auth login`.
+        api (`HfApi`, *optional*): The client.
+
+    Example:
+
+        >>> options = PushOptions(dry_run=True, token="hf_secret")
+        >>> options.private, "hf_secret" in repr(options)
+        (True, False)
     """
 
-    message: str
     private: bool = True
+    revision: str | None = None
+    commit_message: str | None = None
+    dry_run: bool = False
     overwrite: bool = False
     create_pr: bool = False
-    dry_run: bool = False
-    space_sdk: str | None = None
+    token: str | None = field(default=None, repr=False)
+    api: HfApi | None = None
 
 
 class Remote(NamedTuple):
@@ -94,21 +107,24 @@ class Pusher:
     Args:
         target (`Target`): The branch.
         record (`PushRecord`): What was pushed before.
-        options (`Options`): How.
+        options (`PushOptions`): How.
         token (`str`, *optional*): Of the user; a dry run may do without.
         api (`HfApi`): The client.
     """
 
-    def __init__(self, target: Target, record: PushRecord, options: Options, token: str | None, api: HfApi) -> None:
+    def __init__(
+        self, target: Target, record: PushRecord, options: PushOptions, token: str | None, api: HfApi
+    ) -> None:
         self.target, self.record, self.options = target, record, options
         self.token, self._api = token, api
         self._repo: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type, "token": token}
 
-    def push(self, files: Mapping[str, Content], leave: frozenset[str] = frozenset()) -> Commit:
+    def push(self, files: Mapping[str, Content], message: str, leave: frozenset[str] = frozenset()) -> Commit:
         """Make one commit of all these files.
 
         Args:
             files (`Mapping[str, Path or bytes]`): By their path in the repository.
+            message (`str`): The first line of the commit's, where the options have none.
             leave (`frozenset[str]`, *optional*): Those that later pushes do not delete.
 
         Raises:
@@ -121,7 +137,7 @@ class Pusher:
             head = self._make_place(remote)
             mark = uuid.uuid4().hex
             self.record.begin(self.target, mark, set(files) - leave)
-            oid, pr_url = self._commit(files, deleted, head, mark)
+            oid, pr_url = self._commit(files, deleted, head, self.options.commit_message or message, mark)
             self.record.finish(self.target, None if self.options.create_pr else oid)
         event("push", target=str(self.target), commit=oid, files=len(files), deleted=len(deleted))
         return Commit(self.target, remote, deleted, oid, pr_url)
@@ -217,12 +233,11 @@ class Pusher:
         return self.look().head
 
     def _create_repository(self) -> None:
-        self._api.create_repo(
-            **self._repo, private=self.options.private, exist_ok=True, space_sdk=self.options.space_sdk
-        )
+        sdk = _SPACE_SDK if self.target.repo_type == "space" else None
+        self._api.create_repo(**self._repo, private=self.options.private, exist_ok=True, space_sdk=sdk)
 
     def _commit(
-        self, files: Mapping[str, Content], deleted: list[str], head: str | None, mark: str
+        self, files: Mapping[str, Content], deleted: list[str], head: str | None, message: str, mark: str
     ) -> tuple[str, str | None]:
         additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
         place = {**self._repo, "revision": self.target.revision, "create_pr": self.options.create_pr}
@@ -234,7 +249,7 @@ class Pusher:
             try:
                 made = self._api.create_commit(
                     operations=[*additions, *(CommitOperationDelete(name, is_folder=False) for name in deleted)],
-                    commit_message=self.options.message,
+                    commit_message=message,
                     commit_description=f"hf-hybrid {__version__}, push {mark}",
                     parent_commit=head,
                     **place,

@@ -24,7 +24,7 @@ from .records import BUNDLE_NAME, MANIFEST_NAME, MODEL_NAME, STATE_NAME, RunFold
 Files = dict[str, Path | bytes]
 
 METRIC_FOLDER = Path(__file__).parent / "metrics" / "beir_cross_lingual"
-RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "card.json")
+RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json")
 _SECRETS = re.compile("|".join([*TOKENS, r"://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@"]).encode())
 UNSENT = "Nothing was sent."
 _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512

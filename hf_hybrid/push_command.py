@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from .hub import Pushed, check_repo_id, push_metric, push_run, push_study
 from .hub_card import card_options, write_card_folder
+from .hub_commit import PushOptions
 from .records import CardOptions
 
 _OF_CARDS = ("base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
@@ -75,19 +76,19 @@ def push(args: PushArguments) -> str | None:
 
 def _push(args: PushArguments) -> Pushed:
     assert args.repo_id is not None
-    options: dict[str, Any] = {
-        "private": not args.public,
-        "revision": args.revision,
-        "commit_message": args.commit_message,
-        "dry_run": args.dry_run,
-        "overwrite": args.overwrite,
-        "create_pr": args.create_pr,
-    }
+    options = PushOptions(
+        private=not args.public,
+        revision=args.revision,
+        commit_message=args.commit_message,
+        dry_run=args.dry_run,
+        overwrite=args.overwrite,
+        create_pr=args.create_pr,
+    )
     if args.metric:
-        return push_metric(args.repo_id, **options)
+        return push_metric(args.repo_id, options)
     if args.study:
-        return push_study(args.study, args.repo_id, licence=args.licence, **options)
-    return push_run(str(args.run), args.repo_id, unfinished=args.unfinished, card=_card(args), **options)
+        return push_study(args.study, args.repo_id, options, licence=args.licence)
+    return push_run(str(args.run), args.repo_id, options, unfinished=args.unfinished, card=_card(args))
 
 
 def _card(args: PushArguments) -> CardOptions:

@@ -6,6 +6,7 @@ to the files of its checkpoint, so the checkpoint may be deleted meanwhile.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shlex
@@ -23,6 +24,7 @@ from .cards import CARD_NAME, write_card
 from .events import event
 from .files import UNFINISHED
 from .hub import open_repository, push_files, push_run
+from .hub_commit import PushOptions
 from .hub_errors import HubError, without_token
 from .hub_files import RUN_FILES, Files, checkpoint_files, model_files
 from .manifest import checkpoints
@@ -66,7 +68,7 @@ class PushingTrainer(ResumableTrainer):
         problem = None
         if distributed.rank() == 0:
             try:
-                open_repository(self.args.output_dir, **self._destination())
+                open_repository(self.args.output_dir, self._repo_id(), self._push_options())
             except (OSError, ValueError) as error:  # whatever it is, the other processes wait for a word
                 passes = isinstance(error, HubError) and error.transient
                 if passes or (checkpoints(self.args.output_dir) and not anew):
@@ -111,22 +113,22 @@ class PushingTrainer(ResumableTrainer):
         """
         if kwargs:
             raise ValueError(f"push_to_hub does not take {min(kwargs)}: the card follows from the files of the run.")
-        if self.args.hub_model_id is None:
-            raise ValueError('push_to_hub: say where to, with hub_model_id="user/name" among the arguments.')
+        repo_id = self._repo_id()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder = Path(self.args.output_dir)
         self.save_model(str(folder / MODEL_NAME))
         if distributed.rank() != 0:
             return None
-        given = {"token": token, "revision": revision, "private": private}
-        destination = self._destination() | {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {"token": token, "revision": revision, "private": private}
+        given = {name: value for name, value in given.items() if value is not None}
+        options = dataclasses.replace(self._push_options(), commit_message=commit_message, **given)
         if not (folder / "run.json").exists():
             event(
                 "warning", logging.WARNING, problem="pushed without a card: run_training writes what it is made from"
             )
 
         def push() -> Any:
-            return push_files(folder, model_files(folder), message=commit_message or "Model", **destination)
+            return push_files(folder, model_files(folder), repo_id, options)
 
         if blocking:
             self._finish_current_push()
@@ -145,7 +147,7 @@ class PushingTrainer(ResumableTrainer):
         self._finish_current_push()
         folder = Path(self.args.output_dir)
         try:
-            push_run(folder, **self._destination())
+            push_run(folder, self._repo_id(), self._push_options())
         except (OSError, ValueError) as error:
             raise HubError(
                 f"The run is safe in {folder}; only its push did not go well. {self._said(error)} When that is "
@@ -167,7 +169,8 @@ class PushingTrainer(ResumableTrainer):
         if not self.is_world_process_zero() or strategy == HubStrategy.END or told_to_stop or skipped:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder, message = Path(self.args.output_dir), f"Training in progress, step {self.state.global_step}"
+        folder, repo_id = Path(self.args.output_dir), self._repo_id()
+        options = self._push_options(f"Training in progress, step {self.state.global_step}")
         try:
             snapshot = _snapshot(folder, Path(checkpoint_folder))
         except OSError as error:
@@ -178,7 +181,7 @@ class PushingTrainer(ResumableTrainer):
                 checkpoint = snapshot / Path(checkpoint_folder).name
                 state, stay = _training_state(strategy, checkpoint)
                 files = checkpoint_files(checkpoint) | state
-                push_files(snapshot, files, record=folder, message=message, stay=stay, **self._destination())
+                push_files(snapshot, files, repo_id, options, stay=stay, record=folder)
             finally:
                 shutil.rmtree(snapshot, ignore_errors=True)
 
@@ -197,14 +200,19 @@ class PushingTrainer(ResumableTrainer):
         if not self._stop.stops:
             self._pushes.wait()
 
-    def _destination(self) -> dict[str, Any]:
+    def _repo_id(self) -> str:
+        if self.args.hub_model_id is None:
+            raise ValueError('push_to_hub: say where to, with hub_model_id="user/name" among the arguments.')
+        return self.args.hub_model_id
+
+    def _push_options(self, commit_message: str | None = None) -> PushOptions:
         args = self.args
-        return {
-            "repo_id": args.hub_model_id,
-            "token": args.hub_token,
-            "private": args.hub_private_repo is not False,
-            "revision": args.hub_revision,
-        }
+        return PushOptions(
+            private=args.hub_private_repo is not False,
+            revision=args.hub_revision,
+            commit_message=commit_message,
+            token=args.hub_token,
+        )
 
     def _command(self) -> str:
         args = self.args

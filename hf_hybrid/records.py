@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from .files import delete_folder, replacing
+from .strict_json import loads
 
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
@@ -43,7 +44,7 @@ PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
 MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is left out there
 STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
 STATUSES = ("running", "finished", "interrupted", "failed")
-
+SCORE_GROUPS = ("monolingual", "cross_lingual", "multilingual", "bias")  # of `Scores`, in the order of tables
 
 _CHECKPOINT = re.compile(r"(damaged-)?checkpoint-\d+")
 
@@ -101,7 +102,7 @@ class CurveLine(TypedDict):
     train_time_s: float
     tokens: int
     energy_wh: float | None
-    measures: dict[str, float]  # "multilingual/MAP" and the others of `evaluation.flatten_scores`
+    measures: dict[str, float]  # "multilingual/MAP" and the others of `flatten_scores`
 
 
 class Share(TypedDict):
@@ -179,6 +180,18 @@ class CardOptions(TypedDict, total=False):
     carbon_intensity_g_per_kwh: float | None  # of the electricity that the run used
     carbon_intensity_source: str | None  # who says so, for which place and time
     pictures: bool | None  # False where none could be drawn: then the card refers to none
+
+
+def flatten_scores(scores: Scores) -> dict[str, float]:
+    """`{"multilingual/MAP": ..., "bias/rank_distance": ...}`: the settings and the bias, without the pairs.
+
+    Example:
+
+        >>> flatten_scores({"monolingual": {"MAP": 0.5}, "cross_lingual": {}, "multilingual": {}, "bias": {},
+        ...                 "pairs": {}, "num_queries": 1})
+        {'monolingual/MAP': 0.5}
+    """
+    return {f"{group}/{name}": value for group in SCORE_GROUPS for name, value in scores[group].items()}  # type: ignore[literal-required]
 
 
 class RunFolder:
@@ -303,7 +316,7 @@ class RunFolder:
     def _read(self, name: str, schema: type) -> Any:
         path = self.path / name
         try:
-            content = _loads(path.read_bytes())
+            content = loads(path.read_bytes().decode(), finite=True)
         except ValueError as error:
             raise ValueError(f"{path}: not a JSON file in UTF-8 ({error}).") from None
         found = content.pop("format", None) if isinstance(content, dict) else None
@@ -337,7 +350,7 @@ def _keep_lines(path: Path, schema: type, last_step: int) -> None:
 
 def _line(text: bytes, schema: type, place: str) -> Any:
     try:
-        line = _loads(text)
+        line = loads(text.decode(), finite=True)
     except ValueError as error:
         raise ValueError(f"{place}: expected a JSON object, got {text[:80]!r} ({error}).") from None
     if not isinstance(line, dict) or not isinstance(line.get("step", 0), int):
@@ -374,20 +387,6 @@ def _refuse_not_finite(value: Any, place: Path | str) -> None:
 
 def _dumps(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _loads(text: bytes) -> Any:
-    """Strict JSON in UTF-8; ValueError for whatever is wrong with it."""
-    try:
-        return json.loads(text.decode(), parse_float=_finite, parse_constant=_finite)
-    except RecursionError:
-        raise ValueError("too many levels in each other") from None
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is not a finite number")
-    return number
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -95,6 +95,11 @@ def run_training(
         return result
 
 
+def already_done(folder: RunFolder) -> str:
+    """What is said where nothing was trained."""
+    return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
+
+
 def run_log_level(args: HybridTrainingArguments) -> int:
     """`--log_level` as a number; by default what happens is told, by the first process."""
     if args.log_level == "passive":

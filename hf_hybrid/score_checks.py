@@ -1,4 +1,4 @@
-"""The scores of `eval.json`, from the values of single queries."""
+"""The scores of `eval.json`, from the values of single queries; and the end of `curve.jsonl`, which repeats them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 from .evidence import Evidence
 from .findings import UNKNOWN, Finding, compared, satisfied
 from .metrics.beir_cross_lingual import bias, ranking
-from .records import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores
+from .records import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores, flatten_scores
+from .reruns import RELATIVE_TOLERANCE, TOLERANCE
 from .tally import POOL
 
 _MOST_ROW_BYTES = 1024  # a row has some twenty numbers, two languages and an id
@@ -42,6 +43,7 @@ def check_scores(evidence: Evidence) -> Iterator[Finding]:
         told = {**scores, "bias": {key: value for key, value in scores["bias"].items() if key not in unknown}}
         yield from compared("scores", f"eval.json: {when}", expected, told)
         yield from _check_asked(evaluation["evaluated"], expected, when)
+    yield from _check_last_point(evidence)
 
 
 def _check_size(evaluation: Evaluation, scores: Scores, when: str) -> Iterator[Finding]:
@@ -115,3 +117,17 @@ def _check_asked(evaluated: Mapping[str, Any], scores: Scores, when: str) -> Ite
     known = {f"{query}-{passage}" for query in languages for passage in evaluated["languages"]}
     told = f"has pairs of other languages than {', '.join(evaluated['languages'])}"
     yield satisfied("scores", f"eval.json: {when}: pairs", set(scores["pairs"]) <= known, told)
+
+
+def _check_last_point(evidence: Evidence) -> Iterator[Finding]:
+    """An evaluation on the way after the last step was of the finished model, unless an earlier one was taken."""
+    config, after = evidence.run["config"], evidence.evaluation["after"]
+    if after is None or config["load_best_model_at_end"]:
+        return
+    on_cpu = config["use_cpu"] or not evidence.run["environment"]["devices"]
+    at_once = sum(event["event"] == "start" for event in evidence.events) == 1  # else perhaps by other processes
+    near = {} if on_cpu and at_once else {"relative": RELATIVE_TOLERANCE, "absolute": TOLERANCE}
+    for number, point in enumerate(evidence.curve, start=1):
+        if point["step"] == config["max_steps"]:
+            place = f"curve.jsonl, line {number}: measures"
+            yield from compared("scores", place, flatten_scores(after), point["measures"], **near)

@@ -140,12 +140,18 @@ def open_corpora(
 
     Without an evaluation corpus it is made of items held out of the training corpus: a share of them, or from 1 on
     their number.  Languages are comma-separated codes.
+
+    Raises:
+        ValueError: When a corpus is not what it should be, or the two are the same.
     """
     options: dict[str, Any] = {"on_bad_row": on_bad_row, "cache_dir": cache_dir}
     train = load_corpus(train_corpus, corpus_format, split_codes(languages), **options)
     wanted = split_codes(eval_languages)
     if eval_corpus is not None:
-        return train, load_corpus(eval_corpus, eval_corpus_format, wanted, **options)
+        other = load_corpus(eval_corpus, eval_corpus_format, wanted, **options)
+        if other.fingerprint == train.fingerprint:
+            raise ValueError("--eval_corpus is the training corpus: leave it out to evaluate on items held out of it.")
+        return train, other
     train, held = train.split(held_out=int(held_out) if float(held_out).is_integer() else held_out)
     return train, held.select_languages(wanted) if wanted else held
 

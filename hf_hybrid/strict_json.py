@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 
-def loads(text: str) -> Any:
+def loads(text: str, finite: bool = False) -> Any:
     """What a JSON text says.
+
+    Args:
+        text (`str`): The text.
+        finite (`bool`, *optional*, defaults to `False`): Refuse numbers that are not finite as well, which JSON does
+            not have: files of other programs do have them, also where nobody reads them; ours do not.
 
     Raises:
         json.JSONDecodeError: if it is not JSON, has a key twice in an object, or more levels than can be read.
@@ -23,7 +29,7 @@ def loads(text: str) -> Any:
     start = 0 if text[:1] == "{" else len(text) - len(text.lstrip())
     try:
         # `decode` looks for white space with two regular expressions, which takes as long as all else
-        found, end = _DECODER.raw_decode(text, start)
+        found, end = (_FINITE_DECODER if finite else _DECODER).raw_decode(text, start)
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError):  # the latter of an integer with more than 4,300 digits
@@ -72,4 +78,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise json.JSONDecodeError(f"{text} is not a finite number", "", 0)
+    return number
+
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
+_FINITE_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)

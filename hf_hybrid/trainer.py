@@ -30,12 +30,12 @@ from . import distributed, vocabulary
 from .arguments import CACHE_DIR, HybridTrainingArguments
 from .collator import HybridCollator, HybridInputs, StepDataset, hard_negatives
 from .encoder import HybridEncoder
-from .evaluation import evaluate_retrieval, flatten_scores
+from .evaluation import evaluate_retrieval
 from .identity import describe_batch, model_name, run_identity
 from .losses import contrastive_loss, mean_cosine
 from .memory import Chunking
 from .pushing import PushingTrainer
-from .records import Scores
+from .records import Scores, flatten_scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 from .schedule import HybridSchedule
 from .token_cache import TokenCache

@@ -27,7 +27,7 @@ from hf_hybrid.mlm_model import MaskedLanguageModel
 from hf_hybrid.mlm_trainer import MlmTrainer
 from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.runs import run_log_level, run_training
+from hf_hybrid.runs import already_done, run_log_level, run_training
 from hf_hybrid.sources import open_corpora
 
 STARTED_AT = time.perf_counter()
@@ -69,8 +69,6 @@ def main() -> None:
             started_at=STARTED_AT,
         )
         plan = trainer.schedule.summary()
-        if train_corpus.fingerprint == eval_corpus.fingerprint:
-            raise ValueError("--eval_corpus is the training corpus: leave it out to evaluate on items held out of it.")
     say = print if trainer.is_world_process_zero() else lambda *_: None
     say(f"devices: {args.world_size} x {args.device}, {trainer.distributed_strategy()['type']}")
     say(f"training corpus: {train_corpus!r}")
@@ -101,11 +99,8 @@ The model:        {folder.path}/model        loads with AutoModel, SentenceTrans
 The scores:       {folder.path}/eval.json    as a retriever, all pairs of languages
 The cost:         {folder.path}/resources.json, .jsonl
 What was run:     {folder.path}/run.json
+The model card:   {folder.path}/README.md    and beside it bundle/, which recipes/verify.py checks
 Next: accelerate launch recipes/train.py --model_name_or_path {folder.path}/model --train_corpus ... fine-tunes it."""
-
-
-def already_done(folder: RunFolder) -> str:
-    return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 from transformers import set_seed
@@ -24,7 +25,7 @@ from hf_hybrid.evaluation import scores_table
 from hf_hybrid.like import differences, read_run_like, settings_like
 from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.runs import run_log_level, run_training
+from hf_hybrid.runs import already_done, run_log_level, run_training
 from hf_hybrid.sources import open_corpora
 
 STARTED_AT = time.perf_counter()
@@ -37,6 +38,7 @@ FLAGS = {
 
 def main() -> None:
     # Arguments
+    read_run = cache(read_run_like)  # of --like: once, for on the Hub it may be another one the next moment
     named = {word.split("=")[0].lstrip("-").replace("-", "_") for word in sys.argv if word.startswith("--")}
     chosen = named & {"train_corpus", "model_name_or_path"}
     with explained_errors("train.py"):
@@ -44,7 +46,7 @@ def main() -> None:
             [ModelArguments, DataArguments, HybridTrainingArguments],
             default_config=None if chosen else DEFAULT_CONFIG,
             flags=FLAGS,
-            read_like=lambda name: settings_like(read_run_like(name)),
+            read_like=lambda name: settings_like(read_run(name)),
         )
         if "train_corpus" in named and model_args.model_name_or_path is None and not (rest.config or rest.like):
             raise ValueError(
@@ -68,15 +70,13 @@ def main() -> None:
             started_at=STARTED_AT,
         )
         plan = trainer.schedule.summary()
-        if train_corpus.fingerprint == eval_corpus.fingerprint:
-            raise ValueError("--eval_corpus is the training corpus: leave it out to evaluate on items held out of it.")
     say = print if trainer.is_world_process_zero() else lambda *_: None
     say(f"devices: {args.world_size} x {args.device}, {trainer.distributed_strategy()['type']}")
     say(describe(train_corpus, "training corpus"))
     say(describe(eval_corpus, "evaluation corpus"))
     say(plan)
     if rest.like:
-        say(compared_with(rest.like, trainer))
+        say(compared_with(rest.like, differences(read_run(rest.like), trainer.identity())))
     if rest.dry_run:
         say(trainer.schedule.preview())
         return
@@ -97,9 +97,8 @@ def describe(corpus: ParallelCorpus, role: str) -> str:
     return f"{role}: {corpus!r}" + (f"; noticed: {noticed}" if noticed else "")
 
 
-def compared_with(name: str, trainer: HybridTrainer) -> str:
+def compared_with(name: str, differs: list[str]) -> str:
     """Whether this is the run that was named, and if not, why."""
-    differs = differences(read_run_like(name), trainer.identity())
     return f"not the run of {name}: {'; '.join(differs)}" if differs else f"the same run as that of {name}"
 
 
@@ -112,11 +111,8 @@ def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:
 The scores:       {folder.path}/eval.json    all pairs of languages
 The cost:         {folder.path}/resources.json, .jsonl
 What was run:     {folder.path}/run.json
+The model card:   {folder.path}/README.md    and beside it bundle/, which recipes/verify.py checks
 Next: recipes/README.md trains on your own corpus and from a checkpoint; --help lists every option."""
-
-
-def already_done(folder: RunFolder) -> str:
-    return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
 
 
 def wire_words(trainer: HybridTrainer) -> str:

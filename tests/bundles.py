@@ -25,6 +25,8 @@ OPTIONS: dict[str, Any] = {
     "mix": "mono=1,cross=1",
     "logging_steps": 3,  # so that the last line is written at the end of training
     "save_steps": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 2,  # where a line of the log ends, and in between
 }
 
 
@@ -64,7 +66,11 @@ def finished_run(root: Path, killed_after: int | None = None, fails_first: bool 
 def _add_energy(folder: Path) -> None:
     """What a meter would have left: half a watt hour for each line."""
     lines = [json.loads(line) | {"energy_wh": 0.5} for line in (folder / "resources.jsonl").read_text().splitlines()]
-    (folder / "resources.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    for point in curve:
+        point["energy_wh"] = 0.5 * sum(line["step"] <= point["step"] for line in lines)
+    for name, content in (("resources.jsonl", lines), ("curve.jsonl", curve)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in content))
     change(folder / "run.json", {"config.energy": "rapl"})
     change(folder / "resources.json", {"energy_wh": 0.5 * len(lines), "energy_source": "rapl"})
 

@@ -14,9 +14,9 @@ import torch
 
 from hf_hybrid import approximate, search
 from hf_hybrid.approximate import FaissPool
-from hf_hybrid.evaluation import evaluate_retrieval, flatten_scores
+from hf_hybrid.evaluation import evaluate_retrieval
 from hf_hybrid.judgements import Relevant
-from hf_hybrid.records import Scores
+from hf_hybrid.records import Scores, flatten_scores
 from hf_hybrid.search import Block, DensePool
 from tests.toys import toy_corpus, toy_encoder
 

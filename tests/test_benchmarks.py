@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,16 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def throughput(measuring: ModuleType) -> ModuleType:
     return importlib.import_module("train_throughput")
+
+
+def test_the_readme_has_a_row_for_each_script() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+\.py)` \|", readme, flags=re.MULTILINE)
+    scripts = [
+        path.name for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    ]
+    assert len(scripts) > 8
+    assert sorted(rows) == sorted(scripts)
 
 
 def rows_of(script: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:

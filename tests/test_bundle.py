@@ -65,6 +65,7 @@ def test_the_bundle_of_a_resumed_run_has_all_that_it_must_have_and_passes(first:
     assert bundle == first / "bundle"
     assert files_of(bundle) == [
         "README.md",
+        "curve.jsonl",
         "eval.json",
         "evaluations/after/per_query.parquet",
         "events.jsonl",

@@ -21,6 +21,7 @@ from hf_hybrid.bundle import files_of
 from hf_hybrid.cards import card_text
 from hf_hybrid.files import sha256
 from hf_hybrid.hub import push_metric, push_run, push_study
+from hf_hybrid.hub_commit import PushOptions
 from hf_hybrid.hub_errors import HubError, asked_wait_s, careful_client
 from hf_hybrid.hub_files import METRIC_FOLDER, model_files, published_files, refuse_secrets
 from hf_hybrid.hub_record import PushRecord, Target
@@ -85,8 +86,9 @@ def test_what_is_published_is_the_layout(run: Path) -> None:
     (run / "not_finite" / "step-1.json").write_text("{}")
     (run / "model" / "optimizer.pt").write_bytes(b"the manifest does not list it")
     (run / "evaluations" / "notes.txt").write_text("mine")
+    (run / "curve.jsonl").write_text('{"step": 4}\n')  # where a run was evaluated on the way
     found = published_files(run)
-    assert set(found) == LAYOUT - HUBS_OWN
+    assert set(found) == LAYOUT - HUBS_OWN | {"curve.jsonl"}
     assert all(content == run / "model" / name for name, content in found.items() if name in MODEL)
     assert {f"bundle/{name}" for name in files_of(run / "bundle")} == BUNDLE - {"bundle/manifest.json"}
 
@@ -125,7 +127,10 @@ def test_records_are_published_without_secrets_and_places(run: Path, hub: HubSer
 
 def test_a_run_that_goes_on_leaves_its_former_bundle_out(run: Path, hub: HubServer) -> None:
     changed(run / "run.json", lambda found: found.update(status="interrupted"))
-    for pushed in (push_run(run, REPO, unfinished=True, dry_run=True), push_run(run, REPO, unfinished=True)):
+    for pushed in (
+        push_run(run, REPO, PushOptions(dry_run=True), unfinished=True),
+        push_run(run, REPO, unfinished=True),
+    ):
         assert set(pushed.sizes) == LAYOUT - BUNDLE - HUBS_OWN
     assert files(hub) == LAYOUT - BUNDLE
     assert (run / "bundle").is_dir()
@@ -142,7 +147,7 @@ def test_a_run_that_lacks_a_record_is_explained(name: str, said: str, run: Path,
     (run / name).unlink()
     for dry_run in (True, False):
         with pytest.raises(HubError, match=said):
-            push_run(run, REPO, dry_run=dry_run)
+            push_run(run, REPO, PushOptions(dry_run=dry_run))
     answer = push_command(run, "--repo_id", REPO)
     assert answer.status == 2
     assert "Traceback" not in answer.printed
@@ -155,7 +160,7 @@ def test_a_run_that_lacks_a_record_is_explained(name: str, said: str, run: Path,
 def test_a_dry_run_tells_the_sizes_of_what_would_be_pushed(run: Path, hub: HubServer) -> None:
     card: CardOptions = {"licence": "apache-2.0", "base_model": "user/base"}
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    dry = push_run(run, REPO, dry_run=True, card=card)
+    dry = push_run(run, REPO, PushOptions(dry_run=True), card=card)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     assert dry.sizes == push_run(run, REPO, card=card).sizes
     assert dry.sizes["bundle/card.json"] == dry.sizes["card.json"]
@@ -231,9 +236,9 @@ def test_a_token_in_an_answer_is_not_shown(run: Path, hub: HubServer, capsys: py
     hub.tokens[odd] = "user"
     hub.fail("commit", status=403, message=f"{odd} and {TOKEN} may not, see https://s3/x?X-Amz-Signature=abcdef0123")
     with pytest.raises(HubError, match=r"\*\*\* and \*\*\* may not, see .*Signature=\*\*\*") as caught:
-        push_run(run, REPO, token=odd)
+        push_run(run, REPO, PushOptions(token=odd))
     assert caught.value.__cause__ is None
-    push_run(run, REPO, token=odd)
+    push_run(run, REPO, PushOptions(token=odd))
     assert leaks_of(odd, run) == []
 
 
@@ -294,10 +299,10 @@ def test_only_what_pushes_have_put_there_is_deleted(run: Path, hub: HubServer) -
     put(hub, "theirs.txt", b"hi")
     put(hub, "pictures/c.png", b"\x89PNG")
     (run / "pictures" / "a.png").unlink()
-    dry = push_run(run, REPO, dry_run=True)
+    dry = push_run(run, REPO, PushOptions(dry_run=True))
     assert dry.commit.deleted == ["bundle/pictures/a.png", "pictures/a.png"]
     assert "not go well now" in dry.describe()
-    pushed = push_run(run, REPO, overwrite=True)
+    pushed = push_run(run, REPO, PushOptions(overwrite=True))
     assert pushed.commit.deleted == dry.commit.deleted
     assert files(hub) == LAYOUT | {"theirs.txt", "bundle/pictures/b.png", "pictures/b.png", "pictures/c.png"}
     shutil.rmtree(run / "pictures")
@@ -318,24 +323,24 @@ def test_a_repository_made_by_hand_is_empty_until_somebody_commits(run: Path, hu
 
 
 def test_a_branch_is_made_and_then_guarded_like_main(run: Path, hub: HubServer) -> None:
-    push_run(run, REPO, revision="trial")
+    push_run(run, REPO, PushOptions(revision="trial"))
     assert (files(hub), files(hub, "trial")) == (HUBS_OWN, LAYOUT)
     push_run(run, REPO)
     put(hub, "theirs.txt", b"hi")
     shutil.rmtree(run / "bundle")
-    push_run(run, REPO, revision="second")
+    push_run(run, REPO, PushOptions(revision="second"))
     assert files(hub, "second") == LAYOUT - BUNDLE | {"theirs.txt"}, "a copy of main, less what is gone of ours"
     assert files(hub, "trial") == LAYOUT
     put(hub, "theirs.txt", b"hi", "trial")
     with pytest.raises(HubError, match=r"user/name \(trial\): its newest commit is"):
-        push_run(run, REPO, revision="trial")
+        push_run(run, REPO, PushOptions(revision="trial"))
 
 
 def test_a_proposal_leaves_the_branch_alone(run: Path, hub: HubServer) -> None:
     api(hub, OTHERS).create_repo("guest/name", private=False)
     with pytest.raises(HubError, match=r"This token may not write there.*403"):
         push_run(run, "guest/name")
-    pushed = push_run(run, "guest/name", create_pr=True)
+    pushed = push_run(run, "guest/name", PushOptions(create_pr=True))
     assert pushed.commit.pr_url is not None
     assert pushed.commit.pr_url.endswith("guest/name/discussions/1")
     assert pushed.commit.pr_url in pushed.describe()
@@ -343,7 +348,7 @@ def test_a_proposal_leaves_the_branch_alone(run: Path, hub: HubServer) -> None:
     assert files(hub, "refs/pr/1", repo_id="guest/name") == LAYOUT
     assert PushRecord(run / "hub.json").entry(Target("guest/name", endpoint=hub.url))["commit"] is None
     hub.fail("commit", action="drop_after")
-    again = push_run(run, "guest/name", create_pr=True)
+    again = push_run(run, "guest/name", PushOptions(create_pr=True))
     assert again.commit.pr_url == f"{pushed.commit.pr_url[:-1]}2"
     assert sorted(name for name in hub.repo("guest/name").refs if "/pr/" in name) == ["refs/pr/1", "refs/pr/2"]
 
@@ -439,7 +444,7 @@ def test_evaluate_loads_the_metric_from_its_space(
     """Under its own name and others, of which a module is made."""
     monkeypatch.setenv("HF_HYBRID_CACHE", str(tmp_path / "cache"))
     for slug in ("beir_cross_lingual", "my-measures"):
-        pushed = push_metric(f"user/{slug}", private=False)
+        pushed = push_metric(f"user/{slug}", PushOptions(private=False))
         found = hub.repo(f"user/{slug}", "space").files()
         expected = {path.name for path in METRIC_FOLDER.iterdir() if path.is_file()}
         assert set(found) == expected - {"beir_cross_lingual.py"} | {f"{slug}.py", ".gitattributes"}

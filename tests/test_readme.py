@@ -74,7 +74,7 @@ def run(folder: Path, command: str) -> str:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    recipes = (f"recipes/{name}.py" for name in ("train", "mlm", "eval", "push", "verify"))
+    recipes = (f"recipes/{name}.py" for name in ("train", "mlm", "eval", "push", "verify", "scale", "report"))
     known = {*of_kind("make", "pip", *recipes), *of_kind(".venv/bin/pre-commit", "venv")}
     assert len(ALL) > 12
     assert [command for _, command in ALL if command not in known] == []
@@ -151,6 +151,17 @@ def test_language_modelling_runs(command: str, folder: Path) -> None:
         return
     options = SMALLER.replace("--max_steps 2", "--block_length 16")  # the other run had few tokens
     assert "monolingual/MAP" in run(folder, f"{command} {options} --overwrite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", of_kind("recipes/scale.py"))
+def test_studies_are_listed_and_planned(command: str, folder: Path) -> None:
+    if "--plan" in command:
+        (folder / "MACHINE.yaml").write_text("name: 4 x L40S\nmemory_per_device_gib: 44\nmatrix_tflops: 180\n")
+        assert "step time" in run(folder, f"{command} --runs runs/sample-hybrid")
+        return
+    smaller = "--study_dir runs/small --arms zero_shot,mono --languages 1,2 --seeds 1 --order de,en"
+    assert "mono-L2-seed1" in run(folder, f"{command} {smaller}{' --list' * ('--list' not in command)}")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def test_a_run_leaves_what_the_readme_says(quick: list[object], tmp_path: Path) 
     found = run_recipe(*quick, "--output_dir", tmp_path, "--disable_tqdm", "true")
     planned, table = found.stdout.index("plan: 3 steps"), found.stdout.index("monolingual/MAP")
     assert found.stdout.index("training corpus: ParallelCorpus(") < planned < table < found.stdout.index("Next: ")
+    told = [
+        line.partition(f"{tmp_path}/")[2] for line in found.stdout.splitlines() if line.startswith(("The ", "What "))
+    ]
+    names = [name for line in told for name in re.findall(r"^[\w.]+|\bbundle\b", line)]
+    assert {*names} == {"model", "eval.json", "resources.json", "run.json", "README.md", "bundle"}
+    assert [name for name in names if not (tmp_path / name).exists()] == []
     folder = RunFolder(tmp_path)
     run, scores, resources = folder.read_run(), folder.read_eval(), folder.read_resources()
     assert run["status"] == "finished"

@@ -219,7 +219,8 @@ def test_a_bad_line_before_the_last_is_refused_with_its_number(folder: RunFolder
         (b'{"step": "1"}', "a whole number as its step"),
         (b'{"step": 1}', r"missing \['cell', "),
         (b'{"loss": NaN}', "NaN is not a finite number"),
-        (b"[" * 100_000, "too many levels"),
+        (b"[" * 100_000, "more levels or digits than can be read"),
+        (b'{"step": 1, "step": 2}', "key 'step' twice in one object"),
     ],
 )
 def test_a_line_that_this_program_does_not_write_is_refused(folder: RunFolder, line: bytes, message: str) -> None:

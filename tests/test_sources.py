@@ -28,6 +28,7 @@ from hf_hybrid.sources import (
     from_preset,
     from_xquad_r,
     load_corpus,
+    open_corpora,
 )
 
 QUERY, PASSAGE = ParallelCorpus.QUERY, ParallelCorpus.PASSAGE
@@ -188,6 +189,16 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         load_corpus(tmp_path, corpus_format="csv")
     with pytest.raises(ValueError, match=r"neither a folder nor a preset \(did you mean 'xquad'\?\)"):
         load_corpus("xquadd")
+
+
+def test_a_run_is_not_evaluated_on_what_it_is_trained_on(tmp_path: Path) -> None:
+    first, same = (
+        write_folder(tmp_path / name, {"en": [item("1"), item("2")], "de": [item("1", "de")]}) for name in "ab"
+    )
+    with pytest.raises(ValueError, match=r"--eval_corpus is the training corpus: leave it out"):
+        open_corpora(first, same)
+    train, evaluated = open_corpora(first, same, eval_languages="en")
+    assert (train.languages, evaluated.languages) == (("de", "en"), ("en",))
 
 
 # The cache
