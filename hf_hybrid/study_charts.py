@@ -382,7 +382,7 @@ def _chosen() -> Any:
 def _y(field: str, title: str, from_zero: bool) -> Any:
     import altair as alt
 
-    scale = alt.Scale(domainMin=0) if from_zero else alt.Scale(zero=False)
+    scale = alt.Scale(domainMin=0, nice=True) if from_zero else alt.Scale(zero=False)
     axis = alt.Axis(labelExpr=_PLAIN_NUMBERS) if from_zero else alt.Axis(format=".2f")
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
 
