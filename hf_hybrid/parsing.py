@@ -92,7 +92,8 @@ def parse_arguments(
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
-    parser.refuse_unknown(given, "command line", "--")
+    names = [name for name in given if " " not in name]  # else it is a value, as in --train_options "--bf16 true"
+    parser.refuse_unknown(names, "command line", "--")
     config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     settings: Mapping[str, Any] = {}
     if read_like is not None and config.like:

@@ -19,7 +19,7 @@ def prediction_table(prediction: Prediction) -> str:
         ("cost", found.cost, hardware.currency),
     ]
     head = (
-        f"{work.languages} languages, {work.steps} steps of {work.batch_size:g} queries, "
+        f"{work.languages} languages, {work.steps} steps of {work.batch_size:,.0f} queries, "
         f"{work.model.parameters / 1e6:,.1f} million weights, {work.num_devices} x {hardware.name}; "
         f"learned from {found.num_runs} runs"
     )

@@ -53,6 +53,8 @@ def answer(report: Report) -> list[str]:
     growth = {name: at(fits, "growth", name, "hybrid", "sentence") for name in (time, memory, _BEST)}
     cost = "target/train_time_s" if at(fits, "ratios", "target/train_time_s", pair) else time
     against = [_ratio(at(fits, "ratios", name, pair)) for name in (cost, memory)]
+    if cost.startswith("target/") and (aim := report.study["budget"]["target"]):
+        against.append(f"the target is {aim['measure']} = {aim['value']:g}")
     better = [found["sentence"] for found in (at(fits, "differences", _BEST, pair) or [])[-1:]]  # at the largest L
     found = [
         _joined("With hybrid batches, ", [growth[time], growth[memory]]),

@@ -180,6 +180,8 @@ def test_seeds_are_a_number_or_a_list() -> None:
     assert StudyArguments(seeds="3").seed_list == [1, 2, 3]
     assert StudyArguments(seeds="7,5").seed_list == [5, 7]
     assert StudyArguments(seeds="7,").seed_list == [7]
+    for words in (["--train_options", "--bf16 true"], ["--train_options=--bf16 true"]):
+        assert parse_arguments([StudyArguments], words)[0].words_of("train_options") == {"bf16": "true"}
     with pytest.raises(ValueError, match="expected --option value"):
         StudyArguments(train_options="max_steps 3").words_of("train_options")
 

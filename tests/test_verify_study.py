@@ -34,6 +34,7 @@ from tests.test_scale_recipe import asked, run_here
 
 FAILED = "mlm-L1-seed1"  # and mlm-L2-seed1 was not begun
 PROFILE = Path(__file__).parents[1] / "benchmarks" / "step_profile.json"
+STUDIES = sorted(path.parent for path in PROFILE.parent.glob("studies/*/study.json"))
 OF_THE_REPORT = ("figures", "page")  # which take longer than all others
 
 
@@ -113,6 +114,14 @@ def test_a_study_and_its_copy_pass_and_most_of_them_is_known(study: Path, copy: 
     both = {"study.json: tokens", "study.json: corpus", *of_runs}
     assert sorted(unknown[study]) == sorted(both | {"manifest.json", "cells/*/eval.json: after: bias: MRC@10"})
     assert sorted(unknown[copy]) == sorted(both | {"cells/*/eval.json: after"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_the_studies_that_were_run_pass(path: Path) -> None:
+    found = verify(path)
+    assert [finding for finding in found if finding.status == WRONG] == []
+    assert {finding.check for finding in found if finding.status == OK} >= {*STUDY_CHECKS} - {"page"}
 
 
 def test_every_number_of_table_and_fits_is_worked_out_again(copy: Path) -> None:
