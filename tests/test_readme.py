@@ -191,10 +191,9 @@ def test_the_first_screens_of_the_readme() -> None:
 
 
 def test_the_answer_is_that_of_the_study() -> None:
-    told, report = (
-        re.findall(r"^\d\. (.*?\.)$(?=\n\n|\n\d\.)", (REPOSITORY / name).read_text(encoding="utf-8"), flags=re.M | re.S)
-        for name in ("README.md", "benchmarks/studies/sample/report.md")
-    )
+    numbered = re.compile(r"^\d\. (.*?\.)$(?=\n\n|\n\d\.)", flags=re.M | re.S)
+    names = ("README.md", "benchmarks/studies/sample/report.md")
+    told, report = (numbered.findall((REPOSITORY / name).read_text(encoding="utf-8")) for name in names)
     assert len(report) == 3
     assert [" ".join(sentence.split()) for sentence in told[:3]] == report
 
