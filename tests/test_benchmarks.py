@@ -149,8 +149,8 @@ def test_train_throughput_does_the_same_work_on_both_sides(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_gradcache_memory_measures_chunks_beside_the_whole(tmp_path: Path) -> None:
-    arguments = ["--batch_sizes", "8", "--steps", "1", "--peer_mini_batch", "2", "--loss_batch_sizes", "256,8192"]
-    loss, large_loss, row = rows_of("gradcache_memory.py", tmp_path, *TINY, *arguments, "--embedding_size", "8")
+    arguments = ["--batch_sizes", "8", "--steps", "1", "--peer_mini_batch", "2", "--loss_batch_sizes", "16384"]
+    loss, row = rows_of("gradcache_memory.py", tmp_path, *TINY, *arguments, "--embedding_size", "8")
     assert row["sides"] == ["plain", "ours", "peer"]
     assert row["plain"]["chunk_tokens"] is None
     assert row["ours"]["chunk_tokens"] == 2 * (QUERY + LONG)
@@ -159,6 +159,5 @@ def test_gradcache_memory_measures_chunks_beside_the_whole(tmp_path: Path) -> No
     assert losses["plain"] > 0.1
     assert losses["difference"] <= 1e-4
     assert row["plain"]["tokens"] == row["ours"]["tokens"] == row["peer"]["tokens"] >= 8 * (QUERY + SHORT)
-    assert loss["batch_size"] == 256
-    assert large_loss["score_matrix_gib"] == 0.25
-    assert 0 < large_loss["ours"]["memory_gib"] < 0.15
+    assert loss["score_matrix_gib"] == 1.0
+    assert 0 < loss["ours"]["memory_gib"] < 0.6
