@@ -18,10 +18,15 @@ def limits(files: CardFiles) -> list[Markdown]:
     """What the figures do not say."""
     run, model, source = files.run, files.model, files.run["corpus"].get("source") or {}
     most = {"length": model.get("max_length"), "query_length": _told(files, "max_query_length")}
+    counts = run["corpus"].get("texts")  # absent in files of before it was written down
+    most |= {"cut": f"{counts['truncated_texts']:,}", "texts": f"{counts['texts']:,}"} if counts else {}
+    of_pairs = bool(model) and run["mix"] != "mlm"
     estimated = files.resources is not None and files.resources["energy_source"] in ESTIMATES
     conditions = {
         "Texts are cut at {length} tokens, queries in training at {query_length}; how many texts that cut is not "
-        "recorded here.": bool(model) and run["mix"] != "mlm",
+        "recorded here.": of_pairs and not counts,
+        "Texts are cut at {length} tokens, queries in training at {query_length}, which cut {cut} of the {texts} "
+        "training texts.": of_pairs and bool(counts),
         "Texts are cut at {length} tokens; in training none was.": bool(model) and run["mix"] == "mlm",
         "It was trained once, with seed {seed}: how much scores vary from seed to seed was not measured.": True,
         "Not measured: other domains, long documents, misspelt text, several languages in one text, and social bias "

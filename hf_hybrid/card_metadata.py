@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
@@ -34,6 +35,7 @@ _LICENCES = (
     "gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql "
     "ofl-1.1 ncsa unlicense zlib pddl lgpl-lr unknown other"
 )
+_LICENCES_PAGE = "https://huggingface.co/docs/hub/repositories-licenses"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SCORE_DIGITS = 6
 
@@ -210,6 +212,26 @@ def licence_fields(licence: str | None) -> dict[str, str]:
         return {}
     name = re.sub(r"[^a-z0-9.+]+", "-", plain(licence).lower()).strip("-")
     return {"license": name} if name in _LICENCES.split() else {"license": "other", "license_name": name or "unnamed"}
+
+
+def doubts(licence: str | None, base_model: str | None) -> list[str]:
+    """What is to be told of options that the Hub takes, and that yet may be mistakes.
+
+    Example:
+
+        >>> doubts("apache2", "user/base")
+        ['licence apache2 is none that the Hub knows: its card says other, named apache2. Did you mean apache-2.0?']
+        >>> doubts("mit", "bert")
+        ['base_model bert has no namespace: most models on the Hub are called user/bert.']
+    """
+    told = []
+    if name := licence_fields(licence).get("license_name"):
+        near = get_close_matches(name, _LICENCES.split(), n=1)
+        asked = f"Did you mean {near[0]}?" if near else f"Those it knows are listed at {_LICENCES_PAGE}."
+        told.append(f"licence {licence} is none that the Hub knows: its card says other, named {name}. {asked}")
+    if base_model and "/" not in base_model:
+        told.append(f"base_model {base_model} has no namespace: most models on the Hub are called user/{base_model}.")
+    return told
 
 
 def training_data(files: CardFiles) -> list[str]:

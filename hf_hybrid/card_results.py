@@ -43,7 +43,7 @@ def results(files: CardFiles) -> dict[str, Any]:
         "precision": files.precision,
         "num_queries": f"{found['num_queries']:,}",
         "num_languages": len(languages_of(found)),
-        "compared": before is not None,
+        "when": [name for name, scores in (("before", before), ("after", after)) if scores is not None],
         "measure": measure,
         "settings": _settings_table(before, after),
         "languages": _language_table(after, measure) if after and after["pairs"] and measure else None,
@@ -63,10 +63,12 @@ def has_pictures(files: CardFiles) -> bool:
 def _settings_table(before: Scores | None, after: Scores | None) -> Markdown:
     flat = [_flat(scores) for scores in (before, after)]
     measures = list(dict.fromkeys(name for found in flat for _, name in found))
-    rows = []
-    for setting, title in SETTINGS.items():
-        keys = [(setting, name) for name in measures]
-        rows.append([title, *(_arrow(flat[0].get(key), flat[1].get(key), key[1]) for key in keys)])
+
+    def cell(key: tuple[str, str]) -> Any:
+        first, second = (found.get(key) for found in flat)
+        return score(first, key[1]) if after is None else _arrow(first, second, key[1])
+
+    rows = [[title, *(cell((setting, name)) for name in measures)] for setting, title in SETTINGS.items()]
     return table(["Setting", *measures], rows)
 
 

@@ -16,6 +16,8 @@ _KINDS = {
     "pool": "queries in one language, passages of each item in several",
     "mixed": "each query and each passage in a language of its own",
 }
+# Model types whose AutoModel has a dense layer over the first token's state; a test holds it against transformers.
+_WITH_POOLER = ("albert", "bert", "camembert", "ernie", "mpnet", "rembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 _ENERGY = {
     "nvml": "measured by the meters of the GPUs (NVML), without the host",
     "rapl": "measured by the meters of the processors (RAPL), without memory and the rest of the machine",
@@ -93,6 +95,7 @@ def code(files: CardFiles) -> dict[str, Any]:
         "max_length": model.get("max_length"),
         "pooling": model.get("pooling"),
         "normalize": model.get("normalize"),
+        "unused_pooler": model.get("architecture") in _WITH_POOLER and model["pooling"] != "pooler",
         "plain_states": bool(model) and not _has_projection(model),  # what AutoModel gives needs only pooling
     }
 

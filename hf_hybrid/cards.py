@@ -110,6 +110,7 @@ def card_text(folder: str | os.PathLike[str]) -> str:
         "unfinished": None if files.run["status"] == "finished" else files.run["status"],
         "num_languages": f"{len(files.languages)} language{'s' if len(files.languages) != 1 else ''}",
         "facts": card_sections.facts(files),
+        "place": None if files.options.get("repo_id") else files.folder,
         "code": card_sections.code(files),
         "results": results(files),
         "training": card_sections.training(files),
@@ -220,7 +221,7 @@ def _again(files: CardFiles) -> Markdown:
     """Commands that start the run again, and check what it left."""
     repo = files.options.get("repo_id")
     name = word(files.name if repo else files.folder)
-    start = f"accelerate launch recipes/train.py --like {repo or name}"
+    start = f"accelerate launch recipes/train.py --like {repo or name} --output_dir {word(f'runs/{files.name}-again')}"
     download = [f"hf download {repo} --local-dir {name}"] if repo else []
     begin = [start] if files.by_recipe and files.run["mix"] != "mlm" else []
     return Markdown("\n".join([*begin, *download, f"python recipes/verify.py {name}"]))

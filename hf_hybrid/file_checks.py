@@ -111,10 +111,13 @@ def check_schema(evidence: Evidence) -> Iterator[Finding]:
         "eval.json": lambda: evidence.evaluation,
         "resources.json": lambda: evidence.resources,
         "resources.jsonl": lambda: evidence.lines,
-        "curve.jsonl": lambda: evidence.curve,
         EVENTS_NAME: lambda: evidence.events,
+    }
+    optional: dict[str, Callable[[], Any]] = {
+        "curve.jsonl": lambda: evidence.curve,
         "card.json": lambda: evidence.card_options,
     }
+    reads |= {name: read for name, read in optional.items() if (evidence.path / name).exists()}
     for when in ("before", "after"):
         if not _has_scores(evidence, when):
             continue

@@ -1,6 +1,6 @@
 """A machine in numbers: what a plan must know of it, read from a small YAML or JSON file or from a run that was there.
 
-name: 8 x H100
+name: H100
 kind: gpu
 num_devices: 8
 memory_per_device_gib: 79.6
@@ -15,7 +15,9 @@ power_per_device_w: 700
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,13 +106,24 @@ def read_hardware(path: str | Path) -> Hardware:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a YAML or JSON file ({error}).") from None
     known = [field.name for field in dataclasses.fields(Hardware)]
-    if not isinstance(found, dict) or "name" not in found or not set(found) <= set(known):
-        named = sorted(map(str, set(found) - set(known))) if isinstance(found, dict) else found
-        raise ValueError(f"{path}: expected name and any of {', '.join(known[1:])}; not known: {named}.")
+    problem = _find_problem(found, known)
+    if problem:
+        raise ValueError(f"{path}: {problem}; expected name and any of {', '.join(known[1:])}.")
     try:
         return Hardware(**found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _find_problem(found: Any, known: Sequence[str]) -> str | None:
+    """What is wrong with the keys, in words."""
+    if not isinstance(found, dict):
+        return f"got {found!r}, which are no lines of `name: value`"
+    for key in map(str, found):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            return f"{key} is not known" + (f" (did you mean {near[0]}?)" if near else "")
+    return None if "name" in found else "there is no name"
 
 
 def hardware_of_run(run: Run) -> Hardware:

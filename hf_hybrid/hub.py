@@ -1,7 +1,8 @@
 """Publishing: a run as a model repository, the metric as a Space, the results of a study as a dataset repository.
 
 Each push is one commit (see `hub_commit.py`) of the files that `hub_files.py` names, after they were looked through
-for secrets.  A run's card is made anew for its repository, unless somebody has written in it by hand.
+for secrets.  A run's card is made anew for its repository; one that somebody has written in by hand is refused unless
+it is to be kept.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ from .hub_study import study_files
 from .records import CardOptions
 
 _AS_USUAL = PushOptions()
+_NOBODY = (
+    "Nobody is logged in: `hf auth login` asks for a token that may write "
+    "(https://huggingface.co/settings/tokens), or set HF_TOKEN to one. Nothing was sent."
+)
 
 
 class Pushed(NamedTuple):
@@ -84,6 +89,7 @@ def push_run(
     *,
     unfinished: bool = False,
     card: CardOptions | None = None,
+    keep_card: bool = False,
 ) -> Pushed:
     """Publish the model of a run, with its card and what the card was made from.
 
@@ -93,9 +99,11 @@ def push_run(
         options (`PushOptions`, *optional*): How; `push_run("runs/mine", "user/name", PushOptions(dry_run=True))`.
         unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
         card (`CardOptions`, *optional*): What the card says besides; by default as before.
+        keep_card (`bool`, *optional*, defaults to `False`): A card that was edited by hand is pushed as it is.
 
     Raises:
-        HubError: When it did not go well; whatever the reason, a part of the commit is never visible.
+        HubError: When the card was edited by hand, or it did not go well; whatever the reason, a part of the commit
+            is never visible.
         ValueError: When a file of the run cannot be read.
     """
     folder = Path(folder)
@@ -104,9 +112,9 @@ def push_run(
     told = card_options(folder, repo_id, card)
     message = f"{folder.resolve().name}, by hf-hybrid {__version__}"
     if options.dry_run:
-        with to_be_published(folder, told) as copy:
+        with to_be_published(folder, told, keep_card) as copy:
             return _push(pusher, model_files(folder, unfinished) | run_files(copy), message)
-    renew_card(folder, told)
+    renew_card(folder, told, keep_card)
     renew_bundle(folder)
     return _push(pusher, published_files(folder, unfinished), message)
 
@@ -155,7 +163,7 @@ def push_files(
     folder, noted = Path(folder), Path(record or folder) / RECORD_NAME
     pusher = _pusher(repo_id, "model", noted, options)
     if (folder / "run.json").exists():
-        renew_card(folder, card_options(folder, repo_id, None))
+        renew_card(folder, card_options(folder, repo_id, None), keep=True)  # no card is worth the end of a run
     return _push(pusher, {**files, **run_files(folder)}, "Model", stay)
 
 
@@ -174,10 +182,7 @@ def _pusher(repo_id: str, repo_type: str, record: Path, options: PushOptions) ->
     api = options.api or HfApi(library_name="hf-hybrid", library_version=__version__)
     token = options.token or (api.token if isinstance(api.token, str) else get_token())
     if token is None and not options.dry_run:
-        raise HubError(
-            "Nobody is logged in: `hf auth login` asks for a token that may write "
-            "(https://huggingface.co/settings/tokens), or set HF_TOKEN to one. Nothing was sent."
-        )
+        raise HubError(_NOBODY)
     target = Target(repo_id, repo_type, options.revision or constants.DEFAULT_REVISION, api.endpoint)
     return Pusher(target, PushRecord(record), options, token, api)
 
@@ -202,4 +207,6 @@ def _push(pusher: Pusher, files: Files, message: str, stay: frozenset[str] = fro
     refuse_secrets(files, pusher.token)
     dry_run = pusher.options.dry_run
     commit = pusher.try_out(files) if dry_run else pusher.push(files, message, stay)
+    if pusher.token is None:  # only a dry run gets here, and sees what everybody may see
+        commit = commit._replace(problem=_NOBODY)
     return Pushed(commit, {name: size_of(content) for name, content in files.items()}, dry_run)

@@ -15,6 +15,7 @@ from .bundle import LOCK_NAME, write_bundle
 from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
 from .events import event
 from .files import UNFINISHED, replace_folder
+from .findings import compared_texts
 from .hub_errors import HubError
 from .hub_files import UNSENT, is_finished, run_files
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, CardOptions, RunFolder
@@ -27,12 +28,34 @@ def card_options(folder: Path, repo_id: str | None, given: CardOptions | None) -
     return cast(CardOptions, {**options, "repo_id": repo_id})
 
 
-def renew_card(folder: Path, options: CardOptions) -> None:
-    """Write the card for these options; one that somebody has written in stays as it is, and that is told."""
-    if not _is_ours(folder):
-        event("warning", logging.WARNING, problem=f"{CARD_NAME} is not what the run gives: it is pushed as it is")
-    elif not _is_up_to_date(folder, options):
-        write_card(folder, options)
+def renew_card(folder: Path, options: CardOptions, keep: bool) -> None:
+    """Write the card for these options; one that somebody has written in stays as it is, and that is told.
+
+    Args:
+        folder (`Path`): The run folder.
+        options (`CardOptions`): What the card says besides.
+        keep (`bool`): Such a card is to be published as it is.
+
+    Raises:
+        HubError: When there is such a card and it is not to be kept.
+    """
+    if _is_ours(folder):
+        if not _is_up_to_date(folder, options):
+            write_card(folder, options)
+        return
+    found = (folder / CARD_NAME).read_text(encoding="utf-8", errors="replace")
+    line = compared_texts("card", CARD_NAME, card_text(folder), found)
+    told = (
+        f"{line.place} of {folder.resolve().name} is not what the files of the run give ({line.told}): it was edited "
+        "by hand, or written by another release of hf-hybrid or before the run went on. Licence, repository name and "
+        "figures in it are not updated"
+    )
+    if not keep:
+        raise HubError(
+            f"{told}. Give --keep_card to push it as it is, or delete {CARD_NAME}, which is then written anew. "
+            f"{UNSENT}"
+        )
+    event("warning", logging.WARNING, problem=f"{told}; it is pushed as it is")
 
 
 def renew_bundle(folder: Path) -> None:
@@ -54,8 +77,8 @@ def renew_bundle(folder: Path) -> None:
 
 
 @contextmanager
-def to_be_published(folder: Path, options: CardOptions) -> Iterator[Path]:
-    """A folder with the records of a run, and with the card and the bundle that `renew_*` would leave."""
+def to_be_published(folder: Path, options: CardOptions, keep_card: bool) -> Iterator[Path]:
+    """A folder with the records of a run, and with the card and the bundle that `renew_*` would leave or refuse."""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place, folder.resolve().name)
         copy.mkdir()
@@ -69,32 +92,35 @@ def to_be_published(folder: Path, options: CardOptions) -> Iterator[Path]:
             (copy / name).symlink_to((folder / name).resolve())
         if (folder / BUNDLE_NAME).is_dir():
             (copy / BUNDLE_NAME).mkdir()
-            if (folder / BUNDLE_NAME / LOCK_NAME).is_file():
-                shutil.copyfile(folder / BUNDLE_NAME / LOCK_NAME, copy / BUNDLE_NAME / LOCK_NAME)
-        renew_card(copy, options)
+            for name in (LOCK_NAME, CARD_NAME):
+                if (folder / BUNDLE_NAME / name).is_file():
+                    shutil.copyfile(folder / BUNDLE_NAME / name, copy / BUNDLE_NAME / name)
+        renew_card(copy, options, keep_card)
         renew_bundle(copy)
         yield copy
 
 
-def write_card_folder(folder: Path, options: CardOptions, target: Path) -> list[str]:
+def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_card: bool = False) -> list[str]:
     """Write the card of a finished run, its pictures and the records that it is made from to a folder of their own.
 
     Args:
         folder (`Path`): The run folder.
         options (`CardOptions`): What the card says besides.
         target (`Path`): What is there gives way, if it is such a folder.
+        keep_card (`bool`, *optional*, defaults to `False`): A card that was edited by hand is taken as it is.
 
     Returns:
         `list[str]`: The names of the files; neither the model nor the bundle is among them.
 
     Raises:
-        HubError: When there is no finished run, or something else is in the target's place.
+        HubError: When there is no finished run, its card was edited by hand, or something else is in the target's
+            place.
     """
     if not is_finished(folder):
         raise HubError(f"{folder} holds no run that has come to its end. {UNSENT}")
     if target.exists() and not (target / "run.json").is_file():
         raise HubError(f"{target} is there and holds no card of a run. Give the name of a new folder. {UNSENT}")
-    with to_be_published(folder, options) as copy:
+    with to_be_published(folder, options, keep_card) as copy:
         files = {name: content for name, content in run_files(copy).items() if not name.startswith(f"{BUNDLE_NAME}/")}
         unfinished = target.with_name(f"{UNFINISHED}{target.name}")
         for name, content in files.items():
@@ -106,13 +132,17 @@ def write_card_folder(folder: Path, options: CardOptions, target: Path) -> list[
 
 
 def _is_ours(folder: Path) -> bool:
-    card = folder / CARD_NAME
-    return not card.exists() or card.read_bytes() == card_text(folder).encode()
+    """Whether nobody has written in the card: it is that of the files, or that of the bundle, which no hand wrote."""
+    card, bundled = folder / CARD_NAME, folder / BUNDLE_NAME / CARD_NAME
+    if not card.exists() or card.read_bytes() == card_text(folder).encode():
+        return True
+    return bundled.is_file() and bundled.read_bytes() == card.read_bytes()
 
 
 def _is_up_to_date(folder: Path, options: CardOptions) -> bool:
     card = folder / CARD_NAME
     if not card.exists() or options != RunFolder(folder).read_card_options():
         return False
-    named = re.findall(rf"{PICTURES_NAME}/[\w.-]+", card.read_text(encoding="utf-8"))
-    return all((folder / name).exists() for name in named)
+    text = card_text(folder)
+    named = re.findall(rf"{PICTURES_NAME}/[\w.-]+", text)
+    return card.read_bytes() == text.encode() and all((folder / name).exists() for name in named)

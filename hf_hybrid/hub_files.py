@@ -19,7 +19,7 @@ from .events import TOKENS
 from .hub_errors import HubError
 from .hub_record import RECORD_NAME
 from .manifest import checkpoints, find_damage, read_manifest
-from .records import BUNDLE_NAME, MANIFEST_NAME, MODEL_NAME, STATE_NAME, RunFolder
+from .records import BUNDLE_NAME, EVALUATIONS_NAME, MANIFEST_NAME, MODEL_NAME, STATE_NAME, RunFolder
 
 Files = dict[str, Path | bytes]
 
@@ -27,6 +27,9 @@ METRIC_FOLDER = Path(__file__).parent / "metrics" / "beir_cross_lingual"
 RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json")
 _SECRETS = re.compile("|".join([*TOKENS, r"://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@"]).encode())
 UNSENT = "Nothing was sent."
+_PART = re.compile(
+    rf"{BUNDLE_NAME}|{MODEL_NAME}|{EVALUATIONS_NAME}|checkpoint-\d+"
+)  # of a run, as a folder in its own
 _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
 
 
@@ -49,7 +52,10 @@ def bundle_files(folder: Path) -> Files:
     if not bundle.is_dir():
         return {}
     if damage := find_damage(bundle):
-        raise HubError(f"{bundle} is not as it was written: {damage}. Make it anew, or delete it. {UNSENT}")
+        raise HubError(
+            f"{bundle} is not as it was written: {damage}. Delete {bundle}; then the training command of the run, "
+            f"given again, trains nothing and makes the bundle anew, or the same push goes without it. {UNSENT}"
+        )
     return {path.relative_to(folder).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
 
 
@@ -106,8 +112,8 @@ def published_files(folder: str | os.PathLike[str], unfinished: bool = False) ->
         ValueError: When `run.json` cannot be read.
     """
     folder = Path(folder)
-    if not (folder / "run.json").is_file():
-        raise HubError(f"{folder} is no run folder: it has no run.json. {UNSENT}")
+    if problem := _no_run(folder):
+        raise HubError(f"{folder} {problem}. {UNSENT}")
     status = RunFolder(folder).read_run()["status"]
     if status != "finished" and not unfinished:
         raise HubError(
@@ -115,6 +121,19 @@ def published_files(folder: str | os.PathLike[str], unfinished: bool = False) ->
             f"it, or push it as it is with --unfinished. {UNSENT}"
         )
     return model_files(folder, unfinished) | run_files(folder)
+
+
+def _no_run(folder: Path) -> str | None:
+    """Why a folder is no run, and what to give instead; None for a run."""
+    around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
+    if (around / "run.json").is_file() and _PART.fullmatch(folder.resolve().name):
+        return f"is a part of a run: give its run folder, {around}"
+    if (folder / "run.json").is_file():
+        return None
+    runs = sorted(path.parent for path in folder.glob("*/run.json"))
+    if runs:
+        return f"is no run folder, but holds {len(runs)}: give one, such as {runs[0]}"
+    return "is no run folder: it has no run.json"
 
 
 def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> Files:

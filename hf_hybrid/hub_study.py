@@ -33,7 +33,7 @@ _MOST_BYTES_OF_OTHERS = 10 * 2**20
 _LEFT_OUT = re.compile(
     rf"({MODEL_NAME}|(damaged-)?checkpoint-\d+|embeddings|run\.lock|{HEARTBEAT_NAME}|{EVENTS_NAME})"
 )
-_INPUTS = ("base", "corpora")  # of a folder with study.json: what its runs began with
+_INPUTS = ("base", "corpora")  # what its runs began with
 
 
 def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | None = None) -> Files:
@@ -45,13 +45,15 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | Non
         licence (`str`, *optional*): Of the results, for a card that is made.
 
     Raises:
-        HubError: When there are weights or large files beside what is left out, or nothing at all.
+        HubError: When it is no study, or there are weights or large files beside what is left out.
         ValueError: When a `run.json` is damaged.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise HubError(f"{folder} is no folder. {UNSENT}")
+    if not (folder / "study.json").is_file():
+        raise HubError(f"{folder} is no study: it has no study.json; for a run leave out --study. {UNSENT}")
     paths = list(_of_study(folder))
-    if not paths:
-        raise HubError(f"{folder} has no files to push. {UNSENT}")
     runs = [path.parent for path in paths if path.name == "run.json" and path.parent.name != BUNDLE_NAME]
     bundles = {run: bundle_files(run) if is_finished(run) else {} for run in runs}
     values = f"{BUNDLE_NAME}/{EVALUATIONS_NAME}/"
@@ -70,10 +72,10 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | Non
 
 
 def _of_study(folder: Path) -> Iterator[Path]:
-    inputs = [folder / name for name in _INPUTS] if (folder / "study.json").is_file() else []
+    inputs = {folder / name for name in _INPUTS}
     for path in all_files(folder):
         parts = path.relative_to(folder).parts
-        if not any(map(_LEFT_OUT.fullmatch, parts)) and not {*inputs} & {*path.parents}:
+        if not any(map(_LEFT_OUT.fullmatch, parts)) and inputs.isdisjoint(path.parents):
             yield path
 
 

@@ -27,13 +27,15 @@ def read_run_like(name: str, revision: str | None = None) -> Run:
     """`run.json` of a run folder, a bundle, or a model on the Hub that was trained with hf_hybrid.
 
     Args:
-        name (`str`): Folder, or Hub id.
+        name (`str`): Folder, `run.json` in it, or Hub id.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
         ValueError: When the file is not what `RunFolder.write_run` writes.
         OSError: When there is none.
     """
+    if os.path.isfile(name) and os.path.basename(name) == RUN_NAME:
+        return RunFolder(Path(name).parent).read_run()
     if os.path.isdir(name):
         folder = Path(name)
         if not (folder / RUN_NAME).exists():

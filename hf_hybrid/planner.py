@@ -333,8 +333,8 @@ class Planner:
         if here.matrix_tflops is None or there.matrix_tflops is None:
             raise ValueError(
                 f"No run was measured on {there.name!r} in {there.precision} (they are of {here.name!r} in "
-                f"{self.runs[0].hardware.precision}), so matrix_tflops must be known of both. Where it is the same "
-                "machine, give it that name."
+                f"{self.runs[0].hardware.precision}), so matrix_tflops must be known of both: describe the "
+                "machine of the runs with --measured_on FILE. Where it is the same machine, give it that name."
             )
         operations = here.matrix_tflops / there.matrix_tflops
         rates = here.memory_bandwidth_gb_per_s, there.memory_bandwidth_gb_per_s

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from .card_metadata import doubts
+from .events import event
 from .hub import Pushed, check_repo_id, push_metric, push_run, push_study
 from .hub_card import card_options, write_card_folder
 from .hub_commit import PushOptions
 from .records import CardOptions
 
 _OF_CARDS = ("base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
-_OF_RUNS = ("card_folder", "unfinished", *_OF_CARDS)
+_OF_RUNS = ("card_folder", "unfinished", "keep_card", *_OF_CARDS)
 
 
 def _option(default: Any, text: str) -> Any:
@@ -38,6 +41,9 @@ class PushArguments:
     overwrite: bool = _option(False, "Push on top of commits that are not from here; their history stays.")
     create_pr: bool = _option(False, "Propose the commit as a pull request.")
     unfinished: bool = _option(False, "Push a run that has not come to its end; its card says so.")
+    keep_card: bool = _option(
+        False, "Publish a README.md that was edited by hand as it is; its licence, name and figures are not updated."
+    )
     licence: str | None = _option(
         None, "Of the model or of the results, for the card: an identifier of the Hub such as apache-2.0."
     )
@@ -54,8 +60,10 @@ class PushArguments:
             raise ValueError(
                 f"Give one of --run FOLDER, --metric and --study FOLDER; got {' and '.join(given) or 'none'}."
             )
-        if self.card_folder is None or self.repo_id is not None:
+        if self.repo_id is not None:
             check_repo_id(self.repo_id)
+        elif self.card_folder is None:
+            raise ValueError("Give --repo_id user/name, or organization/name: the repository to push to.")
         of_runs = [name for name in _OF_RUNS if getattr(self, name) is not None and getattr(self, name) is not False]
         if of_runs and not self.run:
             raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
@@ -67,9 +75,11 @@ def push(args: PushArguments) -> str | None:
     """Publish what the arguments say, and what came of it, in words; on other processes than the first, nothing."""
     if os.environ.get("RANK", "0") != "0":
         return None
+    for problem in doubts(args.licence, args.base_model):
+        event("warning", logging.WARNING, problem=problem)
     if args.card_folder:
         run, target = Path(str(args.run)), Path(args.card_folder)
-        names = write_card_folder(run, card_options(run, args.repo_id, _card(args)), target)
+        names = write_card_folder(run, card_options(run, args.repo_id, _card(args)), target, args.keep_card)
         return f"Written to {target}, and nothing was sent: {', '.join(names)}"
     return _push(args).describe()
 
@@ -88,7 +98,8 @@ def _push(args: PushArguments) -> Pushed:
         return push_metric(args.repo_id, options)
     if args.study:
         return push_study(args.study, args.repo_id, options, licence=args.licence)
-    return push_run(str(args.run), args.repo_id, options, unfinished=args.unfinished, card=_card(args))
+    of_run: dict[str, Any] = {"unfinished": args.unfinished, "keep_card": args.keep_card}
+    return push_run(str(args.run), args.repo_id, options, card=_card(args), **of_run)
 
 
 def _card(args: PushArguments) -> CardOptions:

@@ -147,7 +147,7 @@ class PushingTrainer(ResumableTrainer):
         self._finish_current_push()
         folder = Path(self.args.output_dir)
         try:
-            push_run(folder, self._repo_id(), self._push_options())
+            push_run(folder, self._repo_id(), self._push_options(), keep_card=True)
         except (OSError, ValueError) as error:
             raise HubError(
                 f"The run is safe in {folder}; only its push did not go well. {self._said(error)} When that is "

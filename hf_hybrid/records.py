@@ -51,7 +51,7 @@ _CHECKPOINT = re.compile(r"(damaged-)?checkpoint-\d+")
 
 class _Run(TypedDict):
     config: dict[str, Any]  # every argument
-    corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source
+    corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source; at the end how many texts were cut
     mix: str
     plan: dict[str, Any]  # steps and pairs per cell
     seed: int

@@ -91,6 +91,8 @@ def run_training(
         with _recorded_status(folder, run):
             result = _evaluate_train_evaluate(trainer, folder, evaluated, before)
             run["model"]["step"] = _step_of_model(trainer)
+            if counts := trainer.token_counts:
+                run["corpus"]["texts"] = {name: counts[name] for name in ("texts", "truncated_texts")}
         _publish(trainer, folder, anew=True)
         return result
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypedDict
 from .mix import MixConfig
 
 STUDY = "{study}"  # stands for the folder in options
+_MOST_NAMED = 20  # cells in a message
 LOWER_IS_BETTER = ("rank_distance", "same_language_share@10")  # of all measures
 
 
@@ -336,9 +337,11 @@ def chosen_cells(cells: Sequence[Cell], only: str | None, number: int | None) ->
         raise ValueError(f"cell={number}: the study has the cells 0 to {len(cells) - 1}, see --list.")
     found = list(cells) if number is None else [cells[number]]
     patterns = [word.strip() for word in only.split(",")] if only else ["*"]
+    ids = [cell["id"] for cell in found]
     found = [cell for cell in found if any(fnmatchcase(cell["id"], pattern) for pattern in patterns)]
     if not found:
-        raise ValueError(f"only={only!r} matches no cell; --list shows their ids.")
+        more = f" and {len(ids) - _MOST_NAMED} more, see --list" if len(ids) > _MOST_NAMED else ""
+        raise ValueError(f"only={only!r} matches no cell; there are {', '.join(ids[:_MOST_NAMED])}{more}.")
     return found
 
 

@@ -18,7 +18,11 @@ _COLUMNS = {
     **{f"{name}/MAP": f"MAP {title}" for name, title in SETTINGS.items()},
     "bias/rank_distance": "rank distance",
 }
-_BEST = "multilingual/MAP"  # the quality that the answer is about
+_BEST, _BIAS = "multilingual/MAP", "bias/rank_distance"  # the quality that the answer is about, and the bias
+_NOTHING = (
+    "Nothing can be said of hybrid batches: no such cell has come to its end at two numbers of languages, nor at one "
+    "where mono or mlm_hybrid has."
+)
 
 
 class Table(NamedTuple):
@@ -46,7 +50,8 @@ def answer(report: Report) -> list[str]:
         report (`Report`): Of a study.
 
     Returns:
-        `list[str]`: Three sentences, or as many as the study's arms say something about.
+        `list[str]`: Three sentences, or as many as the study's arms say something about; one about hybrid beside
+            monolingual batches where there is nothing else to say.
     """
     fits, pair, memory = report.fits, "hybrid/mlm_hybrid", _memory(report)
     time = "step_time_s" if report.study["budget"]["kind"] == "time" else "train_time_s"
@@ -61,7 +66,18 @@ def answer(report: Report) -> list[str]:
         _joined("Against mBERT-style pre-training with the same fine-tuning (mlm_hybrid), ", against),
         _joined("With hybrid batches, ", [growth[_BEST], *better]),
     ]
-    return [text for text in found if text] or ["The study has no arm `hybrid` at two numbers of languages."]
+    return [text for text in found if text] or [_beside_mono(fits, time) or _NOTHING]
+
+
+def _beside_mono(fits: dict[str, Any], time: str) -> str | None:
+    """What hybrid batches take and give at the largest L that both arms have."""
+    pair, against = "hybrid/mono", []
+    if costs := at(fits, "ratios", time, pair):
+        largest = str(costs["languages"][-1])
+        against.append(f"at L = {largest}, {costs['by_languages'][largest]['sentence']}")
+    for name in (_BEST, _BIAS):
+        against += [found["sentence"] for found in (at(fits, "differences", name, pair) or [])[-1:]]
+    return _joined("Against monolingual batches (mono), ", against)
 
 
 def _ratio(found: dict[str, Any] | None) -> str | None:

@@ -107,6 +107,8 @@ class StudyArguments:
             self.amount = float(_number(self.budget_value, "budget_value"))
             if self.amount < 1 and self.budget != "time":
                 raise ValueError(f"budget_value={self.budget_value}: {self.budget} are a number from 1 on.")
+        elif self.budget in ("tokens", "time"):
+            raise ValueError(f"budget={self.budget}: say how much, with budget_value.")
 
     def words_of(self, name: str) -> dict[str, str]:
         """`train_options` or `mlm_options` by name.
@@ -144,7 +146,7 @@ class PlanArguments:
     tokens_per_text: float | None = _option(None, "Mean length of queries and passages.")
     steps: int | None = _option(None, "Optimizer steps.")
     mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches.")
-    num_devices: int | None = _option(None, "Devices of the run.")
+    num_devices: int | None = _option(None, "Devices of the run; by default all of the machine.")
     strategy: str | None = _option(None, "ddp, zero1, zero2, zero3 or fsdp2.")
     chunk_tokens: int | None = _option(None, "Most tokens of one forward pass of a device.")
     gradient_checkpointing: bool | None = _option(None, "Keep the layers' inputs only.")

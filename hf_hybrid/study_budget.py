@@ -98,11 +98,7 @@ class BudgetResolver:
     @property
     def amount(self) -> float:
         """Of steps, tokens or seconds."""
-        if self.study.amount is not None:
-            return self.study.amount
-        if self.study.budget in ("steps", "target_quality"):
-            return self.settings.args.max_steps
-        raise ValueError(f"budget={self.study.budget}: say how much, with budget_value.")
+        return self.settings.args.max_steps if self.study.amount is None else self.study.amount
 
     def _steps(self, cell: Cell, times: Mapping[str, dict[str, float]]) -> int:
         if self.study.budget == "tokens":

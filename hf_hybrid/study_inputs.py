@@ -68,6 +68,7 @@ class Inputs(NamedTuple):
         order (`list[str]`): Of the languages.
         sets (`dict[int, list[str]]`): The languages for each L.
         options (`dict[str, str]`): Of `train.py` and `mlm.py` for these corpora.
+        held_out (`bool`, *optional*, defaults to `False`): Whether both are parts of one corpus, to be saved.
     """
 
     train: ParallelCorpus
@@ -75,6 +76,7 @@ class Inputs(NamedTuple):
     order: list[str]
     sets: dict[int, list[str]]
     options: dict[str, str]
+    held_out: bool = False
 
 
 # Step 1
@@ -168,25 +170,44 @@ def open_inputs(study: StudyArguments, data_args: DataArguments) -> Inputs:
     needed = list(dict.fromkeys([*largest, *chosen, *({"en"} & set(whole.languages))]))
     share = data_args.held_out
     parts = whole.select_languages(needed).split(int(share) if float(share).is_integer() else share)
-    folder = Path(study.study_dir) / "corpora"
-    train, evaluation = _saved(parts[0], folder / "train"), _saved(parts[1].select_languages(chosen), folder / "eval")
     named = {"train_corpus": f"{STUDY}/corpora/train", "eval_corpus": f"{STUDY}/corpora/eval"}
-    return Inputs(train, evaluation, order, sets, {**named, "corpus_format": "auto", "eval_corpus_format": "auto"})
+    named |= {"corpus_format": "auto", "eval_corpus_format": "auto"}
+    return Inputs(parts[0], parts[1].select_languages(chosen), order, sets, named, held_out=True)
 
 
-def _saved(part: ParallelCorpus, folder: Path) -> ParallelCorpus:
+def save_inputs(inputs: Inputs, folder: Path, begun: bool) -> Inputs:
+    """Write what was held out, and what is left, to the study.
+
+    Args:
+        inputs (`Inputs`): Of `open_inputs`.
+        folder (`Path`): Of the study.
+        begun (`bool`): Whether cells have been made from what is there, so that it must not change.
+
+    Returns:
+        `Inputs`: With the corpora that cells will read.
+
+    Raises:
+        ValueError: When the study has begun with other items or languages.
+    """
+    if not inputs.held_out:
+        return inputs
+    train = _saved(inputs.train, folder / "corpora" / "train", begun)
+    return inputs._replace(train=train, evaluation=_saved(inputs.evaluation, folder / "corpora" / "eval", begun))
+
+
+def _saved(part: ParallelCorpus, folder: Path, begun: bool) -> ParallelCorpus:
     """The part as files of its own; those that are there are kept where they are of the same part."""
     aside = folder.with_name(f"{UNFINISHED}{folder.name}")
     delete_folder(aside)
     fingerprint = part.save(aside).fingerprint
-    if not folder.exists():
+    if not folder.exists() or ParallelCorpus.load(folder).fingerprint != fingerprint:
+        if begun and folder.exists():
+            delete_folder(aside)
+            raise ValueError(
+                f"{folder} holds other items or languages than this study would: choose another study_dir, or "
+                "--overwrite to begin anew."
+            )
         replace_folder(aside, folder)
-    elif ParallelCorpus.load(folder).fingerprint != fingerprint:
-        delete_folder(aside)
-        raise ValueError(
-            f"{folder} holds other items or languages than this study would: choose another study_dir, or --overwrite "
-            "to begin anew."
-        )
     delete_folder(aside)
     return ParallelCorpus.load(folder)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .hardware import read_hardware
+from .hardware import Hardware, read_hardware
 from .measured_runs import Measured, read_measured
 from .mix import MixConfig
 from .planner import Prediction, plan
@@ -26,19 +26,26 @@ def plan_from_study(study: StudyArguments, wanted: PlanArguments) -> Prediction:
         wanted (`PlanArguments`): The machine, and what is known of the run.
 
     Raises:
-        ValueError: When there are no runs to learn from, or more than one L is asked for.
+        ValueError: When there are no runs to learn from, more than one L is asked for, or a machine is not described.
     """
     if len(study.counts) != 1:
         raise ValueError(f"languages={study.languages}: a plan is of one number of languages; give the one wanted.")
     assert wanted.plan is not None
+    hardware = _machine("plan", wanted.plan)
+    measured_on = _machine("measured_on", wanted.measured_on) if wanted.measured_on else None
     runs = [
         read_measured(RunFolder(path)) for path in wanted.folders(study.study_dir) if wanted.runs or _teaches(path)
     ]
     if not runs:
         raise ValueError(f"{study.study_dir} has no finished training to learn from; name run folders with --runs.")
-    measured_on = read_hardware(wanted.measured_on) if wanted.measured_on else None
-    work = wanted_workload(runs, study.counts[0], wanted.given())
-    return plan(runs, read_hardware(wanted.plan), work, measured_on)
+    work = wanted_workload(runs, study.counts[0], {"num_devices": hardware.num_devices, **wanted.given()})
+    return plan(runs, hardware, work, measured_on)
+
+
+def _machine(option: str, path: str) -> Hardware:
+    if not Path(path).is_file():
+        raise ValueError(f"--{option} {path}: there is no such file. It describes a machine; see recipes/README.md.")
+    return read_hardware(path)
 
 
 def _teaches(path: Path) -> bool:

@@ -87,8 +87,15 @@ def subtitle(report: Report) -> str:
     start = f"From {name}" if (name := base.get("model_name_or_path")) else f"Models from scratch ({size})"
     seeds = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
     devices = ", ".join(f"{n} x {name}" for name, n in Counter(study["environment"].get("devices") or []).items())
-    arms, how = f"{len(study['arms'])} arms", f"budget: {study['budget']['how']}"
+    arms, how = f"{len(study['arms'])} arms", f"budget: {_budget(report)}"
     return "; ".join([start, arms, seeds, how, devices or "CPU"]) + "."
+
+
+def _budget(report: Report) -> str:
+    """In words; nothing of masked language modelling where no arm has it."""
+    how = str(report.study["budget"]["how"])
+    has_mlm = any(ARMS[arm].mlm for arm in report.study["arms"])
+    return how if has_mlm else how.partition("; masked language modelling")[0]
 
 
 def _range(report: Report) -> str:
@@ -215,7 +222,7 @@ def _methods(report: Report) -> list[str]:
     target = study["budget"].get("target")
     found = [
         f"Sets of languages are nested: a cell with L has the first L of {', '.join(study['language_order'])}.",
-        f"Budget: {study['budget']['how']}.",
+        f"Budget: {_budget(report)}.",
         "All cells of a seed begin with the same model, and are evaluated on the same queries and passages: of every "
         "query language against every passage language, and against the passages of all languages together.",
         "Each cell is a process of its own, whose times, peaks of memory and tokens its run folder tells.",

@@ -26,6 +26,7 @@ from .study_folder import StudyFolder
 from .supervision import LOCK_NAME, RESUME_ME, ends_on_signal
 
 LOG_NAME = "log.txt"
+PARTS = ("cells", "base", "corpora", "configs", "pilots")  # folders of a study
 _TAIL_BYTES = 65_536
 
 
@@ -186,11 +187,17 @@ def last_line(log: Path, code: int) -> str:
     return f"killed by signal {-code} after: {line}" if code < 0 else line
 
 
+def has_begun(folder: StudyFolder) -> bool:
+    """Whether a cell has files of its own; the short runs before a budget of time are no cells."""
+    cells = [path for path in folder.path.glob("cells/*") if not path.name.startswith("pilot-")]
+    return any(file.name != LOCK_NAME for path in cells for file in path.glob("*"))
+
+
 def delete_cells(folder: StudyFolder) -> None:
     """Delete what a study has written: only what studies write, and only where one has."""
     if not (folder.has("study.json") or folder.has(LOCK_NAME)):
         return
-    for name in ("cells", "base", "corpora", "configs", "pilots"):
+    for name in PARTS:
         delete_folder(folder.path / name)
     for name in ("table.json", "fits.json", "study.json"):  # the last says that a study was here
         (folder.path / name).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ Of a study the checks are those of `study_checks.py`.
 | `card`, `drawn` | the model card, and what is made with it, with those that the records give, byte for byte |
 | `environment` | the versions of `run.json` with the environment lock |
 | `events` | how the run began and ended, and what was told of it in between |
+| `end` | of a run that has not come to its end, how far it is; what changes until then is not called wrong |
 
 **What cannot be found.**  Whoever alters one file and makes the manifest anew is found where another file says
 otherwise.  Whoever makes up *all* files so that they agree is not: raw figures such as the values of single queries,
@@ -29,13 +30,14 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from . import __version__
 from .bundle import LOCK_NAME, MODEL_HASHES_NAME, files_of, unlike
+from .card_metadata import is_hub_id
 from .cards import (
     CARD_NAME,
     EVAL_RESULTS_NAME,
@@ -52,10 +54,10 @@ from .event_checks import check_events
 from .evidence import Evidence, Given
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .files import sha256
-from .findings import OK, UNKNOWN, Finding, compared, compared_texts, satisfied
+from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .installed import installed_version
 from .plan_checks import check_corpus, check_plan
-from .records import BUNDLE_NAME, MANIFEST_NAME
+from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME, RunFolder
 from .reruns import RELATIVE_TOLERANCE, TOLERANCE
 from .score_checks import check_scores
 
@@ -92,11 +94,39 @@ def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Fin
         ValueError: When it is no such folder.
     """
     path = Path(path)
+    if not path.is_dir():
+        raise ValueError(_no_folder(path))
     kind = next((kind for kind in KINDS if kind.matches(path)), None)
     if kind is None:
         raise ValueError(f"{path} is none of these: {', '.join(kind.name for kind in KINDS)}. There is no run.json.")
     evidence = Evidence(path / kind.bundle, path, given)
-    return [finding for name, check in kind.checks.items() for finding in found_by(name, check, evidence)]
+    found = (finding for name, check in kind.checks.items() for finding in found_by(name, check, evidence))
+    return list(_missing_once(found))
+
+
+def _missing_once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """That a file is missing is told by the first of those checks that miss it."""
+    missing = set()
+    for finding in findings:
+        of_files = finding.check in ("manifest", "schema")
+        if of_files and finding.status == WRONG and "is missing" in finding.told:
+            if finding.place in missing:
+                continue
+            missing.add(finding.place)
+        yield finding
+
+
+def _no_folder(path: Path) -> str:
+    """What is said of a path that is none, which may be the name of a repository."""
+    if path.is_file():
+        return f"{path} is a file: give its folder, {path.parent}."
+    told = f"There is no folder {path}."
+    if len(path.parts) == 2 and is_hub_id(path.as_posix()):
+        told += (
+            f" If it is a repository on the Hub, download it first, `hf download {path.as_posix()} --local-dir "
+            f"{path.name}` (with `--repo-type dataset` the results of a study), and check the folder {path.name}."
+        )
+    return told
 
 
 @dataclass
@@ -138,6 +168,7 @@ class VerifyArguments:
 
 def check_card(evidence: Evidence) -> Iterator[Finding]:
     """The model card against the one that the records give."""
+    _need_scores(evidence)
     found, expected = evidence.text(CARD_NAME), card_text(evidence.path)
     if found == expected:
         yield Finding("card", OK, CARD_NAME)
@@ -150,6 +181,7 @@ def check_card(evidence: Evidence) -> Iterator[Finding]:
 
 def check_drawn(evidence: Evidence) -> Iterator[Finding]:
     """What is made with the card, pictures and results for leaderboards, against what the records give."""
+    _need_scores(evidence)
     release, drawing = _unlike_here(evidence, "hf-hybrid"), _drawn_otherwise(evidence)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("run.json", "plan.json", "eval.json", "resources.json", "card.json"):
@@ -168,6 +200,12 @@ def check_drawn(evidence: Evidence) -> Iterator[Finding]:
             else:
                 told = "is missing" if name not in there else "is not what eval.json gives"
                 yield satisfied("drawn", name, same, told)
+
+
+def _need_scores(evidence: Evidence) -> None:
+    """Raises `Unreadable` where scores are missing that the card and the pictures were made of."""
+    if evidence.run["status"] == "finished" or (evidence.path / "eval.json").exists():
+        _ = evidence.evaluation
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -210,6 +248,44 @@ def check_study(evidence: Evidence) -> Iterator[Finding]:
     yield from found_in_study(evidence.path)
 
 
+# A run that has not come to its end
+
+
+def check_end(evidence: Evidence) -> Iterator[Finding]:
+    """How far the run is."""
+    status, steps = evidence.run["status"], evidence.run["config"]["max_steps"]
+    lines, _ = evidence.folder.read_resource_lines()
+    step = lines[-1]["step"] if lines else 0
+    told = f"the run has not come to its end, it is {status} at step {step} of {steps}; only what there is is checked"
+    yield Finding("end", UNKNOWN, "run.json: status", told)
+
+
+def _so_far(name: str, check: Check) -> Check:
+    """The same check, which calls nothing wrong that the rest of the run may still change."""
+    reason = "the run has not come to its end"
+
+    def found(evidence: Evidence) -> Iterator[Finding]:
+        last_step = f"resources.jsonl, line {len(evidence.folder.read_resource_lines()[0])}: step"
+        try:
+            for finding in check(evidence):
+                open_still = finding.file in _OPEN or (finding.file == "eval.json" and "is missing" in finding.told)
+                if finding.status != WRONG or not open_still:
+                    yield finding
+                elif finding.place != last_step:  # which `check_end` tells
+                    yield finding._replace(status=UNKNOWN, told=f"{finding.told}; {reason}")
+        except IndexError:  # totals are written with a checkpoint, and may be of a later step than the last line
+            yield Finding(name, UNKNOWN, "resources.json", f"is of another step than resources.jsonl; {reason}")
+
+    return found
+
+
+def _is_unfinished(path: Path) -> bool:
+    try:
+        return RunFolder(path).read_run()["status"] != "finished"
+    except (OSError, ValueError):  # which the checks tell
+        return False
+
+
 # Kinds of folders
 
 _RECORDS: dict[str, Check] = {
@@ -222,6 +298,12 @@ _RECORDS: dict[str, Check] = {
     "drawn": check_drawn,
     "environment": check_environment,
     "events": check_events,
+}
+_OPEN = ("resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)  # what a run writes until its end
+_UNFINISHED: dict[str, Check] = {
+    "manifest": no_manifest,
+    "end": check_end,
+    **{name: _so_far(name, check) for name, check in _RECORDS.items() if name != "events"},
 }
 _BUNDLE: dict[str, Check] = {"manifest": check_manifest, "model": check_model, **_RECORDS}
 
@@ -240,6 +322,7 @@ KINDS = (
         "",
         _BUNDLE,
     ),
+    Kind("a run that has not come to its end", _is_unfinished, "", _UNFINISHED),
     Kind(
         "a run folder without a bundle",
         lambda path: (path / "run.json").is_file(),

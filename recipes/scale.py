@@ -24,10 +24,10 @@ from hf_hybrid.study_arguments import PlanArguments, StudyArguments
 from hf_hybrid.study_fits import make_fits
 from hf_hybrid.study_folder import Study, StudyFolder
 from hf_hybrid.study_plan import plan_from_study
-from hf_hybrid.study_setup import open_study
+from hf_hybrid.study_setup import check_study, open_study
 from hf_hybrid.study_table import make_table, table_text
 from hf_hybrid.supervision import alone_in
-from hf_hybrid.sweep import Sweep, delete_cells
+from hf_hybrid.sweep import Sweep
 
 RECIPES = Path(__file__).parent
 DEFAULT_CONFIG = RECIPES / "sample" / "study.yaml"
@@ -49,16 +49,18 @@ def main() -> None:
         if plan_args.plan:
             print(prediction_table(plan_from_study(args, plan_args)))
             return
+        if rest.list and rest.overwrite:
+            raise ValueError("--list shows the cells of a study and --overwrite deletes them: leave one of them out.")
 
-    # What all cells share
+    # What all cells share: what can be wrong is looked for before anything is written or deleted
     folder = StudyFolder(args.study_dir)
-    launch = shlex.split(args.launch) if args.launch else [sys.executable]
-    sweep = Sweep(folder, str(RECIPES), launch, args.jobs, args.threads, say)
     with explained_errors("scale.py"):
+        asked = check_study(args, folder, rest.overwrite)
+        chosen_cells(asked.cells, args.only, args.cell)
+        launch = shlex.split(args.launch) if args.launch else [sys.executable]
+        sweep = Sweep(folder, str(RECIPES), launch, args.jobs, args.threads, say)
         with alone_in(folder.path, PATIENCE_S):
-            if rest.overwrite:
-                delete_cells(folder)
-            study = open_study(args, folder, sweep.run)
+            study = open_study(asked, folder, sweep.run, rest.overwrite)
         cells = chosen_cells(study["cells"], args.only, args.cell)
     if rest.list:
         for number, cell in enumerate(study["cells"]):

@@ -119,7 +119,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"parsing", "scaling", "sources", "study_arguments"},
     "study_budget": {"collator", "encoder", "measured_runs", "records", "scaling", "schedule", "study_arguments"}
     | {"study_folder", "study_inputs", "token_cache"},
-    "study_setup": {"files", "machine", "scaling", "study_arguments", "study_budget", "study_folder", "study_inputs"},
+    "study_setup": {"files", "machine", "scaling", "study_arguments", "study_budget", "study_folder", "study_inputs"}
+    | {"supervision", "sweep"},
     "sweep": {"events", "files", "scaling", "study_folder", "supervision"},
     "quality_curve": {"records", "scaling"},
     "study_table": {"measured_runs", "quality_curve", "records", "scaling", "study_folder"},
@@ -144,11 +145,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub_record": {"events", "files"},
     "hub_files": {"cards", "events", "hub_errors", "hub_record", "manifest", "records"},
     "hub_study": {"card_command", "card_metadata", "cards", "files", "hub_errors", "hub_files", "markdown", "records"},
-    "hub_card": {"bundle", "cards", "events", "files", "hub_errors", "hub_files", "records"},
+    "hub_card": {"bundle", "cards", "events", "files", "findings", "hub_errors", "hub_files", "records"},
     "hub_commit": {"events", "hub_errors", "hub_record"},
     "hub": {"cache_folder", "files", "hub_card", "hub_commit", "hub_errors", "hub_files", "hub_record", "hub_study"}
     | {"records"},
-    "push_command": {"hub", "hub_card", "hub_commit", "records"},
+    "push_command": {"card_metadata", "events", "hub", "hub_card", "hub_commit", "records"},
     "findings": set(),
     "evidence": {"records", "sources", "strict_json"},
     "bundle": {"cards", "files", "installed", "manifest", "records", "strict_json"},
@@ -166,8 +167,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study_checks": {"checking", "cost_checks", "event_checks", "evidence", "file_checks", "files", "findings"}
     | {"installed", "manifest", "plan_checks", "records", "score_checks", "study_cells", "study_copy"}
     | {"study_evidence", "study_fits", "study_folder", "study_report", RANKING},
-    "verification": {"bundle", "cards", "checking", "cost_checks", "event_checks", "evidence", "file_checks", "files"}
-    | {"findings", "installed", "plan_checks", "records", "reruns", "score_checks", "study_checks"},
+    "verification": {"bundle", "card_metadata", "cards", "checking", "cost_checks", "event_checks", "evidence"}
+    | {
+        "file_checks",
+        "files",
+        "findings",
+        "installed",
+        "plan_checks",
+        "records",
+        "reruns",
+        "score_checks",
+        "study_checks",
+    },
 }
 
 

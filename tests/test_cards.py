@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import re
 import shlex
@@ -24,8 +25,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_eval_
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-from hf_hybrid import card_results, cards
+from hf_hybrid import card_results, card_sections, cards
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.card_command import (
     DEFAULTS,
@@ -40,6 +42,7 @@ from hf_hybrid.card_command import (
 from hf_hybrid.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
 from hf_hybrid.cards import card_text, publishable, read_files, write_card
 from hf_hybrid.identity import DECISIVE_ARGUMENTS
+from hf_hybrid.like import read_run_like
 from hf_hybrid.markdown import escape, table
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.parsing import parse_arguments
@@ -98,6 +101,7 @@ def test_a_run_has_its_card_without_being_asked_anything(trained: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text == card_text(trained)
     assert not (trained / "card.json").exists()
+    assert re.search(r"which cut \d+ of the [1-9]\d* training texts\.", text)
     evaluation = json.loads((trained / "eval.json").read_text())
     for setting in ("monolingual", "cross_lingual", "multilingual"):
         before, after = (evaluation[when][setting]["MAP"] for when in ("before", "after"))
@@ -200,6 +204,29 @@ def test_each_pooling_is_written_out_right(
         families.assert_near(queries, encoder.encode([short], "query"))
         families.assert_near(passages, encoder.encode([long, "Lima is the capital of Peru."], "passage"))
     assert families.differ(doors[0][0], encoder.encode([long], "query"))
+
+
+def test_a_pooler_that_is_not_used_is_told_of_where_transformers_has_one(folder: Path) -> None:
+    told, model = "may report weights of a pooler as missing", read_files(folder).model
+    for architecture, pooling in (("bert", "mean"), ("bert", "pooler"), ("modernbert", "mean")):
+        change(folder, "run.json", model={**model, "architecture": architecture, "pooling": pooling})
+        assert (told in card_text(folder)) == ((architecture, pooling) == ("bert", "mean"))
+    for architecture in card_sections._WITH_POOLER:
+        model_class: Any = MODEL_MAPPING[CONFIG_MAPPING[architecture]]
+        assert "add_pooling_layer" in inspect.signature(model_class).parameters
+
+
+def test_a_card_of_no_repository_says_what_its_places_are(folder: Path) -> None:
+    told = "In code and commands help stands for the run folder: put its path in its place"
+    assert told in card_text(folder)
+    assert "--like help --output_dir runs/help-again" in card_text(folder)
+    published = write_card(folder, OPTIONS).read_text()
+    assert "stands for the run folder" not in published
+    assert "--like user/help-hybrid --output_dir runs/help-hybrid-again" in published
+
+
+def test_the_file_of_a_run_is_as_good_as_its_folder(folder: Path) -> None:
+    assert read_run_like(str(folder / "run.json")) == read_run_like(str(folder))
 
 
 def test_where_pooling_alone_makes_no_vector_the_card_says_so(folder: Path) -> None:
@@ -417,7 +444,10 @@ def test_an_unfinished_run_says_so_first(folder: Path) -> None:
     assert body.lstrip().startswith(
         "> **This card is of a run that is not finished.** The run's status is interrupted"
     )
-    assert f"{evaluation['before']['monolingual']['MAP']:.4f} → not measured" in text
+    assert f"| {evaluation['before']['monolingual']['MAP']:.4f} |" in text
+    assert "→" not in text.split("## Results")[1].split("##")[0]
+    assert "languages, before training; higher is better" in text
+    assert "`recipes/verify.py` checks what there is so far of the" in text
     assert "It was not evaluated after training" in text
     assert "They were not measured." in text
     assert "model-index" not in text

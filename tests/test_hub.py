@@ -104,7 +104,8 @@ def test_a_bundle_and_results_of_benchmarks_go_along_unchanged(run: Path) -> Non
     assert set(found) == MODEL | RECORDS | more
     assert all(found[name] == run / name for name in more)
     (run / "bundle/logs/a.jsonl").write_text("as he is: bundle/logs/a.jsonl")
-    with pytest.raises(HubError, match=r"bundle is not as it was written: logs/a\.jsonl"):
+    said = r"bundle is not as it was written: logs/a\.jsonl.* Delete .*bundle; then the training command of the run"
+    with pytest.raises(HubError, match=said):
         published_files(run)
 
 
@@ -113,7 +114,7 @@ def test_records_are_published_without_secrets_and_places(run: Path, hub: HubSer
     changed(run / "run.json", lambda r: r["config"].update(train_corpus=f"{root}corpus", note=f"token={TOKEN}"))
     before = sha256(run / "run.json")
     (run / "resources.jsonl").write_text((run / "resources.jsonl").read_text().replace('"mono"', f'"{root}mono"'))
-    push_run(run, REPO)
+    push_run(run, REPO, keep_card=True)
     config = json.loads(hub.repo(REPO).files()["run.json"])["config"]
     assert config["train_corpus"] == "corpus"
     assert config["note"] == "token=***"
@@ -205,7 +206,7 @@ def test_a_file_that_holds_a_secret_stops_the_push(name: str, content: str, run:
     with pytest.raises(
         HubError, match=f"looks like a token or a password is in .*{re.escape(name)}.*: take it out"
     ) as caught:
-        push_run(run, REPO)
+        push_run(run, REPO, keep_card=True)
     assert content not in str(caught.value)
     assert hub.requests == []
 
@@ -276,15 +277,41 @@ def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Pa
     assert 'SentenceTransformer("user/other")' in hub.repo("user/other").files()["README.md"].decode()
     assert hub.repo("user/other").metadata()["license"] == "apache-2.0"
     (run / "README.md").write_text("---\nlicense: mit\n---\n# By hand\n")
-    assert "README.md is not what the run gives" in push_command(run, "--repo_id", REPO).printed
+    kept = push_command(run, "--repo_id", REPO, "--keep_card")
+    assert "Licence, repository name and figures in it are not updated; it is pushed as it is" in kept.printed
     assert hub.repo(REPO).files()["README.md"].endswith(b"# By hand\n")
     assert first.commit.oid == hub.repo(REPO).commits()[1].oid
+
+
+def test_a_card_with_a_figure_by_hand_is_not_pushed_unless_told_to(run: Path, hub: HubServer, tmp_path: Path) -> None:
+    text = card_text(run)
+    line = next(number for number, line in enumerate(text.split("\n"), start=1) if "value: 0" in line)
+    (run / "README.md").write_text(text.replace("value: 0", "value: 9", 1))
+    said = rf"README\.md, line {line} of mine is not .*value: 9.*by hand.*not updated.*--keep_card.*delete README\.md"
+    for dry_run in (True, False):
+        with pytest.raises(HubError, match=said):
+            push_run(run, "user/other", PushOptions(dry_run=dry_run), card={"licence": "mit"})
+    assert re.search(said, push_command(run, "--card_folder", tmp_path / "card").printed)
+    assert hub.requests == []
+    (run / "README.md").unlink()
+    push_run(run, "user/other", card={"licence": "mit"})
+    assert hub.repo("user/other").metadata()["license"] == "mit"
+
+
+def test_a_card_of_another_release_is_written_anew(run: Path, hub: HubServer) -> None:
+    for folder in (run, run / "bundle"):
+        (folder / "README.md").write_text("# As a former release wrote it\n")
+    write_manifest(run / "bundle")
+    sizes = push_run(run, REPO, PushOptions(dry_run=True)).sizes
+    push_run(run, REPO)
+    assert hub.repo(REPO).files()["README.md"].decode() == card_text(run)
+    assert sizes["README.md"] == len(card_text(run).encode())
 
 
 def test_a_card_that_the_hub_refuses_is_told_of(run: Path, hub: HubServer) -> None:
     (run / "README.md").write_text("---\nlicense: [mit\n---\n# By hand\n")
     with pytest.raises(HubError, match=r"Hub refuses what was sent.*400: Invalid metadata in README\.md\. - YAML"):
-        push_run(run, REPO)
+        push_run(run, REPO, keep_card=True)
     assert files(hub) == HUBS_OWN
 
 
@@ -518,13 +545,20 @@ def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_pat
 
 
 def test_values_of_queries_may_be_larger_than_text(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{}")
     for name in ("per_query.parquet", "all.csv"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(11 * 2**20)
     with pytest.raises(HubError, match=r"all\.csv: 11\.0 MiB"):
         study_files(tmp_path, "user/study")
     (tmp_path / "all.csv").unlink()
-    assert set(study_files(tmp_path, "user/study")) == {"per_query.parquet", "README.md"}
+    assert set(study_files(tmp_path, "user/study")) == {"study.json", "per_query.parquet", "README.md"}
+
+
+def test_a_run_is_no_study(run: Path, hub: HubServer) -> None:
+    said = r"mine is no study: it has no study\.json; for a run leave out --study"
+    assert re.search(said, push_command("--study", run, "--repo_id", REPO).printed)
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -533,7 +567,6 @@ def test_values_of_queries_may_be_larger_than_text(tmp_path: Path) -> None:
         ("best/weights.safetensors", 10, "looks like weights"),
         ("best/pytorch_model.bin", 10, "looks like weights"),
         ("all.csv", 11 * 2**20, r"all\.csv: 11\.0 MiB; those of a study have up to 10\.0 MiB"),
-        (".hidden", 10, "has no files to push"),
         ("broken.json", 10, r"broken\.json is not JSON"),
     ],
 )
@@ -541,6 +574,7 @@ def test_what_does_not_belong_into_a_study(name: str, size: int, said: str, tmp_
     path = tmp_path / "study" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * size)
+    (tmp_path / "study" / "study.json").write_text("{}")
     with pytest.raises(HubError, match=said):
         study_files(tmp_path / "study", "user/study")
 

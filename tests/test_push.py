@@ -244,6 +244,9 @@ def test_nobody_is_logged_in(run: Path, hub: HubServer, monkeypatch: pytest.Monk
     assert answer.status == 2
     assert "hf auth login" in answer.printed
     assert hub.requests == []
+    dry = push_command(run, "--repo_id", REPO, "--dry_run")
+    assert dry.status == 0
+    assert f"It would not go well now. {answer.printed.split('error: ')[-1].strip()}" in dry.printed
 
 
 def test_offline(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +304,7 @@ def test_another_process_than_the_first_does_nothing(
     [
         (["--repo_id", REPO], "Give one of --run FOLDER, --metric and --study FOLDER; got none"),
         (["x", "--metric", "--repo_id", REPO], "got run and metric"),
-        (["x"], "repo_id is None; give the name of a repository as user/name"),
+        (["x"], "Give --repo_id user/name"),
         (["x", "--repo_id", "name"], "the namespace is missing"),
         (["x", "--repo_id", "user/na me"], "user/name or organization/name"),
         (["x", "--repo_id", REPO], "x is no run folder: it has no run.json"),
@@ -320,6 +323,15 @@ def test_commands_that_are_refused(words: list[str], said: str, hub: HubServer) 
     assert hub.requests == []
 
 
+def test_the_run_folder_to_give_instead_is_named(run: Path, hub: HubServer) -> None:
+    for part in ("bundle", "model"):
+        told = push_command(run / part, "--repo_id", REPO).printed
+        assert f"{run / part} is a part of a run: give its run folder, {run}." in told
+    told = push_command(run.parent, "--repo_id", REPO).printed
+    assert f"is no run folder, but holds 1: give one, such as {run}." in told
+    assert hub.requests == []
+
+
 def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tmp_path: Path) -> None:
     target = tmp_path / "cards" / "mine"
     found = push_command(run, "--card_folder", target, "--licence", "apache-2.0")
@@ -329,6 +341,10 @@ def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tm
     assert card_text(target) == (target / "README.md").read_text()
     assert "apache-2.0" in (target / "README.md").read_text()
     assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))
-    assert push_command(run, "--card_folder", target).status == 0, "it is written anew"
+    again = push_command(run, "--card_folder", target, "--licence", "apache2", "--base_model", "bert")
+    assert again.status == 0, "it is written anew"
+    assert "licence apache2 is none that the Hub knows" in again.printed
+    assert "Did you mean apache-2.0?" in again.printed
+    assert "base_model bert has no namespace" in again.printed
     assert "holds no card" in push_command(run, "--card_folder", tmp_path).printed
     assert "--card_folder is for --run" in push_command("--metric", "--card_folder", target).printed

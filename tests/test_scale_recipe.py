@@ -256,6 +256,24 @@ class TestASmallStudy:
             assert message in found.stderr
         assert (study.path / "configs" / "train.yaml").read_bytes() == configs
 
+    def test_a_mistake_deletes_nothing(self, study: StudyFolder, place: Path, run: Run) -> None:
+        before = {path: path.stat().st_mtime_ns for path in study.path.rglob("*") if path.is_file()}
+        assert len(before) > 50
+        mistakes = {
+            "--list": "leave one of them out",
+            "--train_options=--temprature 3": "did you mean --temperature",
+            "--only=hybird-*": "matches no cell; there are zero_shot-seed1, bm25,",
+            "--order=de,xx": "the corpus has no 'xx'",
+            "--budget=tokens --budget_value=-1": "budget_value",
+            f"--train_corpus={study.path / 'corpora' / 'train'}": "--overwrite would delete",
+        }
+        for words, message in mistakes.items():
+            options = [words] if "train" in words else words.split()
+            found = run("--config", asked(place), "--overwrite", *options)
+            assert found.returncode == 2, words
+            assert message in found.stderr
+        assert {path: path.stat().st_mtime_ns for path in study.path.rglob("*") if path.is_file()} == before
+
     def test_a_seed_more_is_more_cells(self, study: StudyFolder, place: Path, run: Run, stages: list[str]) -> None:
         earlier = study.read("study.json")["cells"]
         found = run("--config", asked(place, seeds="2"), "--only", "hybrid-*")
@@ -369,7 +387,7 @@ def test_a_token_premium_is_that_of_the_same_items() -> None:
         (["--train_options=--seed 3"], "the study itself decides on seed"),
         (["--train_options=--temprature 3"], "did you mean --temperature"),
         (["--arm", "hybrid"], "did you mean --arms"),
-        (["--only", "hybird-*"], "matches no cell"),
+        (["--only", "hybird-*"], "only='hybird-*' matches no cell; there are mono-L1-seed1, mono-L2-seed1."),
         (["--plan", "nowhere.yaml"], "a plan is of one number of languages"),
     ],
 )
@@ -378,6 +396,58 @@ def test_mistakes_are_explained(options: list[str], message: str, place: Path, t
     assert found.returncode == 2
     assert message in found.stderr
     assert "Traceback" not in found.stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_may_be_another_until_a_cell_has_begun(
+    place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    folder.path.mkdir()
+    for name in ("nohup.out", "report.md"):
+        (folder.path / name).touch()
+    changes = {"study_dir": str(folder.path), "arms": "mono"}
+    others = {"languages": "2", "seeds": "2,", "eval_every": 2, "eval_languages": "de", "budget_value": "5"}
+    others["train_options"] = f"{SMALL} {SIZE} --scratch_hidden_size 32"
+
+    def found_by(*words: str, **more: Any) -> Ended:
+        return run("--config", asked(place, **changes, **more), *words)
+
+    def read() -> tuple[Any, ...]:
+        study = folder.read("study.json")
+        base = (folder.path / "base" / "made_of.json").read_text()
+        return [cell["id"] for cell in study["cells"]], study["eval_languages"], study["eval_every"], base
+
+    assert found_by("--list").returncode == 0
+    first = read()
+    assert first[:3] == (["mono-L1-seed1", "mono-L2-seed1"], ["de", "en"], 3)
+    found = found_by("--list", **others)
+    assert found.returncode == 0, found.stderr
+    assert read()[:3] == (["mono-L2-seed2"], ["de"], 2)
+    assert read()[3] != first[3]
+    assert list(load_corpus(folder.path / "corpora" / "eval").languages) == ["de"]
+    begun = folder.path / "cells" / "mono-L2-seed2" / "log.txt"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert "--overwrite to begin anew" in found_by("--list").stderr
+    assert read()[0] == ["mono-L2-seed2"]
+    monkeypatch.setattr(Sweep, "run", lambda *_: {})
+    assert found_by("--overwrite").returncode == 0
+    assert read() == first
+    assert not begun.parent.exists()
+    assert (folder.path / "nohup.out").exists()
+
+
+@pytest.mark.parametrize(("name", "message"), [("run.json", "holds a run"), ("thesis.tex", "but holds thesis.tex")])
+def test_a_folder_of_something_else_is_left_alone(
+    name: str, message: str, place: Path, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / name).touch()
+    for words in (["--list"], ["--overwrite"]):
+        found = run("--config", asked(place, study_dir=str(tmp_path), arms="mono"), *words)
+        assert (found.returncode, message in found.stderr) == (2, True)
+        assert "choose another study_dir" in found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_one_cell_is_one_job_under_slurm(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from hf_hybrid.hardware import hardware_of_run
 from hf_hybrid.measured_runs import read_measured
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.parsing import parse_arguments
+from hf_hybrid.planner_words import prediction_table
 from hf_hybrid.quality_curve import Point, cost_to_target, curve_of
 from hf_hybrid.records import RunFolder
 from hf_hybrid.sample import build_sample_corpus
@@ -150,6 +151,8 @@ class TestGrid:
             "hybrid-L4-seed2",
         ]
         assert chosen_cells(cells, None, 3) == [cells[3]]
+        with pytest.raises(ValueError, match=r"there are zero_shot-seed1, .* and \d+ more, see --list"):
+            chosen_cells(cells, "hybird-*", None)
         for only, number in (("nothing-*", None), (None, len(cells)), ("bm25", 0)):
             with pytest.raises(ValueError, match="cell"):
                 chosen_cells(cells, only, number)
@@ -164,6 +167,7 @@ class TestGrid:
         ({"seeds": "0"}, "seed"),
         ({"budget": "money"}, "budget='money'"),
         ({"budget_value": "-3"}, "budget_value"),
+        ({"budget": "time"}, "budget=time: say how much"),
         ({"budget": "target_quality"}, "give the target as budget_value"),
         ({"budget": "target_quality", "budget_value": "0.5"}, "write it as in multilingual/MAP=0.5"),
         ({"target": "MAP=0.5"}, "write it as in"),
@@ -507,6 +511,18 @@ def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: P
         plan_from_study(StudyArguments(study_dir=str(tmp_path), languages="6,7"), asked)
     with pytest.raises(ValueError, match="no finished training to learn from"):
         plan_from_study(StudyArguments(study_dir=str(tmp_path / "none"), languages="6"), asked)
+    machine.write_text(json.dumps({"name": name, "kind": "cpu", "num_devices": 2, "interconnect_gb_per_s": 10}))
+    study = StudyArguments(study_dir=str(tmp_path), languages="6")
+    for one, devices in ((PlanArguments(str(machine)), 2), (PlanArguments(str(machine), num_devices=1), 1)):
+        found = plan_from_study(study, one)
+        assert found.workload.num_devices == devices
+        assert f", {devices} x {name};" in prediction_table(found)
+    for option, one in (
+        ("plan", PlanArguments("nowhere")),
+        ("measured_on", PlanArguments(str(machine), None, "nowhere")),
+    ):
+        with pytest.raises(ValueError, match=f"--{option} nowhere: there is no such file"):
+            plan_from_study(study, one)
     wider = wanted_workload([read_measured(RunFolder(cells / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
     assert (wider.model.hidden_size, wider.model.num_layers, wider.mix) == (256, 2, "mono=1")
     assert wider.model.parameters > work.model.parameters

@@ -20,8 +20,11 @@ from jsonschema import ValidationError
 
 from hf_hybrid.records import RunFolder
 from hf_hybrid.scaling import ARMS
+from hf_hybrid.study_answer import answer
 from hf_hybrid.study_charts import _STYLES, NAMES, picture
+from hf_hybrid.study_figures import read_report
 from hf_hybrid.study_report import figures_in, figures_of, write_report
+from hf_hybrid.study_sections import subtitle
 from tests.study_folders import collect, write_study
 
 ROOT = Path(__file__).parents[1]
@@ -271,11 +274,24 @@ def test_every_kind_of_spec_is_valid_for_vega_lite(page: str) -> None:
 
 def test_a_study_of_one_cell_has_a_report(small: Path, page: str) -> None:
     text, table = read(small), (small / "report.md").read_text(encoding="utf-8")
-    assert "The study has no arm `hybrid` at two numbers of languages." in text
+    assert "Nothing can be said of hybrid batches: no such cell has come to its end at two numbers of" in table
+    assert "Nothing can be said of hybrid batches" in text
+    assert "&#96;" not in table
     assert "One seed: there are no intervals" in text
     assert "One seed: there are no intervals" not in page
     assert [row["low"] for row in figures_in(text)["step_time_s"]] == [None]
     assert table.count("\n| mono | 2 |") == 1
+
+
+def test_hybrid_at_one_number_of_languages_is_compared_with_mono(study: Path, tmp_path: Path) -> None:
+    write_study(tmp_path, (1, 2), (1, 2, 3), ("zero_shot", "mono", "hybrid"))
+    report = read_report(tmp_path)
+    (told,) = answer(report)
+    assert told.startswith("Against monolingual batches (mono), at L = 2, training time of hybrid ")
+    assert "; multilingual MAP at L = 2 is higher at hybrid than at mono: by " in told
+    assert "; rank distance at L = 2 is lower at hybrid than at mono: by " in told
+    assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: all train for so many steps; CPU.")
+    assert "; masked language modelling for as many tokens" in subtitle(read_report(study))
 
 
 def test_the_recipe_takes_a_profile_into_the_study(small: Path) -> None:

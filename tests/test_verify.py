@@ -133,6 +133,40 @@ def test_a_run_folder_without_a_bundle_is_checked_as_far_as_it_goes(run_folder: 
     assert "resources.json: tokens" in {finding.place for finding in wrong(folder)}
 
 
+def test_of_a_run_that_has_not_come_to_its_end_the_rest_is_checked(run_folder: Path, tmp_path: Path) -> None:
+    """As it is downloaded after `push.py --unfinished`: records without log and bundle, and some not written yet."""
+    names = shutil.ignore_patterns("bundle", "checkpoint-*", "events.jsonl", "after")
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run", ignore=names))
+    change(folder / "run.json", {"status": "interrupted"})
+    change(folder / "eval.json", {"after": None})
+    lines = (folder / "resources.jsonl").read_text().splitlines(keepends=True)
+    (folder / "resources.jsonl").write_text("".join(lines[:-1]))
+    shutil.rmtree(folder / "pictures")
+    make_card_anew(folder)
+    found = verify(folder)
+    assert [finding for finding in found if finding.status == WRONG] == []
+    ends = [finding.told for finding in found if finding.place == "run.json: status"]
+    assert ends == ["the run has not come to its end, it is interrupted at step 6 of 8; only what there is is checked"]
+    assert {"plan", "scores", "card"} <= {finding.check for finding in found if finding.status == OK}
+    change(folder / "eval.json", {"before.multilingual.MAP": 0.99})
+    make_card_anew(folder)
+    assert [finding.place for finding in wrong(folder)] == ["eval.json: before: multilingual: MAP"]
+
+
+def test_files_that_are_not_there_are_told_once_and_never_ok(run_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_folder / "bundle", tmp_path / "bundle"))
+    for name in ("plan.json", "eval.json", "curve.jsonl"):
+        (copy / name).unlink()
+    found = verify(copy)
+    assert not {"curve.jsonl", "card.json"} & {finding.place for finding in found if finding.status == OK}
+    told = [finding.place for finding in found if finding.status == WRONG]
+    assert sorted(told) == ["curve.jsonl", "eval.json", "plan.json"]
+    needed = {
+        finding.check for finding in found if finding.status == UNKNOWN and "needs it: eval.json" in finding.told
+    }
+    assert {"card", "drawn", "scores"} <= needed
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is none of these: .*There is no run.json"):
         verify(tmp_path)
@@ -636,7 +670,9 @@ def test_another_processor_or_number_of_threads_promises_no_bits(name: str, bund
     ("options", "told"),
     [
         ([], "--path"),
-        (["nowhere"], "nowhere is none of these"),
+        (["nowhere"], "There is no folder nowhere."),
+        (["user/name"], "download it first, `hf download user/name --local-dir name`"),
+        ([__file__], "is a file: give its folder"),
         (["x", "--tolerance", "2"], "give a number from 0 to 1"),
         (["x", "--rerunn"], "did you mean --rerun"),
     ],
