@@ -24,7 +24,16 @@ from .files import size_words
 from .hub_errors import HubError
 from .hub_files import UNSENT, Files, all_files, bundle_files, is_finished, published_json
 from .markdown import plain, table
-from .records import BUNDLE_NAME, EVALUATIONS_NAME, EVENTS_NAME, HEARTBEAT_NAME, MODEL_NAME, Run, RunFolder
+from .records import (
+    BUNDLE_NAME,
+    EVALUATIONS_NAME,
+    EVENTS_NAME,
+    HEARTBEAT_NAME,
+    MANIFEST_NAME,
+    MODEL_NAME,
+    Run,
+    RunFolder,
+)
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".gguf", ".npz")
 _TEXTS = (".csv", ".tsv", ".md", ".txt", ".log", ".yaml", ".yml")
@@ -53,14 +62,18 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | Non
         raise HubError(f"{folder} is no folder. {UNSENT}")
     if not (folder / "study.json").is_file():
         raise HubError(f"{folder} is no study: it has no study.json; for a run leave out --study. {UNSENT}")
-    paths = list(_of_study(folder))
+    # a copy, of recipes/report.py --copy_to, is in published form and has a manifest: it goes as it is
+    is_copy = (folder / MANIFEST_NAME).is_file()
+    paths = list(all_files(folder) if is_copy else _of_study(folder))
     runs = [path.parent for path in paths if path.name == "run.json" and path.parent.name != BUNDLE_NAME]
     bundles = {run: bundle_files(run) if is_finished(run) else {} for run in runs}
     values = f"{BUNDLE_NAME}/{EVALUATIONS_NAME}/"
     again = {run / BUNDLE_NAME for run in runs}
     again |= {run / EVALUATIONS_NAME for run in runs if any(name.startswith(values) for name in bundles[run])}
     found: Files = {
-        path.relative_to(folder).as_posix(): _published(path) for path in paths if again.isdisjoint(path.parents)
+        path.relative_to(folder).as_posix(): path if is_copy else _published(path)
+        for path in paths
+        if again.isdisjoint(path.parents)
     }
     for run, files in bundles.items():
         found |= {(run.relative_to(folder) / name).as_posix(): content for name, content in files.items()}

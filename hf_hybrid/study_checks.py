@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .cards import CARD_NAME
 from .checking import Check, found_by
 from .cost_checks import check_resources
 from .event_checks import check_events
@@ -67,7 +68,8 @@ def check_files(evidence: StudyEvidence) -> Iterator[Finding]:
         yield Finding("manifest", UNKNOWN, MANIFEST_NAME, told)
         return
     paths = {path.relative_to(evidence.path).as_posix(): path for path in evidence.path.rglob("*") if path.is_file()}
-    del paths[MANIFEST_NAME]
+    added = (MANIFEST_NAME, CARD_NAME)  # the card and hidden files are those of a repository
+    paths = {name: path for name, path in paths.items() if name not in added and not name.startswith(".")}
     listed = read_manifest(evidence.path / MANIFEST_NAME)
     for name in sorted({*paths, *listed, *NEEDED}):
         if name not in paths:

@@ -164,7 +164,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"study_report"},
     "study_evidence": {"checking", "evidence", "findings", "records", "scaling", "study_folder", "study_table"},
     "study_cells": {"cards", "findings", "mix", "scaling", "study_copy", "study_evidence", "study_folder"},
-    "study_checks": {"checking", "cost_checks", "event_checks", "evidence", "file_checks", "files", "findings"}
+    "study_checks": {
+        "cards",
+        "checking",
+        "cost_checks",
+        "event_checks",
+        "evidence",
+        "file_checks",
+        "files",
+        "findings",
+    }
     | {"installed", "manifest", "plan_checks", "records", "score_checks", "study_cells", "study_copy"}
     | {"study_evidence", "study_fits", "study_folder", "study_report", RANKING},
     "verification": {"bundle", "card_metadata", "cards", "checking", "cost_checks", "event_checks", "evidence"}

@@ -159,7 +159,7 @@ def test_language_modelling_runs(command: str, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_studies_are_run_told_of_and_checked(folder: Path) -> None:
-    (folder / "MACHINE.yaml").write_text("name: 4 x L40S\nmemory_per_device_gib: 44\nmatrix_tflops: 180\n")
+    (folder / "MACHINE.yaml").write_text("name: L40S\nmemory_per_device_gib: 44\nmatrix_tflops: 180\n")
     (folder / "HERE.yaml").write_text("name: here\nkind: cpu\nmatrix_tflops: 0.1\n")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/step_profile.json").symlink_to(REPOSITORY / "benchmarks/step_profile.json")

@@ -17,6 +17,7 @@ import torch
 from hf_hybrid import manifest, runs, study_checks, study_report
 from hf_hybrid.checking import found_by
 from hf_hybrid.findings import OK, UNKNOWN, WRONG, Finding
+from hf_hybrid.hub_study import study_files
 from hf_hybrid.manifest import write_manifest
 from hf_hybrid.scaling import Stage, command_of
 from hf_hybrid.study_checks import STUDY_CHECKS
@@ -158,6 +159,16 @@ def test_the_copy_gives_the_report_of_the_study_and_has_nothing_else(study: Path
         assert str(study.parent).encode() not in content, name
         assert b"/data/me" not in content, name
     assert sum(map(len, files.values())) < 1.7e6
+
+
+def test_a_copy_is_published_whole(copy: Path, tmp_path: Path) -> None:
+    files = study_files(copy, "user/study")
+    assert {*files} == {*contents(copy), "README.md"}
+    for name, content in {**files, ".gitattributes": b"*.png binary"}.items():
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    assert wrong(tmp_path, "manifest") == []
 
 
 def test_only_an_earlier_copy_gives_way(study: Path, copy: Path, tmp_path: Path) -> None:
