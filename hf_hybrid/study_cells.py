@@ -206,7 +206,8 @@ def _shared_of(run: StageEvidence) -> Iterator[tuple[Hashable, str, Any]]:
     told, model = run.run, run.run.get("model", {})
     size = {name: value for name, value in model.items() if name not in ("commit", "step")}
     yield ("model", recipe), "model", size
-    yield ("start", recipe, base), "identity: model", told["identity"]["model"]
+    by_seed = run.cell["seed"] if recipe == "mlm.py" else None  # a head that the checkpoint lacks is drawn by seed
+    yield ("start", recipe, base, by_seed), "identity: model", told["identity"]["model"]
     yield ("corpus", *run.cell["languages"]), "corpus: fingerprint", told["corpus"]["fingerprint"]
 
 

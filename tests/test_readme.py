@@ -168,6 +168,9 @@ def test_studies_are_run_told_of_and_checked(folder: Path) -> None:
         if "--plan" in command:
             runs = f"--study_dir {REPOSITORY}/benchmarks/studies/sample"  # it learns from four at the least
             assert "set-up and training" in run(folder, f"{command} {runs}")
+        elif "MODEL" in command.split():
+            words = shlex.join([PLACES.get(word, word) for word in shlex.split(command)])
+            assert "mono-L1-seed1" in run(folder, f"{words} --eval_languages en --languages 1 --order en --list")
         else:
             assert "mono-L1-seed1" in run(folder, f"{command} {smaller}")
     for command in of_kind("recipes/report.py"):
