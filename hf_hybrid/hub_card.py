@@ -39,12 +39,15 @@ def renew_card(folder: Path, options: CardOptions, keep: bool) -> None:
     Raises:
         HubError: When there is such a card and it is not to be kept.
     """
-    if _is_ours(folder):
-        if not _is_up_to_date(folder, options):
+    if not (folder / CARD_NAME).exists():
+        write_card(folder, options)
+        return
+    found, text = (folder / CARD_NAME).read_bytes(), card_text(folder)
+    if found == text.encode() or _is_of_bundle(folder, found):
+        if found != text.encode() or not _is_up_to_date(folder, text, options):
             write_card(folder, options)
         return
-    found = (folder / CARD_NAME).read_text(encoding="utf-8", errors="replace")
-    line = compared_texts("card", CARD_NAME, card_text(folder), found)
+    line = compared_texts("card", CARD_NAME, text, found.decode("utf-8", errors="replace"))
     told = (
         f"{line.place} of {folder.resolve().name} is not what the files of the run give ({line.told}): it was edited "
         "by hand, or written by another release of hf-hybrid or before the run went on. Licence, repository name and "
@@ -131,18 +134,13 @@ def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_car
     return sorted(files)
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether nobody has written in the card: it is that of the files, or that of the bundle, which no hand wrote."""
-    card, bundled = folder / CARD_NAME, folder / BUNDLE_NAME / CARD_NAME
-    if not card.exists() or card.read_bytes() == card_text(folder).encode():
-        return True
-    return bundled.is_file() and bundled.read_bytes() == card.read_bytes()
+def _is_of_bundle(folder: Path, card: bytes) -> bool:
+    """Whether a card is that of the bundle, which no hand wrote."""
+    bundled = folder / BUNDLE_NAME / CARD_NAME
+    return bundled.is_file() and bundled.read_bytes() == card
 
 
-def _is_up_to_date(folder: Path, options: CardOptions) -> bool:
-    card = folder / CARD_NAME
-    if not card.exists() or options != RunFolder(folder).read_card_options():
-        return False
-    text = card_text(folder)
+def _is_up_to_date(folder: Path, text: str, options: CardOptions) -> bool:
+    """Whether the card of the files has these options, and its pictures are there."""
     named = re.findall(rf"{PICTURES_NAME}/[\w.-]+", text)
-    return card.read_bytes() == text.encode() and all((folder / name).exists() for name in named)
+    return options == RunFolder(folder).read_card_options() and all((folder / name).exists() for name in named)

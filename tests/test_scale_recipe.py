@@ -55,6 +55,12 @@ def run_here(words: list[str], log: Path) -> int:
         sys.argv = former
 
 
+def run_stage_here(sweep: Sweep, stage: Stage, log: Path) -> int:
+    """A stage of a cell in this process, in place of `Sweep._run_stage`."""
+    words = command_of(stage, str(sweep.folder.path), sweep.recipes, sweep.launch)
+    return run_here([*words, *(["--cpu_threads", "1"] if stage["name"] != "eval" else [])], log)
+
+
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cells run here; the folders of the stages that ran."""
@@ -62,8 +68,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run_stage(self: Sweep, stage: Stage, log: Path) -> int:
         ran.append(str(self.folder.stage_path(stage).relative_to(self.folder.path / "cells")))
-        words = command_of(stage, str(self.folder.path), self.recipes, self.launch)
-        return run_here([*words, *(["--cpu_threads", "1"] if stage["name"] != "eval" else [])], log)
+        return run_stage_here(self, stage, log)
 
     monkeypatch.setattr(Sweep, "_run_stage", run_stage)
     monkeypatch.setattr(runs, "_write_card_and_bundle", lambda *_: None)  # they have tests of their own, and take long

@@ -19,7 +19,6 @@ from hf_hybrid.checking import found_by
 from hf_hybrid.findings import OK, UNKNOWN, WRONG, Finding
 from hf_hybrid.hub_study import study_files
 from hf_hybrid.manifest import write_manifest
-from hf_hybrid.scaling import Stage, command_of
 from hf_hybrid.study_checks import STUDY_CHECKS
 from hf_hybrid.study_copy import copy_study
 from hf_hybrid.study_evidence import NO_VALUES, StudyEvidence
@@ -31,7 +30,7 @@ from hf_hybrid.sweep import Sweep
 from hf_hybrid.verification import verify
 from tests.recipe_runs import imported_recipe, write_jsonl_corpus
 from tests.study_folders import collect
-from tests.test_scale_recipe import asked, run_here
+from tests.test_scale_recipe import asked, run_stage_here
 
 FAILED = "mlm-L1-seed1"  # and mlm-L2-seed1 was not begun
 PROFILE = Path(__file__).parents[1] / "benchmarks" / "step_profile.json"
@@ -49,10 +48,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made: dict[Any, Any] = {}
     draw, of_sections = study_report.picture, study_report.sections
 
-    def run_stage(self: Sweep, stage: Stage, log: Path) -> int:
-        words = command_of(stage, str(self.folder.path), self.recipes, self.launch)
-        return run_here([*words, *(["--cpu_threads", "1"] if stage["name"] != "eval" else [])], log)
-
     def draw_once(spec: Any, rows: Any) -> str:
         key = json.dumps([spec, rows])
         return made.get(key) or made.setdefault(key, draw(spec, rows))
@@ -63,7 +58,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return made.get(key) or made.setdefault(key, of_sections(report))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sweep, "_run_stage", run_stage)
+        patch.setattr(Sweep, "_run_stage", run_stage_here)
         patch.setattr(runs, "_write_card_and_bundle", lambda *_: None)
         patch.setattr(study_report, "picture", draw_once)  # as all of a report, it takes longer than all checks
         patch.setattr(study_report, "sections", make_once)
