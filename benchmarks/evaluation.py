@@ -263,8 +263,7 @@ def search_in_process(side: str, folder: Path) -> dict[str, Any]:
 
 def search_ours(folder: Path) -> np.ndarray:
     """As an evaluation does it: the first places, and the rank of a passage that is called relevant."""
-    from hf_hybrid.judgements import Relevant
-    from hf_hybrid.search import DensePool
+    from hf_hybrid.search import DensePool, Relevant
 
     shards, queries = sorted(folder.glob("shard-*.npy")), folder / "queries.npy"
     pool = DensePool([[queries]], [shards], torch.device("cpu"))

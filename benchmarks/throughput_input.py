@@ -16,8 +16,8 @@ import torch
 from throughput_peer import write_pairs
 from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
-from hf_hybrid.cells import PASSAGE, QUERY
 from hf_hybrid.schedule import HybridSchedule
+from hf_hybrid.sides import PASSAGE, QUERY
 from hf_hybrid.sources import load_corpus
 from hf_hybrid.token_cache import TokenCache
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .judgements import Relevant
-from .search import Best, Block, read_rows
+from .search import Best, Block, Relevant, read_rows
 
 NUM_PLACES = 1000
 _EXACT_UP_TO = 20_000  # passages: a search of so few is fast as it is

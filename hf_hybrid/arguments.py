@@ -6,15 +6,16 @@ import importlib.util
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from .cache_folder import cache_folder
+from .files import cache_folder
 from .machine import ENERGY_CHOICES
 from .mix import MixConfig
+from .parsing import option
 from .vocabulary import EXACT_OPTIMIZERS
 
 CACHE_DIR = str(cache_folder())
@@ -66,28 +67,24 @@ def _refuse_out_of_range(arguments: Any) -> None:
             raise ValueError(f"{name}={value!r} cannot be honoured: allowed is {least:,} to {most:,}.")
 
 
-def _option(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
-
-
 @dataclass
 class ModelArguments:
     """Which encoder is trained, and how it reads text."""
 
-    model_name_or_path: str | None = _option(
+    model_name_or_path: str | None = option(
         None, "Hub id or folder of any encoder that AutoModel loads; without it a small BERT is made from scratch."
     )
-    model_revision: str | None = _option(None, "Branch, tag or commit of the model on the Hub.")
-    attention: str = _option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
-    attention_dropout: float = _option(0.0, "Dropout of attention probabilities; above 0 the fast kernels are off.")
-    pooling: str | None = _option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
-    query_prompt: str | None = _option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
-    passage_prompt: str | None = _option(None, "Put before every passage; by default the checkpoint's.")
-    max_query_length: int = _option(64, "Most tokens of a query in training, prompt included.")
-    max_passage_length: int = _option(256, "Most tokens of a passage, and of any text when encoding.")
-    scratch_hidden_size: int = _option(128, "Width of the encoder made from scratch.")
-    scratch_num_layers: int = _option(2, "Layers of the encoder made from scratch.")
-    scratch_vocab_size: int = _option(8192, "Tokenizer entries of the encoder made from scratch.")
+    model_revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    attention: str = option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
+    attention_dropout: float = option(0.0, "Dropout of attention probabilities; above 0 the fast kernels are off.")
+    pooling: str | None = option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
+    query_prompt: str | None = option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
+    passage_prompt: str | None = option(None, "Put before every passage; by default the checkpoint's.")
+    max_query_length: int = option(64, "Most tokens of a query in training, prompt included.")
+    max_passage_length: int = option(256, "Most tokens of a passage, and of any text when encoding.")
+    scratch_hidden_size: int = option(128, "Width of the encoder made from scratch.")
+    scratch_num_layers: int = option(2, "Layers of the encoder made from scratch.")
+    scratch_vocab_size: int = option(8192, "Tokenizer entries of the encoder made from scratch.")
 
     def __post_init__(self) -> None:
         _refuse_out_of_range(self)
@@ -97,21 +94,21 @@ class ModelArguments:
 class DataArguments:
     """Which corpora are trained on and evaluated on."""
 
-    train_corpus: str = _option("sample", "Folder or preset to train on; 'sample' is built in.")
-    eval_corpus: str | None = _option(
+    train_corpus: str = option("sample", "Folder or preset to train on; 'sample' is built in.")
+    eval_corpus: str | None = option(
         None, "Folder or preset to evaluate on; by default items held out of the training corpus."
     )
-    corpus_format: str = _option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
-    eval_corpus_format: str = _option("auto", "The same for eval_corpus.")
-    languages: str | None = _option(None, "Comma-separated codes of the languages to train on; all by default.")
-    eval_languages: str | None = _option(None, "Likewise for evaluation; all of eval_corpus by default.")
-    held_out: float = _option(
+    corpus_format: str = option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
+    eval_corpus_format: str = option("auto", "The same for eval_corpus.")
+    languages: str | None = option(None, "Comma-separated codes of the languages to train on; all by default.")
+    eval_languages: str | None = option(None, "Likewise for evaluation; all of eval_corpus by default.")
+    held_out: float = option(
         0.1, "Share of the items (or their number, from 1 on) held out where there is no eval_corpus."
     )
-    on_bad_row: str = _option(
+    on_bad_row: str = option(
         "refuse", "refuse: stop at the first bad row of a corpus; skip: leave it out and count it."
     )
-    cache_dir: str = _option(CACHE_DIR, "Where built corpora and token ids are kept.")
+    cache_dir: str = option(CACHE_DIR, "Where built corpora and token ids are kept.")
 
 
 @dataclass
@@ -137,58 +134,58 @@ class HybridTrainingArguments(TrainingArguments):
         ('mono=0.5,cross=0.5', 64)
     """
 
-    output_dir: str = _option("runs/hybrid", "The run folder.")
-    max_steps: int = _option(1000, "Optimizer steps.")
-    learning_rate: float = _option(2e-5, "Peak learning rate.")
-    warmup_steps: float = _option(0.1, "Steps of linear warm-up; below 1, a share of all steps.")
-    logging_steps: float = _option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
-    logging_nan_inf_filter: bool = _option(False, "Leave NaN and infinite losses out of the logged mean.")
-    save_strategy: str = _option("steps", "no, steps or best: when checkpoint-N is written.")
-    save_steps: float = _option(0.1, "A checkpoint every so many steps; below 1, a share of all steps.")
-    save_total_limit: int | None = _option(2, "Checkpoints kept, the newest and the best first.")
-    max_nonfinite_steps: int = _option(5, "Steps in a row without a finite loss and gradient that end a run.")
-    dataloader_num_workers: int | None = _option(  # type: ignore[assignment]
+    output_dir: str = option("runs/hybrid", "The run folder.")
+    max_steps: int = option(1000, "Optimizer steps.")
+    learning_rate: float = option(2e-5, "Peak learning rate.")
+    warmup_steps: float = option(0.1, "Steps of linear warm-up; below 1, a share of all steps.")
+    logging_steps: float = option(10, "A line in the logs every so many steps; below 1, a share of all steps.")
+    logging_nan_inf_filter: bool = option(False, "Leave NaN and infinite losses out of the logged mean.")
+    save_strategy: str = option("steps", "no, steps or best: when checkpoint-N is written.")
+    save_steps: float = option(0.1, "A checkpoint every so many steps; below 1, a share of all steps.")
+    save_total_limit: int | None = option(2, "Checkpoints kept, the newest and the best first.")
+    max_nonfinite_steps: int = option(5, "Steps in a row without a finite loss and gradient that end a run.")
+    dataloader_num_workers: int | None = option(  # type: ignore[assignment]
         None, "Processes that make batches ahead of time; by default 2 where there is a GPU, else 0."
     )
-    ddp_find_unused_parameters: bool | None = _option(False, "Look for weights without a gradient in each step.")
-    num_train_epochs: float | None = _option(  # type: ignore[assignment]
+    ddp_find_unused_parameters: bool | None = option(False, "Look for weights without a gradient in each step.")
+    num_train_epochs: float | None = option(  # type: ignore[assignment]
         None, "Refused: a plan has steps and no epochs; set max_steps."
     )
-    per_device_eval_batch_size: int | None = _option(  # type: ignore[assignment]
+    per_device_eval_batch_size: int | None = option(  # type: ignore[assignment]
         None, "Refused: evaluation batches are measured in tokens; set eval_batch_tokens."
     )
-    per_device_train_batch_size: int | None = _option(  # type: ignore[assignment]
+    per_device_train_batch_size: int | None = option(  # type: ignore[assignment]
         None, "Follows from global_batch_size; refused otherwise."
     )
-    global_batch_size: int = _option(256, "Most queries that one batch contrasts, over all devices.")
-    chunk_tokens: int | None = _option(
+    global_batch_size: int = option(256, "Most queries that one batch contrasts, over all devices.")
+    chunk_tokens: int | None = option(
         None,
         "Most tokens of one forward pass of a process; a larger batch runs in chunks with the same loss (GradCache), "
         "each embedded twice. By default all at once, and less where memory runs out.",
     )
-    seen_embeddings_only: bool = _option(
+    seen_embeddings_only: bool = option(
         False,
         "Train only the token embeddings that the corpus uses; the others decay, as they would anyway: the same "
         "model, to rounding, for less time and memory.",
     )
-    mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool, mixed.")
-    smoothing: float = _option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
-    cells: str | None = _option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
-    exclude: str | None = _option(None, "No pair of languages matching one of these patterns.")
-    max_positives: int = _option(4, "Most passages of one item, each in another language, in a pool batch.")
-    num_negatives: int = _option(0, "Hard negatives of the corpus for each positive passage.")
-    temperature: float = _option(0.02, "Divides the cosine scores in the loss.")
-    symmetric: bool = _option(False, "Contrast each passage with the queries too.")
-    evaluate_before: bool = _option(True, "Evaluate before training, for the table of before and after.")
-    eval_batch_tokens: int = _option(16_384, "Most tokens of one forward pass in evaluation.")
-    max_eval_queries: int | None = _option(None, "Evaluate the first so many queries of each language.")
-    hub_private_repo: bool | None = _option(None, "Private, where push_to_hub makes a repository: so unless false.")
-    cpu_threads: int | None = _option(
+    mix: str = option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool, mixed.")
+    smoothing: float = option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
+    cells: str | None = option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
+    exclude: str | None = option(None, "No pair of languages matching one of these patterns.")
+    max_positives: int = option(4, "Most passages of one item, each in another language, in a pool batch.")
+    num_negatives: int = option(0, "Hard negatives of the corpus for each positive passage.")
+    temperature: float = option(0.02, "Divides the cosine scores in the loss.")
+    symmetric: bool = option(False, "Contrast each passage with the queries too.")
+    evaluate_before: bool = option(True, "Evaluate before training, for the table of before and after.")
+    eval_batch_tokens: int = option(16_384, "Most tokens of one forward pass in evaluation.")
+    max_eval_queries: int | None = option(None, "Evaluate the first so many queries of each language.")
+    hub_private_repo: bool | None = option(None, "Private, where push_to_hub makes a repository: so unless false.")
+    cpu_threads: int | None = option(
         None,
         "Threads of a process on CPU; by default OMP_NUM_THREADS if above 1, else this machine's cores shared out.",
     )
-    energy: str = _option("auto", "Energy meter: auto, nvml, rapl, codecarbon (an estimate) or none.")
-    peak_flops: float | None = _option(None, "Peak operations a second of one device, for mfu; unknown by default.")
+    energy: str = option("auto", "Energy meter: auto, nvml, rapl, codecarbon (an estimate) or none.")
+    peak_flops: float | None = option(None, "Peak operations a second of one device, for mfu; unknown by default.")
 
     def __post_init__(self) -> None:
         self.mix = str(MixConfig.parse(self.mix))
@@ -292,40 +289,40 @@ class HybridTrainingArguments(TrainingArguments):
 class EvaluationArguments:
     """What `recipes/eval.py` evaluates, on what, and what it leaves."""
 
-    model: str | None = _option(None, "Hub id or folder of the model.")
-    revision: str | None = _option(None, "Branch, tag or commit of the model on the Hub.")
-    library: str = _option(
+    model: str | None = option(None, "Hub id or folder of the model.")
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    library: str = option(
         "hf_hybrid", "What loads and runs the model: hf_hybrid (packed, no padding) or sentence_transformers."
     )
-    pooling: str | None = _option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
-    query_prompt: str | None = _option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
-    passage_prompt: str | None = _option(None, "Put before every passage; by default the checkpoint's.")
-    max_length: int | None = _option(None, "Most tokens of a text; by default the checkpoint's, else 256.")
-    attention: str = _option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
-    dtype: str = _option("float32", "Of the weights: float32, bfloat16 or float16.")
-    use_cpu: bool = _option(False, "Stay on the CPU, even where there is a GPU.")
-    corpus: str = _option("sample", "Folder or preset to evaluate on; 'sample' is built in.")
-    corpus_format: str = _option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
-    split: str | None = _option(None, "Split of a BEIR folder or a preset.")
-    languages: str | None = _option(None, "Comma-separated codes; all languages of the corpus by default.")
-    held_out: float = _option(
+    pooling: str | None = option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
+    query_prompt: str | None = option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
+    passage_prompt: str | None = option(None, "Put before every passage; by default the checkpoint's.")
+    max_length: int | None = option(None, "Most tokens of a text; by default the checkpoint's, else 256.")
+    attention: str = option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
+    dtype: str = option("float32", "Of the weights: float32, bfloat16 or float16.")
+    use_cpu: bool = option(False, "Stay on the CPU, even where there is a GPU.")
+    corpus: str = option("sample", "Folder or preset to evaluate on; 'sample' is built in.")
+    corpus_format: str = option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
+    split: str | None = option(None, "Split of a BEIR folder or a preset.")
+    languages: str | None = option(None, "Comma-separated codes; all languages of the corpus by default.")
+    held_out: float = option(
         0.0, "Only what train.py holds out of the corpus with the same --held_out; by default all of it."
     )
-    on_bad_row: str = _option("refuse", "refuse: stop at the first bad row; skip: leave it out and count it.")
-    cache_dir: str = _option(CACHE_DIR, "Where built corpora are kept.")
-    settings: str = _option("monolingual,cross_lingual,multilingual", "Which of these three.")
-    measures: str = _option(
+    on_bad_row: str = option("refuse", "refuse: stop at the first bad row; skip: leave it out and count it.")
+    cache_dir: str = option(CACHE_DIR, "Where built corpora are kept.")
+    settings: str = option("monolingual,cross_lingual,multilingual", "Which of these three.")
+    measures: str = option(
         "MAP,nDCG@10,MRR@10,Recall@100", "Also MAP@k, P@k, MRR, R-precision, success@k, with any cutoff k."
     )
-    max_queries: int | None = _option(None, "Use the first so many queries of each language.")
-    batch_tokens: int = _option(16_384, "Most tokens of one forward pass of a process.")
-    index: str = _option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
-    bm25: bool = _option(False, "Evaluate BM25 beside the model.")
-    compare: str | None = _option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
-    output_dir: str = _option("runs/evaluation", "The folder for eval.json and all else.")
-    save_runs: bool = _option(False, "Write the rankings and the judgements as TREC files.")
-    run_depth: int = _option(1000, "Places of each ranking in the TREC files.")
-    keep_embeddings: bool = _option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
+    max_queries: int | None = option(None, "Use the first so many queries of each language.")
+    batch_tokens: int = option(16_384, "Most tokens of one forward pass of a process.")
+    index: str = option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
+    bm25: bool = option(False, "Evaluate BM25 beside the model.")
+    compare: str | None = option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
+    output_dir: str = option("runs/evaluation", "The folder for eval.json and all else.")
+    save_runs: bool = option(False, "Write the rankings and the judgements as TREC files.")
+    run_depth: int = option(1000, "Places of each ranking in the TREC files.")
+    keep_embeddings: bool = option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
 
     def __post_init__(self) -> None:
         known = {

@@ -11,19 +11,16 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .evaluation import evaluate_pool
 from .search import ScoredPool
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
-    from .records import Scores
 
 _READ_ROWS = 2**14  # texts in memory at once
 
@@ -108,21 +105,3 @@ def _texts(corpus: ParallelCorpus, kind: int, language: str, rows: np.ndarray) -
     """The texts at some rows, which increase, some at a time."""
     for start in range(0, len(rows), _READ_ROWS):
         yield from corpus.texts(kind, language, rows[start : start + _READ_ROWS])
-
-
-def evaluate_bm25(corpus: ParallelCorpus, **options: Any) -> Scores:
-    """Scores of BM25 in all settings.
-
-    Args:
-        corpus (`ParallelCorpus`): What to evaluate on.
-        **options: `settings`, `measures`, `max_queries`, `details` and `show_progress` of `evaluate_retrieval`.
-
-    Example:
-
-        >>> from hf_hybrid.sample import build_sample_corpus
-        >>> found = evaluate_bm25(build_sample_corpus(languages=["en", "de"]), max_queries=50)
-        >>> found["monolingual"]["MAP"] > found["cross_lingual"]["MAP"] > 0
-        True
-    """
-    open_pool = partial(TermPool, show_progress=options.get("show_progress", False))
-    return evaluate_pool(open_pool, corpus, **options)

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, publishable, write_card
+from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
+from .environment import installed_versions, normal_name
 from .files import UNFINISHED, replace_folder
-from .installed import installed_versions, normal_name
 from .manifest import write_manifest
 from .records import (
     BUNDLE_NAME,
@@ -46,6 +46,7 @@ from .records import (
     Run,
     RunFolder,
 )
+from .redaction import publishable
 from .strict_json import read_json_lines
 
 if TYPE_CHECKING:

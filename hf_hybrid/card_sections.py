@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .card_metadata import CardFiles, corpus_name, emissions, hardware, is_hub_id, preset_of
-from .card_results import EXTREMES, MOST_ROWS, NOT_MEASURED, NOT_RECORDED, shown_of
+import numpy as np
+
+from .card_metadata import (
+    ESTIMATES,
+    SETTINGS,
+    CardFiles,
+    corpus_name,
+    emissions,
+    evaluated_name,
+    hardware,
+    is_hub_id,
+    preset_of,
+)
 from .markdown import Markdown, escape, listed, plain, sentence, table
+from .records import MOST_VALUES_BYTES, Scores
+from .scores import first_measure, pair_matrix
 
 _TOP_CELLS = 5
 _KINDS = {
@@ -306,3 +319,217 @@ def _software(environment: Mapping[str, Any]) -> str:
     named = [f"Python {environment['python']}"] if environment.get("python") else []
     named += [f"{name} {versions[name]}" for name in ("torch", "transformers", "accelerate") if name in versions]
     return plain(", ".join(named), most=200) or NOT_RECORDED
+
+
+NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
+
+
+MOST_ROWS, EXTREMES = 20, 5  # languages up to which each has its row, and rows at either end where they are more
+
+
+_BIAS = {
+    "rank_distance": "places between the first and the last translation of the right passage; 0 is best",
+    "PEER": "1: the right passages of all languages rank alike; 0: they do not",
+    "same_language_share@10": "share of the first ten passages that are in the language of the query",
+    "same_language_recall@100": "right passages in the language of the query among the first 100",
+    "other_language_recall@100": "right passages in other languages among the first 100",
+    "MRC@10": "correlation of the rankings that parallel queries get; 1: the same ranking in every language",
+}
+
+
+def score(value: float | None, name: str = "") -> str:
+    """A measure with the digits that it is given with."""
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:,.1f}" if name.endswith("rank_distance") else f"{value:.4f}"
+
+
+def results(files: CardFiles) -> dict[str, Any]:
+    """Settings before and after, languages, bias, and what pictures there are."""
+    before, after = files.evaluation["before"], files.scores
+    found = after or before
+    if found is None:
+        return {}
+    measure = first_measure(found) if found["pairs"] else None
+    pictures = has_pictures(files)
+    return {
+        "corpus": evaluated_name(files),
+        "precision": files.precision,
+        "num_queries": f"{found['num_queries']:,}",
+        "num_languages": len(languages_of(found)),
+        "when": [name for name, scores in (("before", before), ("after", after)) if scores is not None],
+        "measure": measure,
+        "settings": _settings_table(before, after),
+        "languages": _language_table(after, measure) if after and after["pairs"] and measure else None,
+        "languages_shown": shown_of(len(languages_of(found)), "best and", "worst"),
+        "bias": _bias_table(before, after) if found["bias"] else None,
+        "picture": pictures,
+        "change_picture": pictures and before is not None and bool(before["pairs"]),
+    }
+
+
+def has_pictures(files: CardFiles) -> bool:
+    """Whether the card refers to heat maps: there are several pairs, and they could be drawn."""
+    several = files.scores is not None and len(files.scores["pairs"]) > 1
+    return several and files.options.get("pictures") is not False
+
+
+def _settings_table(before: Scores | None, after: Scores | None) -> Markdown:
+    flat = [_flat(scores) for scores in (before, after)]
+    measures = list(dict.fromkeys(name for found in flat for _, name in found))
+
+    def cell(key: tuple[str, str]) -> Any:
+        first, second = (found.get(key) for found in flat)
+        return score(first, key[1]) if after is None else _arrow(first, second, key[1])
+
+    rows = [[title, *(cell((setting, name)) for name in measures)] for setting, title in SETTINGS.items()]
+    return table(["Setting", *measures], rows)
+
+
+def _flat(scores: Scores | None) -> dict[tuple[str, str], float]:
+    if scores is None:
+        return {}
+    return {(setting, name): value for setting in SETTINGS for name, value in scores[setting].items()}  # type: ignore[literal-required]
+
+
+def _arrow(before: float | None, after: float | None, name: str) -> Any:
+    if before is None:
+        return score(after, name)
+    return Markdown(
+        f"{score(before, name)} → {'**' + score(after, name) + '**' if after is not None else NOT_MEASURED}"
+    )
+
+
+def language_means(scores: Scores, measure: str) -> dict[str, tuple[float | None, float | None, float | None]]:
+    """Of each language: alone, mean over others as the queries' language, and as the passages'.
+
+    Example:
+
+        >>> pairs = {"de-de": {"MAP": 0.8}, "de-en": {"MAP": 0.5}, "de-fr": {"MAP": 0.25}, "en-de": {"MAP": 0.5}}
+        >>> language_means({"pairs": pairs}, "MAP")["de"]
+        (0.8, 0.375, 0.5)
+    """
+    rows, columns, value_QP = pair_matrix(scores, measure)
+
+    def mean(values: list[float]) -> float | None:
+        known = [value for value in values if not np.isnan(value)]
+        return float(np.mean(known)) if known else None
+
+    found = {}
+    for name in dict.fromkeys([*rows, *columns]):
+        as_query = value_QP[rows.index(name)].tolist() if name in rows else []
+        as_passage = value_QP[:, columns.index(name)].tolist() if name in columns else []
+        own = as_query[columns.index(name)] if name in rows and name in columns else float("nan")
+        others = [value for other, value in zip(columns, as_query, strict=False) if other != name]
+        to_it = [value for other, value in zip(rows, as_passage, strict=False) if other != name]
+        found[name] = mean([own]), mean(others), mean(to_it)
+    return found
+
+
+def _language_table(scores: Scores, measure: str) -> Markdown:
+    means = language_means(scores, measure)
+    columns = [column for column in (0, 1, 2) if any(found[column] is not None for found in means.values())]
+    order = sorted(means, key=lambda name: -(means[name][columns[0]] or 0.0))
+    names = list(means) if len(means) <= MOST_ROWS else [*order[:EXTREMES], *order[-EXTREMES:]]
+    titles = ["Monolingual", "Queries in it, passages in others", "Passages in it, queries in others"]
+    head = ["Language", *(titles[column] for column in columns)]
+    return table(head, [[name, *(score(means[name][column]) for column in columns)] for name in names])
+
+
+def _bias_table(before: Scores | None, after: Scores | None) -> Markdown:
+    columns = {title: scores["bias"] for title, scores in (("before", before), ("after", after)) if scores}
+    names = list(dict.fromkeys(name for values in columns.values() for name in values))
+    shown = [
+        [name, *(score(values.get(name), name) for values in columns.values()), _BIAS.get(name)] for name in names
+    ]
+    return table(["Measure", *columns, "What it says"], shown, texts=(0, len(columns) + 1))
+
+
+def shown_of(number: int, first: str, last: str) -> str:
+    """Which rows a table has, where not all."""
+    return f", the {EXTREMES} {first} the {EXTREMES} {last} of {number}" if number > MOST_ROWS else ""
+
+
+def languages_of(scores: Scores) -> list[str]:
+    """Those that have a pair."""
+    return list(language_means(scores, first_measure(scores))) if scores["pairs"] else []
+
+
+_WEAKEST = 3  # languages that are named
+
+
+def limits(files: CardFiles) -> list[Markdown]:
+    """What the figures do not say."""
+    run, model, source = files.run, files.model, files.run["corpus"].get("source") or {}
+    most = {"length": model.get("max_length"), "query_length": _told(files, "max_query_length")}
+    counts = run["corpus"].get("texts")  # absent in files of before it was written down
+    most |= {"cut": f"{counts['truncated_texts']:,}", "texts": f"{counts['texts']:,}"} if counts else {}
+    of_pairs = bool(model) and run["mix"] != "mlm"
+    estimated = files.resources is not None and files.resources["energy_source"] in ESTIMATES
+    conditions = {
+        "Texts are cut at {length} tokens, queries in training at {query_length}; how many texts that cut is not "
+        "recorded here.": of_pairs and not counts,
+        "Texts are cut at {length} tokens, queries in training at {query_length}, which cut {cut} of the {texts} "
+        "training texts.": of_pairs and bool(counts),
+        "Texts are cut at {length} tokens; in training none was.": bool(model) and run["mix"] == "mlm",
+        "It was trained once, with seed {seed}: how much scores vary from seed to seed was not measured.": True,
+        "Not measured: other domains, long documents, misspelt text, several languages in one text, and social bias "
+        "or harmful content in what is found.": True,
+        "The training texts are sentences made from templates: the model is an example, not one to use.": (
+            source.get("format") == "sample"
+        ),
+        "Its publisher has named no licence for the model.": not files.options.get("licence"),
+        "The licence of the training data is not known.": (run["corpus"].get("licence") or "unknown") == "unknown",
+        "The energy is an estimate; no meter was read.": estimated,
+    }
+    said = [sentence(words, seed=run["seed"], **most) for words, true in conditions.items() if true]
+    return [*_of_scores(files), *said]
+
+
+def _told(files: CardFiles, name: str) -> Any:
+    """An argument; of a run that no recipe started, as the trainer had it."""
+    return {**files.run.get("identity", {}), **files.run["config"]}.get(name, NOT_RECORDED)
+
+
+def _of_scores(files: CardFiles) -> list[Markdown]:
+    scores, evaluated = files.scores, files.evaluated
+    if scores is None:
+        return [Markdown("It was not evaluated after training: nothing is known of its quality.")]
+    said = []
+    if evaluated:
+        held_out = "items held out of the training corpus, texts of the same kind"
+        where = held_out if files.held_out else "the one corpus {name}"
+        name = corpus_name(evaluated.get("corpus") or {})
+        said.append(sentence(f"The scores are those of {where}: they say little of other texts.", name=name))
+    if files.run["config"].get("load_best_model_at_end"):
+        words = "The checkpoint was chosen, by {metric}, on the corpus that the scores are of: they flatter it."
+        said.append(sentence(words, metric=_told(files, "metric_for_best_model")))
+    if (most := evaluated.get("max_queries")) is not None:
+        said.append(sentence("Of each language only the first {most} queries were evaluated.", most=most))
+    if (size := max(files.evaluation.get("values_bytes", {}).values(), default=0)) > MOST_VALUES_BYTES:
+        words = "The values of single queries ({size} MiB) were too large to publish: they cannot prove the scores."
+        said.append(sentence(words, size=f"{size / 2**20:,.0f}"))
+    if scores["pairs"]:
+        said += _of_languages(files.languages, scores)
+    if (share := scores["bias"].get("same_language_share@10")) is not None and len(languages_of(scores)) > 1:
+        said.append(
+            Markdown(f"In a pool of all languages {share:.0%} of the first ten passages are in the query's own.")
+        )
+    return said
+
+
+def _of_languages(trained: Sequence[str], scores: Scores) -> list[Markdown]:
+    evaluated, measure = languages_of(scores), first_measure(scores)
+    means = language_means(scores, measure)
+    said = []
+    if unseen := [name for name in evaluated if name not in trained]:
+        said.append(Markdown(f"Evaluated without having been trained on: {listed(unseen)}."))
+    if unknown := [name for name in trained if name not in evaluated]:
+        said.append(Markdown(f"Trained on, but not evaluated: {listed(unknown)}."))
+    for column, title in ((0, "within one language"), (1, "as the language of queries to others")):
+        known = {name: found[column] for name, found in means.items() if found[column] is not None}
+        weakest = sorted(known, key=lambda name: (known[name], name))[:_WEAKEST]
+        if len(known) > _WEAKEST:
+            told = ", ".join(f"{escape(name)} ({known[name]:.3f})" for name in weakest)
+            said.append(Markdown(f"Weakest {title}, by {escape(measure)}: {told}."))
+    return said

@@ -15,8 +15,7 @@ import logging
 import os
 import re
 import shutil
-from functools import cache
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -24,29 +23,18 @@ from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 
 from . import card_sections, events
 from .card_command import command, word
-from .card_limits import limits
 from .card_metadata import CardFiles, card_data, check_options, eval_entries
-from .card_results import has_pictures, results
+from .card_sections import has_pictures, limits, results
 from .files import replacing
 from .markdown import Markdown, escape, plain
 from .records import CardOptions, RunFolder
+from .redaction import publishable
 from .report import pair_change_map, pair_heat_map
 
 CARD_NAME = "README.md"
 PICTURES_NAME = "pictures"
 EVAL_RESULTS_NAME = ".eval_results"
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# What a place begins with: a root, a drive, a share, a home, a folder above, storage; an address of the web does not.
-_ROOT = r"(?:(?!https?:|hf:)[A-Za-z][\w+.-]+://|[A-Za-z]:[\\/]|\\\\|/(?!/)|~\w*[\\/]|\.\.[\\/])"
-_CHARACTER = r"""(?:[^\s/\\"'<>|:]|(?<=\w)'(?=\w))"""  # of a name within a text, O'Brien's too
-_PATH = re.compile(rf"(?<![\w./\\~-])(?:{_ROOT}(?:{_CHARACTER}+[/\\])+|(?:~\w*|\.\.)[/\\]){_CHARACTER}*")
-_QUOTED = re.compile(rf"""(?<!\w)(?:"({_ROOT}[^"\n]*)"|'({_ROOT}(?:[^'\n]|(?<=\w)'(?=\w))*)'|`({_ROOT}[^`\n]*)`)""")
-_WHOLE_PATH = re.compile(rf"{_ROOT}[^\n:\"]*")
-# Arguments and facts that are places, whatever they look like.
-_PLACES = frozenset(
-    {"output_dir", "logging_dir", "train_corpus", "eval_corpus", "cache_dir", "resume_from_checkpoint", "deepspeed"}
-    | {"fsdp_config", "accelerator_config", "path"}
-)
 
 
 def write_card(folder: str | os.PathLike[str], options: CardOptions | None = None) -> Path:
@@ -151,70 +139,6 @@ def read_files(folder: str | os.PathLike[str], options: CardOptions | None = Non
         plan=run_folder.read_plan() if there("plan.json") else None,
         options=publishable(options),
     )
-
-
-def publishable(value: Any) -> Any:
-    """A value of JSON as it may be shown to anyone: secrets redacted, and of paths on this machine the last part.
-
-    Arguments that are places lose the folders around them even where these are relative, and so does a model that is
-    not known to be the Hub's.
-
-    Example:
-
-        >>> publishable({"corpus": "/data/mine/help", "url": "https://me:pass@host/a/b", "said": "no /data/x/y.json"})
-        {'corpus': 'help', 'url': 'https://***@host/a/b', 'said': 'no y.json'}
-        >>> publishable({"config": {"train_corpus": "mine/help", "mix": "mono=1/2"}})
-        {'config': {'train_corpus': 'help', 'mix': 'mono=1/2'}}
-    """
-    shown = cache(_publishable_value)  # in the scores of many languages the same names come again and again
-
-    def of(inner: Any, places: frozenset[str]) -> Any:
-        if isinstance(inner, dict):
-            if "config" in inner and not _is_of_hub(inner.get("model")):
-                places |= {"model_name_or_path"}
-            found = {shown(key): of(element, places) for key, element in inner.items()}
-            return {key: _last_part(element) if key in places else element for key, element in found.items()}
-        if isinstance(inner, list | tuple):
-            return [of(element, places) for element in inner]
-        return shown(inner) if isinstance(inner, str) else inner
-
-    return of(value, _PLACES)
-
-
-def publishable_text(text: str) -> str:
-    """The same for a text of any length, as of a table or a log.
-
-    Example:
-
-        >>> publishable_text("read '/data/my corpora/help.csv'\\nwrote ../../me/runs/x, 1/2 of it")
-        "read 'help.csv'\\nwrote x, 1/2 of it"
-    """
-    text = events.redact(text)
-    for place in {os.path.expanduser("~"), os.getcwd()}:  # which may have spaces in it
-        if len(Path(place).parts) > 2:
-            text = re.sub(rf"(?<![\w.]){re.escape(place)}(?=[/\\])", "~", text)
-    text = _QUOTED.sub(lambda found: found[0][0] + _last_part(next(filter(None, found.groups()))) + found[0][0], text)
-    return _PATH.sub(lambda found: _last_part(found[0]), text)
-
-
-def _publishable_value(text: str) -> str:
-    if _WHOLE_PATH.fullmatch(text):
-        return _last_part(events.redact(text))
-    return publishable_text(text)
-
-
-def _last_part(place: Any) -> Any:
-    """Of a place; an address of the web, and what is no text, stays as it is."""
-    if not isinstance(place, str) or re.match("https?://", place):
-        return place
-    path = PureWindowsPath(place)  # which knows both kinds of separators
-    if path.parent.name in ("home", "Users"):
-        return "~"  # the name of a user
-    return path.name or place
-
-
-def _is_of_hub(model: Any) -> bool:
-    return isinstance(model, dict) and model.get("commit") is not None
 
 
 def _again(files: CardFiles) -> Markdown:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .sides import PASSAGE, QUERY
+
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
 
-QUERY, PASSAGE = 0, 1
 _BLOCK_ITEMS = 65_536  # a multiple of 8
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import numpy as np
 import torch
 
-from .cells import PASSAGE, QUERY
 from .packing import pack
 from .schedule import HybridBatch, HybridSchedule
+from .sides import PASSAGE, QUERY
 from .token_cache import TokenCache
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ table of counts. `CorpusBuilder` writes such a folder one language at a time, `P
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -23,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from .corpus_files import BATCH_ROWS, CorpusFiles, CorpusWriter, Negatives, content_digest
-from .held_out import held_out_items
+from .sides import PASSAGE, QUERY
 
 
 class ItemIds(Sequence[str]):
@@ -388,3 +389,44 @@ def _take(column: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
 def _renumber(rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """`rows` as positions among the increasing `kept` rows; -1 stays."""
     return np.where(rows < 0, -1, np.searchsorted(kept, rows)).astype(np.int32)
+
+
+def document_rows(corpus: ParallelCorpus, side: int, language: str) -> np.ndarray:
+    """Rows of the texts of one side that items refer to, increasing: never a text that was held out."""
+    rows = corpus.rows[:, corpus.languages.index(language), side]
+    return np.unique(rows[rows >= 0])
+
+
+def documents(corpus: ParallelCorpus, language: str) -> Iterator[str]:
+    """Yield the texts of a language that items refer to, queries first."""
+    for side in (QUERY, PASSAGE):
+        yield from corpus.texts(side, language, document_rows(corpus, side, language))
+
+
+def held_out_items(item_ids: Iterable[str], groups: np.ndarray, target: int, seed: int) -> np.ndarray:
+    """The first groups, in the order of the smallest hash among their items, that fit into a number of items.
+
+    Args:
+        item_ids (`Iterable[str]`): An id for each item.
+        groups (`np.ndarray`): int64 [num_items]; items with the same number stay together.
+        target (`int`): How many items; met up to the size of one group, and one group is taken where none fits.
+        seed (`int`): Another one gives another order.
+
+    Returns:
+        `np.ndarray`: bool [num_items], true for what is held out.
+
+    Example:
+
+        >>> held_out_items(["a", "b", "c", "d"], np.array([0, 0, 1, 2]), target=3, seed=1).tolist()
+        [True, True, False, True]
+    """
+    keys = (hashlib.blake2b(f"{seed}:{item_id}".encode(), digest_size=8).digest() for item_id in item_ids)
+    hashes = np.frombuffer(b"".join(keys), dtype=">u8").astype(np.uint64)
+    _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    smallest = np.full(len(sizes), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(smallest, inverse, hashes)
+    order = np.argsort(smallest, kind="stable")
+    fits = max(1, int(np.searchsorted(np.cumsum(sizes[order]), target, side="right")))
+    chosen = np.zeros(len(sizes), dtype=bool)
+    chosen[order[:fits]] = target > 0
+    return chosen[inverse]

@@ -24,13 +24,13 @@ import torch
 
 from . import __version__, distributed
 from .files import delete_unfinished, is_whole, replacing
-from .identity import add_weights
+from .fingerprint import add_weights
+from .sides import SIDE_NAMES
 from .token_cache import tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
 
-SIDES = ("query", "passage")
 # Attributes of models that decide their embeddings and are in neither weights nor `repr`.
 _DECISIVE = ("prompts", "max_length", "max_seq_length", "pooling", "normalize", "similarity_fn_name", "truncate_dim")
 _SHARD_ROWS = 2**14  # of 384 numbers: 24 MiB, and minutes of work on a CPU that a kill can cost
@@ -215,7 +215,7 @@ class EmbeddingStore:
         Raises:
             ValueError: When an embedding is not finite.
         """
-        stem = f"{SIDES[side]}.{language}.{hashlib.sha256(rows.astype(np.int64).data).hexdigest()[:16]}"
+        stem = f"{SIDE_NAMES[side]}.{language}.{hashlib.sha256(rows.astype(np.int64).data).hexdigest()[:16]}"
         starts = range(0, len(rows), _SHARD_ROWS)
         paths = [self.folder / f"{stem}.{number:05}.npy" for number in range(len(starts))]
         missing = torch.tensor([not is_whole(path) for path in paths], dtype=torch.int64, device=distributed.device())
@@ -234,14 +234,14 @@ class EmbeddingStore:
     def _encode(self, side: int, language: str, rows: np.ndarray) -> np.ndarray:
         """Embeddings `(len(rows), D)`, each process having encoded its share."""
         share = (distributed.rank(), distributed.world_size())
-        own_ND = self.encoder.encode(self.corpus.texts(side, language, rows), SIDES[side], share)
+        own_ND = self.encoder.encode(self.corpus.texts(side, language, rows), SIDE_NAMES[side], share)
         own = torch.as_tensor(own_ND, dtype=torch.float32, device=distributed.device())
         embeddings_ND = distributed.sum_over_ranks(own).cpu().numpy()
         if not np.isfinite(embeddings_ND).all():
             raise ValueError(
-                f"Embeddings of {SIDES[side]} texts in {language!r} are not finite (NaN or infinite), so nothing can "
-                "be ranked. Has training diverged (lower the learning rate), or do values overflow in float16 (use "
-                "bf16)?"
+                f"Embeddings of {SIDE_NAMES[side]} texts in {language!r} are not finite (NaN or infinite), so nothing"
+                " can be ranked. Has training diverged (lower the learning rate), or do values overflow in float16 "
+                "(use bf16)?"
             )
         return embeddings_ND
 

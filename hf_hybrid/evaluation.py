@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,11 +22,13 @@ from tqdm.auto import tqdm
 
 from . import distributed
 from .approximate import FaissPool
+from .bm25 import TermPool
 from .embeddings import EmbeddingStore, TextEncoder
-from .judgements import Relevant, judged_queries, judgements
+from .judgements import judged_queries, judgements
 from .metrics.beir_cross_lingual import ranking
-from .records import SCORE_GROUPS, flatten_scores
-from .search import Best, Block, DensePool, Pool
+from .records import SCORE_GROUPS
+from .scores import flatten_scores
+from .search import Best, Block, DensePool, Pool, Relevant
 from .tally import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
 
 if TYPE_CHECKING:
@@ -144,7 +147,7 @@ def evaluate_pool(
     details: Details | None = None,
     show_progress: bool = False,
 ) -> Scores:
-    """Scores of whatever ranks passages; `evaluate_retrieval` and `bm25.evaluate_bm25` are this with a pool of theirs.
+    """Scores of whatever ranks passages: what `evaluate_retrieval` and `evaluate_bm25` share.
 
     Args:
         open_pool (`Callable`): Makes a `Pool` of a corpus, the rows of each language's passages and queries.
@@ -295,3 +298,21 @@ def _rank_blocks(
 
 def _joined(parts: Sequence[Best]) -> Best:
     return Best(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def evaluate_bm25(corpus: ParallelCorpus, **options: Any) -> Scores:
+    """Scores of BM25 in all settings.
+
+    Args:
+        corpus (`ParallelCorpus`): What to evaluate on.
+        **options: `settings`, `measures`, `max_queries`, `details` and `show_progress` of `evaluate_retrieval`.
+
+    Example:
+
+        >>> from hf_hybrid.sample import build_sample_corpus
+        >>> found = evaluate_bm25(build_sample_corpus(languages=["en", "de"]), max_queries=50)
+        >>> found["monolingual"]["MAP"] > found["cross_lingual"]["MAP"] > 0
+        True
+    """
+    open_pool = partial(TermPool, show_progress=options.get("show_progress", False))
+    return evaluate_pool(open_pool, corpus, **options)

@@ -16,50 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .records import EVENTS_NAME
+from .redaction import redact, redacted
 
 _logger = logging.getLogger("hf_hybrid")
-# What tokens look like, wherever they stand: of the Hub, GitHub, AWS, providers of models.  The last have a digit, for
-# `sk` is Slovak too.
-TOKENS = (
-    r"\b(hf_)[A-Za-z0-9]{20,}\b",
-    r"\b(gh[pousr]_)\w{36,}",
-    r"\b(github_pat_)\w+",
-    r"\b(AKIA)[0-9A-Z]{16}\b",
-    r"\b(sk-)(?=[\w-]*\d)[\w-]{20,}",
-)
-_KEYS = r"token|api[_-]?key|secret|password|signature"
-_SECRETS = (
-    (re.compile(r"(?<=://)[^/\s]+(?=@)"), "***"),  # user:password@host
-    *((re.compile(shape), r"\1***") for shape in TOKENS),
-    # as in an address, a command, a file of settings, JSON in a text
-    (re.compile(rf"""(?i)((?:{_KEYS})\\*["']?[ \t]*[:=][ \t]*\\*["']?)[^\s&'"\\]+"""), r"\1***"),
-    (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
-)
-
-
-def redact(text: str) -> str:
-    """A text without secrets.
-
-    Example:
-
-        >>> redact("https://me:pass@host/x?token=abc of hf_abcdefghijklmnopqrstuvwxyz")
-        'https://***@host/x?token=*** of hf_***'
-    """
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if len(secret := os.environ.get(name, "")) >= 4:
-            text = text.replace(secret, "***")
-    for pattern, shown in _SECRETS:
-        text = pattern.sub(shown, text)
-    return text
-
-
-def redacted(value: Any) -> Any:
-    """The same for all texts in lists and dictionaries."""
-    if isinstance(value, dict):
-        return {key: redacted(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(inner) for inner in value]
-    return redact(value) if isinstance(value, str) else value
 
 
 def event(name: str, level: int = logging.INFO, **facts: Any) -> None:

@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from .bundle import LOCK_NAME, MODEL_HASHES_NAME, NEEDED, belongs, files_of, without_ids
-from .cards import CARD_NAME, publishable
+from .cards import CARD_NAME
 from .evidence import Evidence, Unreadable
 from .files import sha256
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .manifest import Entry, read_manifest
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, EVENTS_NAME, MANIFEST_NAME, MODEL_NAME, PER_QUERY_NAME
+from .redaction import publishable
 from .strict_json import read_json, read_json_lines
 
 

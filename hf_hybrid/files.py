@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from huggingface_hub.constants import HF_HOME
+
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished-"  # begins the names of what is being written, and of what is being deleted
@@ -147,3 +149,18 @@ def delete_unfinished(folder: str | os.PathLike[str], older_than_s: float = _ABA
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 found += 1
     return found
+
+
+def cache_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Where things are kept from one process to the next.
+
+    Args:
+        chosen (`str` or `Path`, *optional*): By default `$HF_HYBRID_CACHE`, where it is set and not empty, else
+            `hf_hybrid` in the cache of Hugging Face.
+
+    Example:
+
+        >>> cache_folder("/data/cache").as_posix()
+        '/data/cache'
+    """
+    return Path(chosen or os.environ.get("HF_HYBRID_CACHE") or Path(HF_HOME, "hf_hybrid")).expanduser()

@@ -10,8 +10,9 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
 from typing import Any, NamedTuple
+
+from .markdown import first_difference
 
 OK, WRONG, UNKNOWN = "ok", "wrong", "unknown"
 ROUNDING = 1e-9  # how far, of its size, a sum may lie from the same sum in another order
@@ -137,14 +138,5 @@ def compared_texts(check: str, file: str, expected: str, found: str) -> Finding:
     """
     if expected == found:
         return Finding(check, OK, file)
-    pairs = zip_longest(expected.split("\n"), found.split("\n"), fillvalue="")
-    number, lines = next((number, pair) for number, pair in enumerate(pairs, start=1) if len({*pair}) > 1)
-    return Finding(check, WRONG, f"{file}, line {number}", _where_they_part(*lines))
-
-
-def _where_they_part(expected: str, found: str) -> str:
-    """Both lines, from a little before the first character that differs."""
-    same = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if len({*pair}) > 1), None)
-    start = max(0, (min(len(expected), len(found)) if same is None else same) - 30)
-    shown = (("..." if start else "") + line[start : start + 80] for line in (expected, found))
-    return "expected {!r}, found {!r}".format(*shown)
+    number, told = first_difference(expected, found)
+    return Finding(check, WRONG, f"{file}, line {number}", told)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 FLOPS_FORMULA = "6 * num_matmul_parameters * tokens + 12 * num_layers * hidden_size * sum(length^2)"
 HEAD_FORMULA = " + 6 * num_head_parameters * predicted_tokens"  # of masked language modelling
 
@@ -50,6 +48,8 @@ def encoder_shape(model: Any) -> tuple[int, int, int] | None:
     Returns:
         `num_matmul_parameters`, `num_layers` and `hidden_size`, or None where the blocks are not recognised.
     """
+    from torch import nn  # here, so that the planner uses the formula without torch
+
     modules = [] if model is None else list(model.modules())
     configs: list[Any] = [module.config for module in modules if hasattr(module, "config")]
     for blocks in modules:
@@ -63,5 +63,7 @@ def encoder_shape(model: Any) -> tuple[int, int, int] | None:
 
 def head_parameters(model: Any) -> int:
     """Weights that only predicted tokens are multiplied with: those of the linear layers of a model's `head`."""
+    from torch import nn
+
     modules = getattr(model, "head", nn.Identity()).modules()
     return sum(linear.weight.numel() for linear in modules if isinstance(linear, nn.Linear))

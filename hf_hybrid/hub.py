@@ -15,10 +15,9 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from . import __version__
-from .cache_folder import cache_folder
-from .files import size_words
+from .files import cache_folder, size_words
 from .hub_card import card_options, renew_bundle, renew_card, to_be_published
-from .hub_commit import Commit, Pusher, PushOptions
+from .hub_commit import RECORD_NAME, Commit, Pusher, PushOptions, PushRecord, Target
 from .hub_errors import HubError
 from .hub_files import (
     METRIC_FOLDER,
@@ -29,9 +28,8 @@ from .hub_files import (
     refuse_secrets,
     run_files,
     size_of,
+    study_files,
 )
-from .hub_record import RECORD_NAME, PushRecord, Target
-from .hub_study import study_files
 from .records import CardOptions
 
 _AS_USUAL = PushOptions()

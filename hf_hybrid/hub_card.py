@@ -15,9 +15,9 @@ from .bundle import LOCK_NAME, write_bundle
 from .cards import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
 from .events import event
 from .files import UNFINISHED, replace_folder
-from .findings import compared_texts
 from .hub_errors import HubError
 from .hub_files import UNSENT, is_finished, run_files
+from .markdown import first_difference
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, CardOptions, RunFolder
 
 
@@ -47,11 +47,11 @@ def renew_card(folder: Path, options: CardOptions, keep: bool) -> None:
         if found != text.encode() or not _is_up_to_date(folder, text, options):
             write_card(folder, options)
         return
-    line = compared_texts("card", CARD_NAME, text, found.decode("utf-8", errors="replace"))
+    line, told = first_difference(text, found.decode("utf-8", errors="replace"))
     told = (
-        f"{line.place} of {folder.resolve().name} is not what the files of the run give ({line.told}): it was edited "
-        "by hand, or written by another release of hf-hybrid or before the run went on. Licence, repository name and "
-        "figures in it are not updated"
+        f"{CARD_NAME}, line {line} of {folder.resolve().name} is not what the files of the run give ({told}): it was "
+        "edited by hand, or written by another release of hf-hybrid or before the run went on. Licence, repository "
+        "name and figures in it are not updated"
     )
     if not keep:
         raise HubError(

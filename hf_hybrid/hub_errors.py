@@ -20,7 +20,8 @@ from huggingface_hub.utils import (
     parse_ratelimit_headers,
 )
 
-from .events import event, redact
+from .events import event
+from .redaction import redact
 
 T = TypeVar("T")
 

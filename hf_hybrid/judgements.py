@@ -5,25 +5,14 @@ Shape letters: Q queries of a language, N passages of the pool, I items, R relev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .search import Relevant
+
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
-
-
-class Relevant(NamedTuple):
-    """What is relevant to the queries of one language, by query; a passage by its place in the pool."""
-
-    query_R: np.ndarray
-    language_R: np.ndarray
-    passage_R: np.ndarray
-    gain_R: np.ndarray
-
-    def take(self, chosen: np.ndarray | slice) -> Relevant:
-        """Some of them."""
-        return Relevant(*(column[chosen] for column in self))
 
 
 def judged_queries(corpus: ParallelCorpus, language: int, max_queries: int | None = None) -> np.ndarray:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .distributed import gather_rows
+from .gather import gather_rows
 
 if TYPE_CHECKING:
     from .collator import Targets

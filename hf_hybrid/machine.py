@@ -1,4 +1,4 @@
-"""What this machine is, and what its meters can tell: versions and devices, peak memory of the host, energy.
+"""Meters of a run: its time on host and device, peak memory of the host, and energy.
 
 A meter is either one that measures (NVML on a GPU, RAPL on a processor) or one that estimates (codecarbon), and says
 which by its name.  Where there is none the answer is None.
@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,46 +18,10 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from .installed import installed_version
-
 logger = logging.getLogger(__name__)
 
 JOULES_PER_WH = 3600.0
 ENERGY_CHOICES = ("auto", "nvml", "rapl", "codecarbon", "none")
-_CPU_INFO = Path("/proc/cpuinfo")
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "deepspeed")
-
-
-def environment() -> dict[str, Any]:
-    """What the run ran on, for `run.json`: versions, devices, host, and the git revision of the working directory.
-
-    Example:
-
-        >>> sorted(environment())
-        ['cpu', 'cpu_count', 'cpu_threads', 'devices', 'git_revision', 'platform', 'python', 'versions']
-    """
-    versions = {name: installed_version(name) for name in _PACKAGES}
-    git = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    revision = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
-    return {
-        "versions": {name: version for name, version in versions.items() if version is not None},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _processor(),
-        "cpu_count": os.cpu_count(),
-        "cpu_threads": torch.get_num_threads(),  # of this process, now
-        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "git_revision": revision.stdout.strip() if revision and revision.returncode == 0 else None,
-    }
-
-
-def _processor() -> str:
-    """The processor's model, and the instructions that torch makes use of: both decide the order of sums."""
-    lines = _CPU_INFO.read_text(encoding="utf-8").splitlines() if _CPU_INFO.exists() else []
-    fields = (line.partition(":") for line in lines)
-    named = (value.strip() for name, _, value in fields if name.strip() == "model name")
-    model = next(named, "") or platform.processor() or platform.machine()
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def peak_host_memory() -> int:

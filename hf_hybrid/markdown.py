@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 MOST_CHARACTERS = 160  # of a name that is shown
@@ -102,3 +103,19 @@ def listed(names: Sequence[str], most: int = 20) -> Markdown:
     """
     shown = ", ".join(str(escape(name)) for name in names[:most])
     return Markdown(f"{shown} and {len(names) - most:,} more" if len(names) > most else shown)
+
+
+def first_difference(expected: str, found: str) -> tuple[int, str]:
+    """Return the number of the first line in which two different texts differ, and both lines from there.
+
+    Example:
+
+        >>> first_difference("one\\ntwo", "one\\nten")
+        (2, "expected 'two', found 'ten'")
+    """
+    pairs = zip_longest(expected.split("\n"), found.split("\n"), fillvalue="")
+    number, lines = next((number, pair) for number, pair in enumerate(pairs, start=1) if len({*pair}) > 1)
+    same = next((i for i, pair in enumerate(zip(*lines, strict=False)) if len({*pair}) > 1), None)
+    start = max(0, (min(map(len, lines)) if same is None else same) - 30)
+    shown = (("..." if start else "") + line[start : start + 80] for line in lines)
+    return number, "expected {!r}, found {!r}".format(*shown)

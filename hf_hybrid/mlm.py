@@ -20,39 +20,27 @@ Shape letters: B blocks of a batch, L tokens of a block, D documents of a langua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .cells import PASSAGE, QUERY
+from .corpus import document_rows
 from .mix import spread_quotas
 from .schedule import occurrence_numbers, plan_fingerprint
-from .token_cache import SIDES, TokenCache
+from .sides import PASSAGE, QUERY, SIDE_PLURALS
+from .token_cache import TokenCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .corpus import ParallelCorpus
 
 KIND = "mlm"
 Masks = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # as `mlm_collator.Masking`
 WHOLE = 2**30  # as the most tokens of a text: none is cut
 _PLAN_STREAM, _ORDER_STREAM, _MASK_STREAM = 5, 6, 7  # beside those of the contrastive schedule and its collator
-
-
-def document_rows(corpus: ParallelCorpus, side: int, language: str) -> np.ndarray:
-    """Rows of the texts of one side that items refer to, increasing: never a text that was held out."""
-    rows = corpus.rows[:, corpus.languages.index(language), side]
-    return np.unique(rows[rows >= 0])
-
-
-def documents(corpus: ParallelCorpus, language: str) -> Iterator[str]:
-    """What the items say in a language, queries first."""
-    for side in (QUERY, PASSAGE):
-        yield from corpus.texts(side, language, document_rows(corpus, side, language))
 
 
 class Ends(NamedTuple):
@@ -141,7 +129,7 @@ class LanguageBlocks:
     def rows(self, number: int) -> dict[str, list[int]]:
         """Which rows of the corpus a block has text of, by side."""
         texts = self._texts(number)
-        return {SIDES[side]: [int(row) for own, _, row in texts if own == side] for side in (QUERY, PASSAGE)}
+        return {SIDE_PLURALS[side]: [int(row) for own, _, row in texts if own == side] for side in (QUERY, PASSAGE)}
 
     def _beginning(self, number: int) -> tuple[int, int]:
         """Place of the first document of a block in its pass, and the tokens of it that blocks of before have."""

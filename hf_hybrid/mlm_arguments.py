@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import HybridTrainingArguments, ModelArguments
+from .parsing import option
 from .records import RunFolder
 
 MASKINGS = ("static", "dynamic")
 _DEFAULT_STEPS = 1000
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 def _not_here(default: Any) -> Any:
@@ -48,21 +45,19 @@ class MlmTrainingArguments(HybridTrainingArguments):
         (128, 488)
     """
 
-    output_dir: str = _option("runs/mlm", "The run folder.")
-    max_steps: int = _option(
-        None, f"Optimizer steps, instead of a budget of tokens; without either, {_DEFAULT_STEPS}."
-    )
-    max_tokens: int | None = _option(None, "Budget: train on so many tokens, to the nearest step.")
-    tokens_of: str | None = _option(None, "Budget: as many tokens as the finished run in this folder trained on.")
-    block_length: int = _option(128, "Tokens of a block: texts of one language joined, and cut to this length.")
-    global_batch_size: int = _option(64, "Blocks of one batch, over all devices, in many languages.")
-    smoothing: float = _option(0.7, "Languages have blocks in proportion to tokens ** smoothing; 0: equally many.")
-    masking: str = _option("static", "static: masks repeat after mask_duplicates passes, as mBERT's; dynamic: never.")
-    mask_duplicates: int = _option(10, "Passes over a language that static masking tells apart.")
-    mlm_probability: float = _option(0.15, "Share of the tokens, or words, that are to be predicted.")
-    whole_word_mask: bool = _option(False, "Predict all tokens of a word, or none.")
-    learning_rate: float = _option(1e-4, "Peak learning rate.")
-    weight_decay: float = _option(0.01, "Weight decay.")
+    output_dir: str = option("runs/mlm", "The run folder.")
+    max_steps: int = option(None, f"Optimizer steps, instead of a budget of tokens; without either, {_DEFAULT_STEPS}.")
+    max_tokens: int | None = option(None, "Budget: train on so many tokens, to the nearest step.")
+    tokens_of: str | None = option(None, "Budget: as many tokens as the finished run in this folder trained on.")
+    block_length: int = option(128, "Tokens of a block: texts of one language joined, and cut to this length.")
+    global_batch_size: int = option(64, "Blocks of one batch, over all devices, in many languages.")
+    smoothing: float = option(0.7, "Languages have blocks in proportion to tokens ** smoothing; 0: equally many.")
+    masking: str = option("static", "static: masks repeat after mask_duplicates passes, as mBERT's; dynamic: never.")
+    mask_duplicates: int = option(10, "Passes over a language that static masking tells apart.")
+    mlm_probability: float = option(0.15, "Share of the tokens, or words, that are to be predicted.")
+    whole_word_mask: bool = option(False, "Predict all tokens of a word, or none.")
+    learning_rate: float = option(1e-4, "Peak learning rate.")
+    weight_decay: float = option(0.01, "Weight decay.")
     mix: str = _not_here("mono=1")  # checked by the parent, and not used
     cells: str | None = _not_here(None)
     exclude: str | None = _not_here(None)

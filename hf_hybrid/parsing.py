@@ -13,15 +13,32 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
-from .events import redact
+from .redaction import redact
 
 logger = logging.getLogger(__name__)
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """Return a dataclass field that becomes a command-line option with `text` as its help."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+def split_words(text: str | None) -> list[str]:
+    """Split a comma-separated option into words, without empty ones.
+
+    Example:
+
+        >>> split_words("mono, cross,")
+        ['mono', 'cross']
+    """
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cards import publishable
 from .evidence import Evidence, Unreadable, made_in_python
 from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
 from .mix import KINDS, MixConfig, largest_remainder
+from .redaction import publishable
 from .schedule import HybridSchedule, plan_fingerprint
 from .tally import POOL
 

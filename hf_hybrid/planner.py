@@ -21,16 +21,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .hardware import Hardware
+from .hardware import Hardware, read_hardware
 from .measured_runs import Measured, read_measured
+from .mix import MixConfig
+from .parsing import option, split_words
 from .planner_advice import advice_for
 from .planner_model import FARTHEST, LEVEL, CostModel, Estimate
 from .records import RunFolder
-from .workload import Workload
+from .workload import ModelSize, Workload
 
 GIB = 2**30
 Causes = Mapping[str, Callable[[Workload], float]]
@@ -397,3 +400,143 @@ def _moved(found: Estimate, fast: float, slow: float) -> Estimate:
     low = None if found.low is None else fast * found.low / found.value
     high = None if found.high is None else slow * found.high / found.value
     return Estimate(math.sqrt(fast * slow), low, high, None)
+
+
+def prediction_table(prediction: Prediction) -> str:
+    """The figures of a prediction with their intervals, then the notes, whether it fits and what to change."""
+    found, hardware, work = prediction, prediction.hardware, prediction.workload
+    rows = [
+        ("set-up", found.setup_time_s, "s"),
+        ("step", found.step_time_s, "s"),
+        ("set-up and training", found.total_time_s.times(1 / 3600), "h"),
+        ("memory of a device" if hardware.kind == "gpu" else "memory of a process", found.memory_gib, "GiB"),
+        ("memory of a process on the host", found.host_memory_gib, "GiB"),
+        ("energy", found.energy_wh, "Wh"),
+        ("cost", found.cost, hardware.currency),
+    ]
+    head = (
+        f"{work.languages} languages, {work.steps} steps of {work.batch_size:,.0f} queries, "
+        f"{work.model.parameters / 1e6:,.1f} million weights, {work.num_devices} x {hardware.name}; "
+        f"learned from {found.num_runs} runs"
+    )
+    lines = [head, f"{'':<32}{'predicted':>12}   interval"]
+    lines += [_table_line(name, estimate, unit) for name, estimate, unit in rows if estimate is not None]
+    if prediction.bytes_sent_per_step:
+        lines.append(
+            f"{'sent by each device in a step':<32}{prediction.bytes_sent_per_step / GIB:>12.3g} GiB (counted)"
+        )
+    if prediction.memory_limit_gib is not None:
+        unknown = "Whether it fits cannot be said" if prediction.memory_gib.high is None else "It may not fit"
+        word = {True: "It fits", False: "It will not fit", None: unknown}[prediction.fits]
+        lines.append(f"{word}: there are {prediction.memory_limit_gib:.3g} GiB.")
+    lines += [f"- {text}" for text in prediction.advice]
+    return "\n".join([*lines, *(f"Note: {text}" for text in prediction.notes)])
+
+
+def _table_line(name: str, estimate: Estimate, unit: str) -> str:
+    low, high, level = estimate.low, estimate.high, estimate.level
+    interval = "none" if low is None or high is None else f"{low:.3g} to {high:.3g}"
+    rate = "" if low is None else f" ({level:.0%})" if level is not None else " (no level)"
+    return f"{name:<32}{estimate.value:>12.3g} {unit:<4}{interval}{rate}"
+
+
+_SIZES = ("num_layers", "hidden_size", "vocabulary", "num_parameters")
+
+
+def plan_from_study(study_dir: str, counts: Sequence[int], wanted: PlanArguments) -> Prediction:
+    """Predict a run on a machine.
+
+    Args:
+        study_dir (`str`): Folder of the study, which has the measured runs.
+        counts (`Sequence[int]`): The number of languages that is wanted; exactly one.
+        wanted (`PlanArguments`): The machine, and what is known of the run.
+
+    Raises:
+        ValueError: When there are no runs to learn from, more than one L is asked for, or a machine is not described.
+    """
+    if len(counts) != 1:
+        given = ",".join(map(str, counts))
+        raise ValueError(f"languages={given}: a plan is of one number of languages; give the one wanted.")
+    assert wanted.plan is not None
+    hardware = _machine("plan", wanted.plan)
+    measured_on = _machine("measured_on", wanted.measured_on) if wanted.measured_on else None
+    runs = [read_measured(RunFolder(path)) for path in wanted.folders(study_dir) if wanted.runs or _teaches(path)]
+    if not runs:
+        raise ValueError(f"{study_dir} has no finished training to learn from; name run folders with --runs.")
+    work = wanted_workload(runs, counts[0], {"num_devices": hardware.num_devices, **wanted.given()})
+    return plan(runs, hardware, work, measured_on)
+
+
+def _machine(option: str, path: str) -> Hardware:
+    if not Path(path).is_file():
+        raise ValueError(f"--{option} {path}: there is no such file. It describes a machine; see recipes/README.md.")
+    return read_hardware(path)
+
+
+def _teaches(path: Path) -> bool:
+    """Whether a cell is a contrastive training that came to its end."""
+    if not (path / "run.json").exists():
+        return False
+    run = RunFolder(path).read_run()
+    return run["status"] == "finished" and run["mix"] != "mlm"
+
+
+def wanted_workload(runs: Sequence[Measured], languages: int, given: Mapping[str, Any]) -> Workload:
+    """The workload of the measured run with the most languages, of the same mix where there is one, but for these.
+
+    Args:
+        runs (`Sequence[Measured]`): Measured.
+        languages (`int`): L.
+        given (`Mapping[str, Any]`): Fields of `Workload` and of `ModelSize`.
+    """
+    mix = str(MixConfig.parse(given["mix"]))
+    alike = [run for run in runs if str(MixConfig.parse(run.workload.mix)) == mix] or list(runs)
+    work = max(alike, key=lambda run: run.workload.languages).workload
+    sizes = {name: given[name] for name in _SIZES if name in given}
+    model = work.model
+    if sizes:
+        model = ModelSize(**{name: getattr(model, name) for name in _SIZES[:3]} | sizes)
+    rest = {name: value for name, value in given.items() if name not in _SIZES}
+    return dataclasses.replace(work, **{**rest, "mix": mix, "languages": languages, "model": model, "cells": None})
+
+
+@dataclass
+class PlanArguments:
+    """The run that `--plan` predicts: as the largest measured one of its mix, but for what is given."""
+
+    plan: str | None = option(None, "YAML file of a machine: predict a run there from the runs of the study.")
+    runs: str | None = option(None, "Comma-separated run folders to learn from; by default the cells of the study.")
+    measured_on: str | None = option(None, "YAML file of the machine that those runs were made on.")
+    items: int | None = option(None, "Items of each language.")
+    num_layers: int | None = option(None, "Layers of the encoder.")
+    hidden_size: int | None = option(None, "Width of the encoder.")
+    vocabulary: int | None = option(None, "Rows of its embedding tables together.")
+    num_parameters: int | None = option(None, "All its weights; by default those of the layers and tables.")
+    batch_size: int | None = option(None, "Queries that a batch contrasts, over all devices.")
+    tokens_per_text: float | None = option(None, "Mean length of queries and passages.")
+    steps: int | None = option(None, "Optimizer steps.")
+    mix: str = option("mono=0.5,cross=0.5", "Shares of the kinds of batches.")
+    num_devices: int | None = option(None, "Devices of the run; by default all of the machine.")
+    strategy: str | None = option(None, "ddp, zero1, zero2, zero3 or fsdp2.")
+    chunk_tokens: int | None = option(None, "Most tokens of one forward pass of a device.")
+    gradient_checkpointing: bool | None = option(None, "Keep the layers' inputs only.")
+
+    def given(self) -> dict[str, Any]:
+        """What is given of the run.
+
+        Example:
+
+            >>> PlanArguments(batch_size=64).given()
+            {'mix': 'mono=0.5,cross=0.5', 'batch_size': 64}
+        """
+        left_out = ("plan", "runs", "measured_on", "mix")
+        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        return {"mix": self.mix, **{name: value for name, value in found.items() if value is not None}}
+
+    def folders(self, study_dir: str) -> list[Path]:
+        """The run folders that are named, else those of the study."""
+        return (
+            [Path(word) for word in split_words(self.runs)]
+            if self.runs
+            else sorted(Path(study_dir, "cells").glob("*"))
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,46 +13,43 @@ from .events import event
 from .hub import Pushed, check_repo_id, push_metric, push_run, push_study
 from .hub_card import card_options, write_card_folder
 from .hub_commit import PushOptions
+from .parsing import option
 from .records import CardOptions
 
 _OF_CARDS = ("base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
 _OF_RUNS = ("card_folder", "unfinished", "keep_card", *_OF_CARDS)
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class PushArguments:
     """What `recipes/push.py` publishes, and where."""
 
-    run: str | None = _option(None, "Run folder, whose model is published; also the first word of the command.")
-    metric: bool = _option(False, "Publish the metric beir_cross_lingual as a Space.")
-    study: str | None = _option(None, "Folder of a study, whose results are published as a dataset repository.")
-    repo_id: str | None = _option(None, "Where to: user/name or organization/name.")
-    card_folder: str | None = _option(
+    run: str | None = option(None, "Run folder, whose model is published; also the first word of the command.")
+    metric: bool = option(False, "Publish the metric beir_cross_lingual as a Space.")
+    study: str | None = option(None, "Folder of a study, whose results are published as a dataset repository.")
+    repo_id: str | None = option(None, "Where to: user/name or organization/name.")
+    card_folder: str | None = option(
         None, "Push nothing; write the card of --run, with what it is made from but no weights, to this folder."
     )
-    public: bool = _option(False, "Make the repository, where it is new, for everybody to see.")
-    revision: str | None = _option(None, "Branch, made if need be; by default main.")
-    commit_message: str | None = _option(None, "First line of the commit's message.")
-    dry_run: bool = _option(False, "List the files with their sizes and what would be deleted; change nothing.")
-    overwrite: bool = _option(False, "Push on top of commits that are not from here; their history stays.")
-    create_pr: bool = _option(False, "Propose the commit as a pull request.")
-    unfinished: bool = _option(False, "Push a run that has not come to its end; its card says so.")
-    keep_card: bool = _option(
+    public: bool = option(False, "Make the repository, where it is new, for everybody to see.")
+    revision: str | None = option(None, "Branch, made if need be; by default main.")
+    commit_message: str | None = option(None, "First line of the commit's message.")
+    dry_run: bool = option(False, "List the files with their sizes and what would be deleted; change nothing.")
+    overwrite: bool = option(False, "Push on top of commits that are not from here; their history stays.")
+    create_pr: bool = option(False, "Propose the commit as a pull request.")
+    unfinished: bool = option(False, "Push a run that has not come to its end; its card says so.")
+    keep_card: bool = option(
         False, "Publish a README.md that was edited by hand as it is; its licence, name and figures are not updated."
     )
-    licence: str | None = _option(
+    licence: str | None = option(
         None, "Of the model or of the results, for the card: an identifier of the Hub such as apache-2.0."
     )
-    base_model: str | None = _option(None, "Hub id of the model it was trained from, for its card.")
-    datasets: str | None = _option(None, "Comma-separated Hub ids of what it was trained on, for its card.")
-    carbon_intensity_g_per_kwh: float | None = _option(
+    base_model: str | None = option(None, "Hub id of the model it was trained from, for its card.")
+    datasets: str | None = option(None, "Comma-separated Hub ids of what it was trained on, for its card.")
+    carbon_intensity_g_per_kwh: float | None = option(
         None, "Grams of CO2 for each kWh of the electricity that the run used: with its energy, the card's emissions."
     )
-    carbon_intensity_source: str | None = _option(None, "Who says so, for which place and time.")
+    carbon_intensity_source: str | None = option(None, "Who says so, for which place and time.")
 
     def __post_init__(self) -> None:
         given = [name for name in ("run", "metric", "study") if getattr(self, name)]

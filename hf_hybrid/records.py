@@ -182,18 +182,6 @@ class CardOptions(TypedDict, total=False):
     pictures: bool | None  # False where none could be drawn: then the card refers to none
 
 
-def flatten_scores(scores: Scores) -> dict[str, float]:
-    """`{"multilingual/MAP": ..., "bias/rank_distance": ...}`: the settings and the bias, without the pairs.
-
-    Example:
-
-        >>> flatten_scores({"monolingual": {"MAP": 0.5}, "cross_lingual": {}, "multilingual": {}, "bias": {},
-        ...                 "pairs": {}, "num_queries": 1})
-        {'monolingual/MAP': 0.5}
-    """
-    return {f"{group}/{name}": value for group in SCORE_GROUPS for name, value in scores[group].items()}  # type: ignore[literal-required]
-
-
 class RunFolder:
     """Reads and writes the files of one run.
 

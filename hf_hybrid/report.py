@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .files import replacing
-from .languages import split_pair
+from .scores import first_measure, pair_matrix
 
 if TYPE_CHECKING:
     from .records import Scores
@@ -127,43 +126,3 @@ def _ink(image: Any, value: float) -> str:
     """Black on light colours, white on dark ones."""
     red, green, blue, _ = image.cmap(image.norm(value))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-
-
-def first_measure(scores: Scores) -> str:
-    """The first that the pairs have."""
-    return next(iter(next(iter(scores["pairs"].values()))))
-
-
-def pair_matrix(scores: Scores, measure: str | None = None) -> tuple[list[str], list[str], np.ndarray]:
-    """One measure of all pairs: the query languages, the passage languages, and a matrix with NaN where there is none.
-
-    Example:
-
-        >>> pairs = {"de-de": {"MAP": 0.5}, "de-pt-BR": {"MAP": 0.25}}
-        >>> rows, columns, values = pair_matrix({"pairs": pairs})
-        >>> rows, columns, values.tolist()
-        (['de'], ['de', 'pt-BR'], [[0.5, 0.25]])
-    """
-    pairs = scores["pairs"]
-    if not pairs:
-        raise ValueError("The scores have no pairs of languages; evaluate the monolingual or cross-lingual setting.")
-    measure = measure or first_measure(scores)
-    lacking = [name for name, found in pairs.items() if measure not in found]
-    if lacking:
-        raise ValueError(f"The pair {lacking[0]} has no {measure!r}; it has {', '.join(pairs[lacking[0]])}.")
-    split = {name: _languages(name) for name in pairs}
-    rows, columns = (list(dict.fromkeys(pair[side] for pair in split.values())) for side in (0, 1))
-    value_QP = np.full((len(rows), len(columns)), np.nan)
-    for name, (query, passage) in split.items():
-        value_QP[rows.index(query), columns.index(passage)] = pairs[name][measure]
-    return rows, columns, value_QP
-
-
-@lru_cache(maxsize=2**16)  # parsing a code takes time, and pairs are many
-def _languages(name: str) -> tuple[str, str]:
-    found = split_pair(name)
-    if found is None:
-        raise ValueError(
-            f"The pair {name!r} can be read in several ways or in none; allowed are names such as de-pt-BR."
-        )
-    return found

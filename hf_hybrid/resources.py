@@ -27,7 +27,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from . import distributed
+from . import communication, distributed
 from .flops import FLOPS_FORMULA, HEAD_FORMULA, encoder_flops, encoder_shape, head_parameters
 from .machine import ENERGY_CHOICES, Meter, Moment, open_meter, peak_host_memory
 from .records import BytesSent, ResourceLine, Resources, RunFolder, Share
@@ -373,7 +373,7 @@ def _highest(earlier: list[float], now: list[float]) -> list[float]:
 
 def _bytes_sent(totals: _Totals) -> BytesSent | None:
     embeddings, weights = totals.embedding_bytes, totals.weight_bytes
-    formula = distributed.WEIGHT_BYTES_FORMULA
+    formula = communication.WEIGHT_BYTES_FORMULA
     return {"embeddings": embeddings, "weights": weights, "formula": formula} if embeddings or weights else None
 
 

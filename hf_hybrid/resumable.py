@@ -19,10 +19,10 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_model_param_count
 
 from . import checkpoints, distributed
-from .chunked import ChunkedTrainer
 from .events import event
 from .files import delete_unfinished
 from .guard import FiniteGuard, HealthCheck
+from .memory import ChunkedTrainer
 from .records import MANIFEST_NAME, STATE_NAME
 from .supervision import Heartbeat, Interrupted, StopOnSignal, alone_in
 

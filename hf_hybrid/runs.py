@@ -12,22 +12,26 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from huggingface_hub import try_to_load_from_cache
 
-from . import checkpoints, distributed, events
+from . import checkpoints, distributed, events, redaction
 from .bundle import write_bundle
 from .cards import CARD_NAME, write_card
+from .corpus import documents
+from .encoder import HybridEncoder
+from .environment import environment
 from .evaluation import what_is_evaluated
 from .evaluation_files import EvaluationFiles
-from .machine import environment
 from .records import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, PER_QUERY_NAME
 from .supervision import Interrupted, alone_in, ends_on_signal
 
 if TYPE_CHECKING:
     from .arguments import HybridTrainingArguments
+    from .corpus import ParallelCorpus
     from .encoder import HybridEncoder
     from .records import Plan, RunFolder, Scores
     from .schedule import HybridSchedule
@@ -187,7 +191,7 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
     corpus = trainer.train_dataset
     counts = corpus.pair_counts()
     return {
-        "config": events.redacted(config),
+        "config": redaction.redacted(config),
         "identity": trainer.identity(),
         "model": _model_record(trainer.accelerator.unwrap_model(trainer.model))
         | {"commit": _hub_commit(config.get("model_name_or_path"), config.get("model_revision"))},
@@ -195,7 +199,7 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
             "fingerprint": corpus.fingerprint,
             "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
             "licence": corpus.source.get("licence"),
-            "source": events.redacted(corpus.source),
+            "source": redaction.redacted(corpus.source),
         },
         "mix": str(trainer.schedule.mix),
         "plan": {"cells": trainer.schedule.plan()},
@@ -273,3 +277,57 @@ def _recorded_status(folder: RunFolder, run: dict[str, Any]) -> Iterator[None]:
         raise
     write("finished")
     events.event("stop", reason="finished")
+
+
+Kind = TypeVar("Kind", bound=HybridEncoder)
+
+
+def open_encoder(kind: type[Kind], arguments: Any, corpus: ParallelCorpus) -> Kind:
+    """The checkpoint that is named, or a small encoder whose tokenizer is trained on the corpus.
+
+    Args:
+        kind (`type`): `HybridEncoder`, or a subclass of it.
+        arguments (`Any`): `ModelArguments`, or others that have the same names.
+        corpus (`ParallelCorpus`): What the run is trained on.
+
+    Raises:
+        ValueError: When the checkpoint or a setting is not one that the encoder takes.
+        OSError: When there is no such checkpoint.
+    """
+    if arguments.model_name_or_path is None:
+        return encoder_from_scratch(kind, arguments, corpus, attention=arguments.attention)
+    found: Any = kind.from_pretrained(
+        arguments.model_name_or_path,
+        revision=arguments.model_revision,
+        attention=arguments.attention,
+        attention_dropout=arguments.attention_dropout,
+        **_settings(arguments),
+    )
+    return found
+
+
+def encoder_from_scratch(kind: type[Kind], arguments: Any, corpus: ParallelCorpus, **more: Any) -> Kind:
+    """A small encoder with random weights, which follow torch's global seed; its tokenizer reads what the items say.
+
+    Args:
+        kind, arguments, corpus: As of [`open_encoder`].
+        **more: Further settings of `kind.from_scratch`.
+    """
+    made: Any = kind.from_scratch(
+        chain.from_iterable(documents(corpus, language) for language in corpus.languages),
+        hidden_size=arguments.scratch_hidden_size,
+        num_layers=arguments.scratch_num_layers,
+        vocab_size=arguments.scratch_vocab_size,
+        **{name: value for name, value in _settings(arguments).items() if value is not None},
+        **more,
+    )
+    return made
+
+
+def _settings(arguments: Any) -> dict[str, Any]:
+    return {
+        "query_prompt": arguments.query_prompt,
+        "passage_prompt": arguments.passage_prompt,
+        "max_length": arguments.max_passage_length,
+        "pooling": arguments.pooling,
+    }

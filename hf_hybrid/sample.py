@@ -30,8 +30,8 @@ from babel.languages import get_official_languages, get_territory_language_info
 from babel.lists import format_list
 from babel.numbers import get_currency_precision, get_territory_currencies
 
-from .cache_folder import cache_folder
 from .corpus import CorpusBuilder, ParallelCorpus
+from .files import cache_folder
 
 # The first eight cover six scripts; a recipe that wants few languages takes them from the front.
 LANGUAGES: tuple[str, ...] = (

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cells import PASSAGE, QUERY, Cell, CellMembers
+from .cells import Cell, CellMembers
 from .mix import KINDS, MixConfig, largest_remainder, spread_quotas
+from .sides import PASSAGE, QUERY
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus

@@ -13,8 +13,9 @@ import pyarrow as pa
 from .evidence import Evidence
 from .findings import UNKNOWN, Finding, compared, satisfied
 from .metrics.beir_cross_lingual import bias, ranking
-from .records import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores, flatten_scores
+from .records import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores
 from .reruns import RELATIVE_TOLERANCE, TOLERANCE
+from .scores import flatten_scores
 from .tally import POOL
 
 _MOST_ROW_BYTES = 1024  # a row has some twenty numbers, two languages and an id

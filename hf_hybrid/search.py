@@ -22,12 +22,13 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import isqrt
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from .judgements import Relevant
+if TYPE_CHECKING:
+    pass
 
 # Scores held at once: 512 MiB.
 _BLOCK_SCORES = 2**27
@@ -398,3 +399,16 @@ def _count_on_device(
         own_ST = (place_T >= bounds[some, :1]) & (place_T < bounds[some, 1:])
         count_R2[some, 0] = at_least_ST.logical_and_(own_ST).count_nonzero(dim=1)
     return count_R2.cpu().numpy()
+
+
+class Relevant(NamedTuple):
+    """What is relevant to the queries of one language, by query; a passage by its place in the pool."""
+
+    query_R: np.ndarray
+    language_R: np.ndarray
+    passage_R: np.ndarray
+    gain_R: np.ndarray
+
+    def take(self, chosen: np.ndarray | slice) -> Relevant:
+        """Some of them."""
+        return Relevant(*(column[chosen] for column in self))

@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub.repocard import metadata_load
 
-from .cache_folder import cache_folder
 from .corpus import CorpusBuilder, ParallelCorpus
 from .corpus_files import FORMAT, MANIFEST
+from .files import cache_folder
 from .formats import (
     StrPath,
     beir_folders,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
+from .parsing import option, split_words
 from .scaling import ARMS, Target
 
 BUDGETS = ("steps", "tokens", "time", "target_quality")
 ORDERS = ("size", "scripts")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -34,54 +28,54 @@ class StudyArguments:
         ([1, 2], [1, 2], ['mono', 'hybrid'], 300.0)
     """
 
-    study_dir: str = _option("runs/study", "The folder of the study.")
-    languages: str = _option("1,2,4,8,16", "Numbers of training languages, L; with --plan the one that is wanted.")
-    order: str = _option(
+    study_dir: str = option("runs/study", "The folder of the study.")
+    languages: str = option("1,2,4,8,16", "Numbers of training languages, L; with --plan the one that is wanted.")
+    order: str = option(
         "size", "Order of the languages, whose first L a cell has: size, scripts (variety first), or codes."
     )
-    arms: str = _option(",".join(ARMS), "Comma-separated ways to get a retriever; all by default.")
-    seeds: str = _option("3", "How many seeds, 1 and up; or a list of seeds with a comma in it.")
-    budget: str = _option("steps", f"What all cells have the same of: {', '.join(BUDGETS)}.")
-    budget_value: str | None = _option(
+    arms: str = option(",".join(ARMS), "Comma-separated ways to get a retriever; all by default.")
+    seeds: str = option("3", "How many seeds, 1 and up; or a list of seeds with a comma in it.")
+    budget: str = option("steps", f"What all cells have the same of: {', '.join(BUDGETS)}.")
+    budget_value: str | None = option(
         None, "Steps, tokens, or seconds of training, of a cell; or as in multilingual/MAP=0.5."
     )
-    target: str | None = _option(
+    target: str | None = option(
         None, "Quality whose cost is read off, as in multilingual/MAP=0.5; target_quality has it as its value."
     )
-    train_config: str = _option(
+    train_config: str = option(
         "recipes/sample/hybrid.yaml", "YAML file of recipes/train.py that all cells begin with."
     )
-    train_options: str = _option(
+    train_options: str = option(
         "", "Further options of recipes/train.py for all cells: --train_options='--global_batch_size 32'."
     )
-    mlm_config: str = _option("recipes/sample/mlm.yaml", "YAML file of recipes/mlm.py, for its arms.")
-    mlm_options: str = _option("", "Likewise of recipes/mlm.py.")
-    train_corpus: str | None = _option(None, "Folder or preset to train on; by default that of train_config.")
-    eval_corpus: str | None = _option(
+    mlm_config: str = option("recipes/sample/mlm.yaml", "YAML file of recipes/mlm.py, for its arms.")
+    mlm_options: str = option("", "Likewise of recipes/mlm.py.")
+    train_corpus: str | None = option(None, "Folder or preset to train on; by default that of train_config.")
+    eval_corpus: str | None = option(
         None, "Folder or preset to evaluate on; by default that of train_config, else items held out."
     )
-    eval_languages: str | None = _option(
+    eval_languages: str | None = option(
         None, "Comma-separated codes, the same for all cells; by default the largest set of training languages."
     )
-    model_name_or_path: str | None = _option(
+    model_name_or_path: str | None = option(
         None, "Base checkpoint; without it one from scratch for each seed, which all cells of the seed share."
     )
-    eval_every: int | None = _option(None, "Steps between the points of the quality curve; by default a tenth of all.")
-    pilot_steps: int = _option(20, "Steps of the short runs that a budget of time is measured with.")
-    own_cache: bool = _option(True, "Each cell tokenizes for itself, so that set-up times can be compared.")
-    jobs: int = _option(1, "Cells that run at a time.")
-    threads: int | None = _option(None, "Threads of each; by default the cores of this machine shared out.")
-    launch: str | None = _option(None, "What starts the recipes, as in 'accelerate launch'; by default this Python.")
-    only: str | None = _option(None, "Only cells whose id matches one of these patterns: 'hybrid-L4-*,bm25'.")
-    cell: int | None = _option(None, "Only the cell of this number, from 0 on, as --list shows them: for job arrays.")
-    retry_failed: bool = _option(False, "Run cells again that have failed.")
+    eval_every: int | None = option(None, "Steps between the points of the quality curve; by default a tenth of all.")
+    pilot_steps: int = option(20, "Steps of the short runs that a budget of time is measured with.")
+    own_cache: bool = option(True, "Each cell tokenizes for itself, so that set-up times can be compared.")
+    jobs: int = option(1, "Cells that run at a time.")
+    threads: int | None = option(None, "Threads of each; by default the cores of this machine shared out.")
+    launch: str | None = option(None, "What starts the recipes, as in 'accelerate launch'; by default this Python.")
+    only: str | None = option(None, "Only cells whose id matches one of these patterns: 'hybrid-L4-*,bm25'.")
+    cell: int | None = option(None, "Only the cell of this number, from 0 on, as --list shows them: for job arrays.")
+    retry_failed: bool = option(False, "Run cells again that have failed.")
 
     def __post_init__(self) -> None:
-        self.counts = sorted({_whole(word, "languages", 1) for word in _words(self.languages)})
-        self.arm_list = list(dict.fromkeys(_words(self.arms)))
+        self.counts = sorted({_whole(word, "languages", 1) for word in split_words(self.languages)})
+        self.arm_list = list(dict.fromkeys(split_words(self.arms)))
         if unknown := [arm for arm in self.arm_list if arm not in ARMS]:
             raise ValueError(f"arms: {unknown[0]!r} is not known; allowed are {', '.join(ARMS)}.")
-        numbers = [_whole(word, "seeds", 0) for word in _words(self.seeds)]
+        numbers = [_whole(word, "seeds", 0) for word in split_words(self.seeds)]
         listed = len(numbers) > 1 or self.seeds.rstrip().endswith(",")
         self.seed_list = sorted(set(numbers)) if listed else list(range(1, numbers[0] + 1)) if numbers else []
         for name in ("counts", "arm_list", "seed_list"):
@@ -128,48 +122,6 @@ class StudyArguments:
                 raise ValueError(f"{name}: expected --option value, got {option!r}.")
             found[option[2:].replace("-", "_")] = value or words.pop(0)
         return found
-
-
-@dataclass
-class PlanArguments:
-    """The run that `--plan` predicts: as the largest measured one of its mix, but for what is given."""
-
-    plan: str | None = _option(None, "YAML file of a machine: predict a run there from the runs of the study.")
-    runs: str | None = _option(None, "Comma-separated run folders to learn from; by default the cells of the study.")
-    measured_on: str | None = _option(None, "YAML file of the machine that those runs were made on.")
-    items: int | None = _option(None, "Items of each language.")
-    num_layers: int | None = _option(None, "Layers of the encoder.")
-    hidden_size: int | None = _option(None, "Width of the encoder.")
-    vocabulary: int | None = _option(None, "Rows of its embedding tables together.")
-    num_parameters: int | None = _option(None, "All its weights; by default those of the layers and tables.")
-    batch_size: int | None = _option(None, "Queries that a batch contrasts, over all devices.")
-    tokens_per_text: float | None = _option(None, "Mean length of queries and passages.")
-    steps: int | None = _option(None, "Optimizer steps.")
-    mix: str = _option("mono=0.5,cross=0.5", "Shares of the kinds of batches.")
-    num_devices: int | None = _option(None, "Devices of the run; by default all of the machine.")
-    strategy: str | None = _option(None, "ddp, zero1, zero2, zero3 or fsdp2.")
-    chunk_tokens: int | None = _option(None, "Most tokens of one forward pass of a device.")
-    gradient_checkpointing: bool | None = _option(None, "Keep the layers' inputs only.")
-
-    def given(self) -> dict[str, Any]:
-        """What is given of the run.
-
-        Example:
-
-            >>> PlanArguments(batch_size=64).given()
-            {'mix': 'mono=0.5,cross=0.5', 'batch_size': 64}
-        """
-        left_out = ("plan", "runs", "measured_on", "mix")
-        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
-        return {"mix": self.mix, **{name: value for name, value in found.items() if value is not None}}
-
-    def folders(self, study_dir: str) -> list[Path]:
-        """The run folders that are named, else those of the study."""
-        return [Path(word) for word in _words(self.runs)] if self.runs else sorted(Path(study_dir, "cells").glob("*"))
-
-
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _whole(word: str, name: str, least: int) -> int:

@@ -9,9 +9,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from .cards import publishable
 from .findings import OK, UNKNOWN, Finding, compared, satisfied
 from .mix import MixConfig
+from .redaction import publishable
 from .scaling import ARMS, Shared, grid, stages_of
 from .study_copy import published_cell
 from .study_evidence import ALL_CELLS, StageEvidence, StudyEvidence, over_runs

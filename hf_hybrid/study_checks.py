@@ -31,12 +31,12 @@ from . import __version__
 from .cards import CARD_NAME
 from .checking import Check, found_by
 from .cost_checks import check_resources
+from .environment import installed_version
 from .event_checks import check_events
 from .evidence import Unreadable
 from .file_checks import check_schema
 from .files import sha256
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
-from .installed import installed_version
 from .manifest import read_manifest
 from .metrics.beir_cross_lingual import ranking
 from .plan_checks import check_plan

@@ -22,10 +22,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .cards import publishable
 from .files import UNFINISHED, delete_folder, replace_folder
 from .manifest import write_manifest
 from .records import EVENTS_NAME, MANIFEST_NAME
+from .redaction import publishable
 from .scaling import STUDY, Cell
 from .strict_json import read_json, read_json_lines
 from .study_figures import PROFILE_NAME

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cards import publishable
 from .fits import Point, fit_growth
 from .markdown import plain
 from .records import RunFolder, Scores
-from .report import pair_matrix
+from .redaction import publishable
 from .scaling import Cell
+from .scores import pair_matrix
 from .strict_json import read_json
 from .study_charts import (
     NAMES,

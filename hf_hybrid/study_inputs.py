@@ -19,12 +19,12 @@ from transformers import set_seed
 from .arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from .corpus import ParallelCorpus
 from .encoder import HybridEncoder
-from .events import redacted
 from .files import UNFINISHED, delete_folder, replace_folder, replacing
 from .languages import split_codes
 from .mlm_arguments import MlmModelArguments, MlmTrainingArguments
-from .opening import encoder_from_scratch
 from .parsing import parse_arguments
+from .redaction import redacted
+from .runs import encoder_from_scratch
 from .scaling import STUDY, Shared, language_order, language_sets
 from .sources import load_corpus
 from .study_arguments import StudyArguments

@@ -23,10 +23,9 @@ from urllib.parse import quote
 from . import __version__
 from .files import replacing
 from .markdown import Markdown, escape, sentence, table
-from .study_answer import answer, main_table
 from .study_charts import picture, program
 from .study_figures import PROFILE_NAME, Figure, read_report
-from .study_sections import Section, sections, subtitle, title
+from .study_sections import Section, answer, main_table, sections, subtitle, title
 
 REPORT_NAME, MARKDOWN_NAME = "report.html", "report.md"
 _TEMPLATE = Path(__file__).with_name("study_report_template.html")

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
+from .environment import environment
 from .files import delete_folder, replacing
-from .machine import environment
 from .scaling import Absent, Cell, Shared, difference_of_cells, difference_of_settings, grid, stages_of
 from .study_arguments import StudyArguments
 from .study_budget import BudgetResolver

@@ -19,8 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .events import redact
 from .files import delete_folder
+from .redaction import redact
 from .scaling import Cell, Stage, command_of
 from .study_folder import StudyFolder
 from .supervision import LOCK_NAME, RESUME_ME, ends_on_signal

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .judgements import Relevant
 from .metrics.beir_cross_lingual import bias, ranking
 
 if TYPE_CHECKING:
     from .corpus import ParallelCorpus
     from .records import Scores
-    from .search import Best
+    from .search import Best, Relevant
 
 POOL = "*"  # what stands for all passage languages together
 FIRST_PLACES = bias.FIRST_PLACES  # what `LanguageRanks` needs of each ranking, beside the ranks

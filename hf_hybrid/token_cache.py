@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from .cells import PASSAGE, QUERY
 from .files import delete_unfinished, is_whole, replacing
+from .sides import PASSAGE, QUERY, SIDE_PLURALS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from .corpus import ParallelCorpus
 
-SIDES = ("queries", "passages")
 _BLOCK_ROWS = 65_536  # rows of one Arrow record batch: row r lies in batch r // _BLOCK_ROWS
 
 
@@ -107,7 +106,7 @@ class TokenCache:
         for side, language in self._keys():
             counts = json.loads(self._path(side, language).with_suffix(".json").read_text(encoding="utf-8"))
             total.update(counts)
-            total.update({f"{SIDES[side]}_{name}": count for name, count in counts.items()})
+            total.update({f"{SIDE_PLURALS[side]}_{name}": count for name, count in counts.items()})
         return dict(total)
 
     def tokens(self, side: int, language: str, row: int) -> np.ndarray:
@@ -132,7 +131,7 @@ class TokenCache:
         return ((side, language) for language in self.corpus.languages for side in (QUERY, PASSAGE))
 
     def _path(self, side: int, language: str) -> Path:
-        return self.folder / f"{language}.{SIDES[side]}.arrow"
+        return self.folder / f"{language}.{SIDE_PLURALS[side]}.arrow"
 
     def _open(self, side: int, language: str) -> list[_Block]:
         if (side, language) not in self._blocks:

@@ -26,18 +26,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback
 
-from . import distributed, vocabulary
+from . import communication, distributed, gather, vocabulary
 from .arguments import CACHE_DIR, HybridTrainingArguments
 from .collator import HybridCollator, HybridInputs, StepDataset, hard_negatives
 from .encoder import HybridEncoder
 from .evaluation import evaluate_retrieval
-from .identity import describe_batch, model_name, run_identity
+from .fingerprint import model_name
+from .identity import describe_batch, run_identity
 from .losses import contrastive_loss, mean_cosine
 from .memory import Chunking
 from .pushing import PushingTrainer
-from .records import Scores, flatten_scores
+from .records import Scores
 from .resources import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 from .schedule import HybridSchedule
+from .scores import flatten_scores
 from .token_cache import TokenCache
 
 if TYPE_CHECKING:
@@ -231,7 +233,7 @@ class HybridTrainer(PushingTrainer):
                 predicted_tokens=facts.predicted_tokens,
                 padding_tokens=padding_tokens,
                 data_wait_s=self._data_wait_s.pop(0) if self._data_wait_s else 0.0,
-                embedding_bytes=distributed.take_embedding_bytes(),
+                embedding_bytes=gather.take_embedding_bytes(),
                 weight_bytes=self._weight_bytes_sent(inputs),
             )
         )
@@ -246,7 +248,7 @@ class HybridTrainer(PushingTrainer):
         halved = self._is_sharded and (self.args.bf16 or self.args.fp16)
         width = 2 if halved else weights[0].element_size()
         mesh = self.accelerator.parallelism_config
-        return distributed.weight_bytes_sent(
+        return communication.weight_bytes_sent(
             {"DEEPSPEED": f"zero{stage}", "FSDP": "fsdp2"}.get(kind, "ddp"),
             width * sum(sizes),
             width * sum(size for size, weight in zip(sizes, weights, strict=True) if weight.requires_grad),

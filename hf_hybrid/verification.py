@@ -50,12 +50,12 @@ from .cards import (
 )
 from .checking import Check, found_by
 from .cost_checks import check_resources
+from .environment import installed_version
 from .event_checks import check_events
 from .evidence import Evidence, Given
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .files import sha256
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
-from .installed import installed_version
 from .plan_checks import check_corpus, check_plan
 from .records import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME, RunFolder
 from .reruns import RELATIVE_TOLERANCE, TOLERANCE

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .communication import weight_bytes_sent
+from .flops import encoder_flops
 from .mix import MixConfig
 
 # Of the 34 bytes that a layer keeps of each element in 16 bits without attention scores (Korthikanti et al. 2022,
@@ -222,8 +224,6 @@ class Workload:
         """
         if self.num_devices == 1:
             return 0.0
-        from .distributed import weight_bytes_sent  # where the formula is; brings torch
-
         width, count = 2 if halved and self.strategy != "ddp" else 4, self.batches_per_step
         sizes = width * self.model.parameters, width * self.trained_parameters
         weights = sum(
@@ -259,8 +259,6 @@ class Workload:
         return 1 + chunked / 3 + self.gradient_checkpointing / 3
 
     def _encoder_flops(self, sequences: float) -> float:
-        from .flops import encoder_flops  # the one source of the formula; brings torch
-
         tokens = round(sequences * self.tokens_per_text)
         squares = round(sequences * self.tokens_per_text**2 * self.length_spread)
         model = self.model

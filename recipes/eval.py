@@ -22,12 +22,11 @@ from accelerate import PartialState
 
 from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, distributed, load_corpus
 from hf_hybrid.arguments import EvaluationArguments
-from hf_hybrid.bm25 import evaluate_bm25
 from hf_hybrid.comparison import check_comparable, compare, comparison_table, write_comparison
-from hf_hybrid.evaluation import check_asked, evaluate_retrieval, table, what_is_evaluated
+from hf_hybrid.environment import environment
+from hf_hybrid.evaluation import check_asked, evaluate_bm25, evaluate_retrieval, table, what_is_evaluated
 from hf_hybrid.evaluation_files import EvaluationFiles
 from hf_hybrid.languages import split_codes
-from hf_hybrid.machine import environment
 from hf_hybrid.parsing import explained_errors, parse_arguments
 from hf_hybrid.records import PER_QUERY_NAME, Scores
 from hf_hybrid.report import pair_heat_map

@@ -25,9 +25,8 @@ from hf_hybrid.evaluation import scores_table
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.mlm_model import MaskedLanguageModel
 from hf_hybrid.mlm_trainer import MlmTrainer
-from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.runs import already_done, run_log_level, run_training
+from hf_hybrid.runs import already_done, open_encoder, run_log_level, run_training
 from hf_hybrid.sources import open_corpora
 
 STARTED_AT = time.perf_counter()

@@ -18,12 +18,11 @@ import sys
 from pathlib import Path
 
 from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.planner_words import prediction_table
+from hf_hybrid.planner import PlanArguments, plan_from_study, prediction_table
 from hf_hybrid.scaling import chosen_cells
-from hf_hybrid.study_arguments import PlanArguments, StudyArguments
+from hf_hybrid.study_arguments import StudyArguments
 from hf_hybrid.study_fits import make_fits
 from hf_hybrid.study_folder import Study, StudyFolder
-from hf_hybrid.study_plan import plan_from_study
 from hf_hybrid.study_setup import check_study, open_study
 from hf_hybrid.study_table import make_table, table_text
 from hf_hybrid.supervision import alone_in
@@ -47,7 +46,7 @@ def main() -> None:
             [StudyArguments, PlanArguments], default_config=None if own else DEFAULT_CONFIG, flags=FLAGS
         )
         if plan_args.plan:
-            print(prediction_table(plan_from_study(args, plan_args)))
+            print(prediction_table(plan_from_study(args.study_dir, args.counts, plan_args)))
             return
         if rest.list and rest.overwrite:
             raise ValueError("--list shows the cells of a study and --overwrite deletes them: leave one of them out.")

@@ -22,10 +22,9 @@ from transformers import set_seed
 from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder, distributed, events
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.evaluation import scores_table
-from hf_hybrid.like import differences, read_run_like, settings_like
-from hf_hybrid.opening import open_encoder
+from hf_hybrid.identity import differences, read_run_like, settings_like
 from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.runs import already_done, run_log_level, run_training
+from hf_hybrid.runs import already_done, open_encoder, run_log_level, run_training
 from hf_hybrid.sources import open_corpora
 
 STARTED_AT = time.perf_counter()

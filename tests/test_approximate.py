@@ -15,9 +15,9 @@ import torch
 from hf_hybrid import approximate, search
 from hf_hybrid.approximate import FaissPool
 from hf_hybrid.evaluation import evaluate_retrieval
-from hf_hybrid.judgements import Relevant
-from hf_hybrid.records import Scores, flatten_scores
-from hf_hybrid.search import Block, DensePool
+from hf_hybrid.records import Scores
+from hf_hybrid.scores import flatten_scores
+from hf_hybrid.search import Block, DensePool, Relevant
 from tests.toys import toy_corpus, toy_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

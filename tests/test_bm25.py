@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from hf_hybrid import bm25
-from hf_hybrid.bm25 import TermPool, evaluate_bm25, terms
+from hf_hybrid.bm25 import TermPool, terms
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
+from hf_hybrid.evaluation import evaluate_bm25
 
 K1, B = 1.5, 0.75
 ENGLISH = ["The river and the stone.", "A stone garden, a stone wall!", "Snow", "..."]

@@ -20,10 +20,9 @@ from hf_hybrid import bundle as bundle_module
 from hf_hybrid import card_limits, evidence, machine
 from hf_hybrid.bundle import belongs, files_of, write_bundle
 from hf_hybrid.cards import write_card
+from hf_hybrid.environment import environment, installed_version, installed_versions
 from hf_hybrid.evidence import Given
 from hf_hybrid.findings import OK, UNKNOWN, WRONG
-from hf_hybrid.installed import installed_version, installed_versions
-from hf_hybrid.machine import environment
 from hf_hybrid.records import RunFolder
 from hf_hybrid.verification import verify
 from tests.bundles import change, contents, finished_run

@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-from hf_hybrid import card_results, card_sections, cards
+from hf_hybrid import card_sections, cards
 from hf_hybrid.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.card_command import (
     DEFAULTS,
@@ -40,14 +40,14 @@ from hf_hybrid.card_command import (
     command,
 )
 from hf_hybrid.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
-from hf_hybrid.cards import card_text, publishable, read_files, write_card
-from hf_hybrid.identity import DECISIVE_ARGUMENTS
-from hf_hybrid.like import read_run_like
+from hf_hybrid.cards import card_text, read_files, write_card
+from hf_hybrid.identity import DECISIVE_ARGUMENTS, read_run_like
 from hf_hybrid.markdown import escape, table
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.parsing import parse_arguments
 from hf_hybrid.presets import PRESETS
 from hf_hybrid.records import CardOptions, RunFolder
+from hf_hybrid.redaction import publishable
 from hf_hybrid.runs import _model_record, run_training
 from tests import families
 from tests.card_runs import CODES, write_run
@@ -558,7 +558,7 @@ def test_many_languages_are_shown_by_their_extremes(tmp_path: Path) -> None:
     text = card_text(folder)
     scores = RunFolder(folder).read_eval()["after"]
     assert scores is not None
-    means = {code: found[0] or 0 for code, found in card_results.language_means(scores, "MAP").items()}
+    means = {code: found[0] or 0 for code, found in card_sections.language_means(scores, "MAP").items()}
     order = sorted(means, key=lambda code: -means[code])
     rows = re.findall(r"^\| (\w\w) \| 0\.\d{4} \|", text, re.MULTILINE)
     assert rows == [*order[:5], *order[-5:]]

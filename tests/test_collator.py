@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hf_hybrid.cells import PASSAGE, QUERY
 from hf_hybrid.collator import HybridCollator, HybridInputs, StepDataset
 from hf_hybrid.corpus import ParallelCorpus
 from hf_hybrid.schedule import HybridSchedule
+from hf_hybrid.sides import PASSAGE, QUERY
 from hf_hybrid.token_cache import TokenCache
 from tests.toys import toy_cache, toy_collators, toy_corpus, toy_encoder
 

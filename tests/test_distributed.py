@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from hf_hybrid import distributed
+from hf_hybrid import communication, distributed, gather
 from tests.recipe_runs import losses, run_recipe, shipped, weights, write_jsonl_corpus, write_model
 
 pytestmark = pytest.mark.distributed
@@ -148,14 +148,14 @@ def _gathered(rank: int, file: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=3)
     counts = (2, 0, 3)
     rows = torch.full((counts[rank], 2), rank + 1.0, requires_grad=True)
-    gathered = distributed.gather_rows(rows, counts)
+    gathered = gather.gather_rows(rows, counts)
     assert gathered.tolist() == [[1.0, 1.0]] * 2 + [[3.0, 3.0]] * 3
     ((rank + 1) * gathered.square().sum()).backward()
     assert rows.grad is not None
     assert torch.equal(rows.grad, torch.full_like(rows, 2 * (rank + 1) * (1 + 2 + 3)))
     # A block is as high as the highest: 3 rows of 2 numbers of 4 bytes, passed on by 2 others, there and back.
-    assert distributed.take_embedding_bytes() == 2 * (2 * 3 * 2 * 4)
-    assert distributed.take_embedding_bytes() == 0
+    assert gather.take_embedding_bytes() == 2 * (2 * 3 * 2 * 4)
+    assert gather.take_embedding_bytes() == 0
     assert distributed.sum_over_ranks(torch.tensor([rank])).item() == 3
     torch.distributed.destroy_process_group()
     Path(f"{file}.{rank}").touch()
@@ -186,8 +186,8 @@ def test_others_wait_for_the_first_whatever_becomes_of_it(tmp_path: Path) -> Non
 
 def test_one_process_gathers_nothing() -> None:
     rows = torch.ones(2, 3)
-    assert distributed.gather_rows(rows, (2,)) is rows
-    assert distributed.take_embedding_bytes() == 0
+    assert gather.gather_rows(rows, (2,)) is rows
+    assert gather.take_embedding_bytes() == 0
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
@@ -205,12 +205,12 @@ def test_bytes_of_weights(strategy: str, one_chunk: int, three_chunks: int, not_
     """Four processes, 800 bytes of weights and 200 of gradients: one sends 600 and 150 in a ring."""
 
     def sent(**options: Any) -> int:
-        return distributed.weight_bytes_sent(strategy, 800, 200, 4, **options)
+        return communication.weight_bytes_sent(strategy, 800, 200, 4, **options)
 
     assert (sent(), sent(chunks=3), sent(last=False)) == (one_chunk, three_chunks, not_last)
-    assert distributed.weight_bytes_sent(strategy, 800, 200, 1) == 0
+    assert communication.weight_bytes_sent(strategy, 800, 200, 1) == 0
 
 
 def test_bytes_of_weights_with_a_copy_on_each_machine() -> None:
     """Rings of two: half of 800 bytes in each of two passes and of 200; 100 of these go to the other copy and back."""
-    assert distributed.weight_bytes_sent("fsdp2", 800, 200, 4, replicas=2) == 2 * 400 + 100 + 100
+    assert communication.weight_bytes_sent("fsdp2", 800, 200, 4, replicas=2) == 2 * 400 + 100 + 100

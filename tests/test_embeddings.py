@@ -18,8 +18,9 @@ import torch
 
 from hf_hybrid import embeddings
 from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.embeddings import SIDES, EmbeddingStore, TextEncoder
+from hf_hybrid.embeddings import EmbeddingStore, TextEncoder
 from hf_hybrid.encoder import HybridEncoder
+from hf_hybrid.sides import SIDE_NAMES
 from tests.toys import toy_corpus, toy_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,7 +103,7 @@ def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", SIDE_NAMES)
 def test_a_hybrid_encoder_is_asked_for_its_side(saved_encoder: tuple[HybridEncoder, Path], side: str) -> None:
     encoder, _ = saved_encoder
     np.testing.assert_array_equal(TextEncoder(encoder).encode(TEXTS, side), encoder.encode(TEXTS, side))
@@ -120,7 +121,7 @@ def test_a_hybrid_encoder_is_told_how_many_tokens_a_batch_has() -> None:
     assert model.told == 77
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", SIDE_NAMES)
 def test_a_sentence_transformer_is_asked_with_its_prompts(
     saved_encoder: tuple[HybridEncoder, Path], side: str
 ) -> None:
@@ -129,7 +130,7 @@ def test_a_sentence_transformer_is_asked_with_its_prompts(
     assert_near(TextEncoder(model).encode(TEXTS, side), encoder.encode(TEXTS, side))
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", SIDE_NAMES)
 @pytest.mark.parametrize("prompt", ["", "search: "])
 def test_prompts_that_are_given_override_those_of_a_sentence_transformer(
     saved_encoder: tuple[HybridEncoder, Path], side: str, prompt: str
@@ -142,7 +143,7 @@ def test_prompts_that_are_given_override_those_of_a_sentence_transformer(
     found = TextEncoder(model, **given).encode(TEXTS, side)
     assert_near(found, plain.encode([prompt + text for text in TEXTS], side))
     assert not np.allclose(found, encoder.encode(TEXTS, side), atol=1e-2)
-    other = SIDES[1 - SIDES.index(side)]
+    other = SIDE_NAMES[1 - SIDE_NAMES.index(side)]
     assert_near(TextEncoder(model, **given).encode(TEXTS, other), encoder.encode(TEXTS, other))
 
 
@@ -281,7 +282,7 @@ def all_shards(
 
 def texts_of(corpus: ParallelCorpus) -> list[tuple[str, str]]:
     return [
-        (SIDES[side], text)
+        (SIDE_NAMES[side], text)
         for side in (QUERY, PASSAGE)
         for language in corpus.languages
         for text in (corpus.queries(language), corpus.passages(language))[side].to_pylist()
@@ -301,7 +302,7 @@ def test_each_text_is_encoded_once_and_kept_in_its_row(tmp_path: Path) -> None:
     assert max(Counter(model.asked).values()) == 1
     for (side, language), embeddings_ND in found.items():
         texts = (corpus.queries(language), corpus.passages(language))[side].to_pylist()
-        np.testing.assert_array_equal(embeddings_ND, [vector_of(SIDES[side] + text) for text in texts])
+        np.testing.assert_array_equal(embeddings_ND, [vector_of(SIDE_NAMES[side] + text) for text in texts])
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -487,7 +488,7 @@ def test_a_folder_that_is_given_stays(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.npy"))) == 2 * 5
 
 
-@pytest.mark.parametrize("wrong_side", SIDES)
+@pytest.mark.parametrize("wrong_side", SIDE_NAMES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_embeddings_that_are_not_finite_are_refused_and_not_kept(
     wrong_side: str, value: float, tmp_path: Path

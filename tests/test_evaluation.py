@@ -21,7 +21,8 @@ from hf_hybrid import search
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation import evaluate_retrieval, scores_table
 from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
-from hf_hybrid.records import Scores, flatten_scores
+from hf_hybrid.records import Scores
+from hf_hybrid.scores import flatten_scores
 from tests.toys import LargestTensor, toy_corpus, toy_encoder
 
 # The encoders

@@ -17,8 +17,8 @@ import pytest
 
 from hf_hybrid import events
 from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.events import redact, redacted
 from hf_hybrid.records import RunFolder
+from hf_hybrid.redaction import redact, redacted
 from hf_hybrid.runs import run_training
 from hf_hybrid.supervision import HEARTBEAT_NAME, Interrupted
 from tests.toy_runs import CORPUS, At, ToyTrainer, run, same_weights, toy_trainer

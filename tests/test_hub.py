@@ -21,11 +21,9 @@ from hf_hybrid.bundle import files_of
 from hf_hybrid.cards import card_text
 from hf_hybrid.files import sha256
 from hf_hybrid.hub import push_metric, push_run, push_study
-from hf_hybrid.hub_commit import PushOptions
+from hf_hybrid.hub_commit import PushOptions, PushRecord, Target
 from hf_hybrid.hub_errors import HubError, asked_wait_s, careful_client
-from hf_hybrid.hub_files import METRIC_FOLDER, model_files, published_files, refuse_secrets
-from hf_hybrid.hub_record import PushRecord, Target
-from hf_hybrid.hub_study import study_files
+from hf_hybrid.hub_files import METRIC_FOLDER, model_files, published_files, refuse_secrets, study_files
 from hf_hybrid.manifest import find_damage, write_manifest
 from hf_hybrid.records import CardOptions, RunFolder
 from tests import pushes

@@ -21,9 +21,8 @@ from transformers import AutoModelForMaskedLM
 
 from hf_hybrid import HybridEncoder, RunFolder
 from hf_hybrid.arguments import HybridTrainingArguments
-from hf_hybrid.cells import PASSAGE, QUERY
-from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
-from hf_hybrid.mlm import WHOLE, Ends, LanguageBlocks, MlmSchedule, documents
+from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus, documents
+from hf_hybrid.mlm import WHOLE, Ends, LanguageBlocks, MlmSchedule
 from hf_hybrid.mlm_arguments import MlmTrainingArguments
 from hf_hybrid.mlm_collator import NOT_PREDICTED, Masking, MlmCollator
 from hf_hybrid.mlm_model import MaskedLanguageModel
@@ -31,6 +30,7 @@ from hf_hybrid.mlm_trainer import MlmTrainer
 from hf_hybrid.packing import pack
 from hf_hybrid.records import STATE_NAME
 from hf_hybrid.schedule import plan_fingerprint
+from hf_hybrid.sides import PASSAGE, QUERY
 from hf_hybrid.token_cache import TokenCache
 from tests import families
 from tests.toy_runs import At, Kill, kill, killed_after, same_weights, told, weights

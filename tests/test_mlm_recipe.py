@@ -19,8 +19,8 @@ from hf_hybrid.corpus import ParallelCorpus
 from hf_hybrid.findings import WRONG
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.mlm_model import MaskedLanguageModel
-from hf_hybrid.opening import open_encoder
 from hf_hybrid.parsing import parse_arguments
+from hf_hybrid.runs import open_encoder
 from hf_hybrid.schedule import plan_fingerprint
 from hf_hybrid.verification import verify
 from tests.recipe_runs import REPOSITORY, Ended, recipes_here, write_jsonl_corpus, write_model

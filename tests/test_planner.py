@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_hybrid.distributed import weight_bytes_sent
+from hf_hybrid.communication import weight_bytes_sent
 from hf_hybrid.hardware import Hardware, hardware_of_run, read_hardware
 from hf_hybrid.measured_runs import Measured, read_measured, typical_step_time, workload_of
-from hf_hybrid.planner import Planner, Prediction, plan
+from hf_hybrid.planner import Planner, Prediction, plan, prediction_table
 from hf_hybrid.planner_model import CostModel, Estimate
-from hf_hybrid.planner_words import prediction_table
 from hf_hybrid.records import RunFolder
 from hf_hybrid.workload import ModelSize, Workload
 from tests.planned_runs import GIB, SECONDS, write_run_folder

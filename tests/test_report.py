@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from hf_hybrid.records import Scores
-from hf_hybrid.report import pair_change_map, pair_heat_map, pair_matrix
+from hf_hybrid.report import pair_change_map, pair_heat_map
+from hf_hybrid.scores import pair_matrix
 from tests.card_runs import CODES as BABEL
 
 # all of them valid codes, some of which have hyphens

@@ -19,7 +19,7 @@ import pytest
 from huggingface_hub.constants import HF_HOME
 
 from hf_hybrid import sample
-from hf_hybrid.cache_folder import cache_folder
+from hf_hybrid.files import cache_folder
 from hf_hybrid.sample import LANGUAGES, build_sample_corpus, sample_rows, sample_templates
 
 SCRIPTS = {

@@ -24,8 +24,7 @@ from hf_hybrid.hardware import hardware_of_run
 from hf_hybrid.measured_runs import read_measured
 from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.parsing import parse_arguments
-from hf_hybrid.planner_words import prediction_table
-from hf_hybrid.quality_curve import Point, cost_to_target, curve_of
+from hf_hybrid.planner import PlanArguments, plan_from_study, prediction_table, wanted_workload
 from hf_hybrid.records import RunFolder
 from hf_hybrid.sample import build_sample_corpus
 from hf_hybrid.scaling import (
@@ -43,11 +42,10 @@ from hf_hybrid.scaling import (
     script_of,
     stages_of,
 )
-from hf_hybrid.study_arguments import PlanArguments, StudyArguments
+from hf_hybrid.study_arguments import StudyArguments
 from hf_hybrid.study_fits import QUANTITIES, make_fits, values_of
 from hf_hybrid.study_folder import StudyFolder
-from hf_hybrid.study_plan import plan_from_study, wanted_workload
-from hf_hybrid.study_table import NO_COSTS, make_table, table_text
+from hf_hybrid.study_table import NO_COSTS, Point, cost_to_target, curve_of, make_table, table_text
 from hf_hybrid.supervision import LOCK_NAME, Interrupted
 from hf_hybrid.sweep import Sweep, delete_cells
 from tests.planned_runs import write_run_folder
@@ -500,7 +498,7 @@ def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: P
     name = hardware_of_run(RunFolder(cells / "0").read_run()).name
     machine.write_text(json.dumps({"name": name, "kind": "cpu"}))
     asked = PlanArguments(plan=str(machine), batch_size=48)
-    found = plan_from_study(StudyArguments(study_dir=str(tmp_path), languages="6"), asked)
+    found = plan_from_study(str(tmp_path), [6], asked)
     work = found.workload
     assert (found.num_runs, work.languages, work.batch_size, work.cells) == (9, 6, 48, None)
     ends = (found.step_time_s.low, found.step_time_s.high)
@@ -508,13 +506,12 @@ def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: P
     assert step_s[0] * 0.8 < found.step_time_s.value < step_s[1] * 1.2
     assert None not in ends
     with pytest.raises(ValueError, match="a plan is of one number of languages"):
-        plan_from_study(StudyArguments(study_dir=str(tmp_path), languages="6,7"), asked)
+        plan_from_study(str(tmp_path), [6, 7], asked)
     with pytest.raises(ValueError, match="no finished training to learn from"):
-        plan_from_study(StudyArguments(study_dir=str(tmp_path / "none"), languages="6"), asked)
+        plan_from_study(str(tmp_path / "none"), [6], asked)
     machine.write_text(json.dumps({"name": name, "kind": "cpu", "num_devices": 2, "interconnect_gb_per_s": 10}))
-    study = StudyArguments(study_dir=str(tmp_path), languages="6")
     for one, devices in ((PlanArguments(str(machine)), 2), (PlanArguments(str(machine), num_devices=1), 1)):
-        found = plan_from_study(study, one)
+        found = plan_from_study(str(tmp_path), [6], one)
         assert found.workload.num_devices == devices
         assert f", {devices} x {name};" in prediction_table(found)
     for option, one in (
@@ -522,7 +519,7 @@ def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: P
         ("measured_on", PlanArguments(str(machine), None, "nowhere")),
     ):
         with pytest.raises(ValueError, match=f"--{option} nowhere: there is no such file"):
-            plan_from_study(study, one)
+            plan_from_study(str(tmp_path), [6], one)
     wider = wanted_workload([read_measured(RunFolder(cells / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
     assert (wider.model.hidden_size, wider.model.num_layers, wider.mix) == (256, 2, "mono=1")
     assert wider.model.parameters > work.model.parameters

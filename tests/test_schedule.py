@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_hybrid.cells import PASSAGE, QUERY
 from hf_hybrid.corpus import ParallelCorpus
 from hf_hybrid.mix import KINDS, largest_remainder
 from hf_hybrid.sample import build_sample_corpus
 from hf_hybrid.schedule import HybridSchedule
+from hf_hybrid.sides import PASSAGE, QUERY
 from tests.toys import toy_corpus
 
 

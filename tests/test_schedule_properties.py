@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
 from hf_hybrid import schedule as schedule_module
-from hf_hybrid.cells import PASSAGE, QUERY, Cell
+from hf_hybrid.cells import Cell
 from hf_hybrid.collator import HybridCollator
 from hf_hybrid.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.mix import KINDS, largest_remainder, spread_quotas
 from hf_hybrid.schedule import HybridBatch, HybridSchedule
+from hf_hybrid.sides import PASSAGE, QUERY
 
 LANGUAGES = ("de", "en", "sw", "zh")
 every = settings(max_examples=60, deadline=None, derandomize=True)

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from hf_hybrid import search
-from hf_hybrid.judgements import Relevant
-from hf_hybrid.search import Block, DensePool, ScoredPool, block_height, read_rows
+from hf_hybrid.search import Block, DensePool, Relevant, ScoredPool, block_height, read_rows
 from tests.toys import LargestTensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")

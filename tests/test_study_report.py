@@ -20,11 +20,10 @@ from jsonschema import ValidationError
 
 from hf_hybrid.records import RunFolder
 from hf_hybrid.scaling import ARMS
-from hf_hybrid.study_answer import answer
 from hf_hybrid.study_charts import _STYLES, NAMES, picture
 from hf_hybrid.study_figures import read_report
 from hf_hybrid.study_report import figures_in, figures_of, write_report
-from hf_hybrid.study_sections import subtitle
+from hf_hybrid.study_sections import answer, subtitle
 from tests.study_folders import collect, write_study
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ import pytest
 from hf_hybrid import tally
 from hf_hybrid.corpus import ParallelCorpus
 from hf_hybrid.evaluation import evaluate_retrieval
-from hf_hybrid.judgements import Relevant
 from hf_hybrid.metrics.beir_cross_lingual import bias
 from hf_hybrid.records import Scores
+from hf_hybrid.search import Relevant
 from hf_hybrid.tally import POOL, LanguageRanks, Tally, query_values
 from tests.toys import toy_corpus
 

@@ -17,7 +17,7 @@ import torch
 from hf_hybrid import manifest, runs, study_checks, study_report
 from hf_hybrid.checking import found_by
 from hf_hybrid.findings import OK, UNKNOWN, WRONG, Finding
-from hf_hybrid.hub_study import study_files
+from hf_hybrid.hub_files import study_files
 from hf_hybrid.manifest import write_manifest
 from hf_hybrid.study_checks import STUDY_CHECKS
 from hf_hybrid.study_copy import copy_study
