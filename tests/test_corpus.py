@@ -339,7 +339,7 @@ def _build_many(folder: str) -> str:
 
 
 def test_several_processes_may_build_the_same(tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
         prints = pool.map(_build_many, [str(tmp_path / "corpus")] * 16)
     assert len(set(prints)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
