@@ -27,9 +27,9 @@ import langcodes
 import numpy as np
 import pyarrow as pa
 
-from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.corpus_files import BATCH_ROWS, FORMAT, KINDS, MANIFEST
-from hf_hybrid.sources import from_jsonl
+from hf_hybrid.data.corpus import ParallelCorpus
+from hf_hybrid.data.sources.load import from_jsonl
+from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, KINDS, MANIFEST
 
 LIMIT_S, LIMIT_GIB = 30.0, 2.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"

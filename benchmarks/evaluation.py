@@ -40,12 +40,12 @@ import psutil
 import torch
 from evaluation_peers import POOL, Embed, Job, PeerRun, jobs_of, run_beir, run_mteb
 
-from hf_hybrid.corpus import ParallelCorpus
-from hf_hybrid.evaluation import evaluate_retrieval
-from hf_hybrid.machine import peak_host_memory
+from hf_hybrid.data.corpus import ParallelCorpus
+from hf_hybrid.data.sources.load import load_corpus
+from hf_hybrid.data.sources.sample import build_sample_corpus
+from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.metrics.beir_cross_lingual.ranking import evaluate_runs
-from hf_hybrid.sample import build_sample_corpus
-from hf_hybrid.sources import load_corpus
+from hf_hybrid.training.meters import peak_host_memory
 
 TOLERANCE = 1e-3  # of nDCG@10 of a pair: the sides place ties differently
 DEPTH, DIMENSIONS, SHARD_ROWS, LIMIT_GIB = 100, 384, 2**16, 4.0
@@ -155,7 +155,7 @@ def compare_lookup(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def compare_model(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from hf_hybrid.encoder import HybridEncoder
+    from hf_hybrid.models.encoder import HybridEncoder
 
     if args.model is None:
         sys.exit("--only model needs --model FOLDER.")
@@ -263,7 +263,7 @@ def search_in_process(side: str, folder: Path) -> dict[str, Any]:
 
 def search_ours(folder: Path) -> np.ndarray:
     """As an evaluation does it: the first places, and the rank of a passage that is called relevant."""
-    from hf_hybrid.search import DensePool, Relevant
+    from hf_hybrid.retrieval.search import DensePool, Relevant
 
     shards, queries = sorted(folder.glob("shard-*.npy")), folder / "queries.npy"
     pool = DensePool([[queries]], [shards], torch.device("cpu"))

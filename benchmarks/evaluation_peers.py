@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hf_hybrid.corpus import ParallelCorpus
+from hf_hybrid.data.corpus import ParallelCorpus
 
 POOL = "pool"
 K_VALUES = (1, 10, 100, 1000)  # what MTEB cannot do without, and the cutoffs of our measures

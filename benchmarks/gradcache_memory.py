@@ -39,8 +39,8 @@ from measuring import (
 from throughput_input import Job, prepare
 from train_throughput import PACKAGES, ROW_KEYS, add_arguments, check_requirements, compare_jobs, line, numbers
 
-from hf_hybrid.collator import Targets
-from hf_hybrid.losses import contrastive_loss
+from hf_hybrid.data.batches.collator import Targets
+from hf_hybrid.training.losses import contrastive_loss
 
 LOSS_KEYS = ("comparison", "batch_size", "embedding_size", "device")
 

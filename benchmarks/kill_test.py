@@ -256,8 +256,8 @@ def step_writer(job: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
 
 def record_steps(write: Callable[[dict[str, Any]], None]) -> None:
     """Have `HybridTrainer` write down each batch that it has gone through, as the collator delivered it."""
-    from hf_hybrid.collator import HybridCollator
-    from hf_hybrid.trainer import HybridTrainer
+    from hf_hybrid.data.batches.collator import HybridCollator
+    from hf_hybrid.training.trainer import HybridTrainer
 
     collate, record = HybridCollator.__call__, HybridTrainer.record_batch
 
@@ -282,7 +282,7 @@ def write_model(job: dict[str, Any]) -> None:
     from transformers import set_seed
 
     from hf_hybrid import HybridEncoder
-    from hf_hybrid.sample import build_sample_corpus
+    from hf_hybrid.data.sources.sample import build_sample_corpus
 
     set_seed(0)
     corpus = build_sample_corpus(languages=["en", "de"])
@@ -304,7 +304,7 @@ def run_peer(job: dict[str, Any]) -> None:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers.trainer_utils import get_last_checkpoint
 
-    from hf_hybrid.sample import build_sample_corpus
+    from hf_hybrid.data.sources.sample import build_sample_corpus
 
     torch.set_num_threads(1)
     model_name, num_rows, batch_size, output_dir = (job["options"][i] for i in (0, 1, 2, 4))
@@ -458,7 +458,7 @@ class Killer:
 
     def _note(self, attempt: Attempt, aim: Aim, phase: str) -> None:
         """What the kill left."""
-        from hf_hybrid import checkpoints
+        from hf_hybrid.training import checkpoints
 
         moment, left = phase, sorted(path.name for path in self.run.folder.glob(".unfinished-*"))
         if phase not in ("setup", "evaluating before training"):  # what lies there then was left by an earlier kill
@@ -520,7 +520,7 @@ def same_bytes(run: Run, whole: Run, name: str) -> bool:
 
 
 def last_checkpoint(run: Run) -> Path:
-    from hf_hybrid import checkpoints
+    from hf_hybrid.training import checkpoints
 
     return checkpoints.checkpoints(run.folder)[0]
 
@@ -563,7 +563,7 @@ def same_batches(lines: list[dict[str, Any]], whole: list[dict[str, Any]]) -> bo
 
 def leftovers(run: Run) -> list[str]:
     """What should not be in a finished run folder."""
-    from hf_hybrid import checkpoints
+    from hf_hybrid.training import checkpoints
 
     found = checkpoints.checkpoints(run.folder)
     wrong = [path.name for path in run.folder.glob(".unfinished-*")]
@@ -764,8 +764,6 @@ def main() -> None:
 def preload() -> None:
     """Import what the children need, and compute nothing."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-    import hf_hybrid.runs
-    import hf_hybrid.trainer  # noqa: F401
 
     assert threading.active_count() == 1, "A fork has the thread alone that forked."
 

@@ -157,7 +157,7 @@ def measure_in_child(child: str, args: argparse.Namespace, folder: Path, count: 
 
 def build_corpus(folder: Path, count: int, items: int, texts: Texts) -> None:
     """A built corpus of made-up text, every item in every language."""
-    from hf_hybrid.corpus import CorpusBuilder
+    from hf_hybrid.data.corpus import CorpusBuilder
 
     ids = [f"item-{number}" for number in range(items)]
     with CorpusBuilder(folder) as builder:
@@ -189,8 +189,8 @@ def run_ours(job: Row) -> Row:
     import pandas  # noqa: F401  pyarrow imports it with the first conversion; the peer has it before its clock starts
     import pyarrow.compute  # noqa: F401
 
-    from hf_hybrid.corpus import ParallelCorpus
-    from hf_hybrid.schedule import HybridSchedule
+    from hf_hybrid.data.batches.schedule import HybridSchedule
+    from hf_hybrid.data.corpus import ParallelCorpus
 
     before, start = resident_mib(), time.perf_counter()
     corpus = ParallelCorpus.load(Path(job["folder"], "corpus"))
@@ -318,8 +318,8 @@ def word_tokenizer() -> Any:
 
 
 def run_tokens(job: Row) -> Row:
-    from hf_hybrid.corpus import ParallelCorpus
-    from hf_hybrid.token_cache import TokenCache
+    from hf_hybrid.data.batches.token_cache import TokenCache
+    from hf_hybrid.data.corpus import ParallelCorpus
 
     corpus = ParallelCorpus.load(Path(job["folder"], "corpus"))
     cache = TokenCache(corpus, word_tokenizer(), cache_dir=cache_folder(job))
@@ -337,10 +337,10 @@ def run_training(job: Row) -> Row:
     import torch
     from transformers import BertConfig, BertModel
 
-    from hf_hybrid.corpus import ParallelCorpus
-    from hf_hybrid.encoder import HybridEncoder
-    from hf_hybrid.machine import peak_host_memory
-    from hf_hybrid.trainer import HybridTrainer
+    from hf_hybrid.data.corpus import ParallelCorpus
+    from hf_hybrid.models.encoder import HybridEncoder
+    from hf_hybrid.training.meters import peak_host_memory
+    from hf_hybrid.training.trainer import HybridTrainer
 
     before = resident_mib()
     tokenizer = word_tokenizer()
@@ -374,7 +374,7 @@ def run_training(job: Row) -> Row:
 
 
 def training_arguments(job: Row) -> Any:
-    from hf_hybrid.arguments import HybridTrainingArguments
+    from hf_hybrid.training.arguments import HybridTrainingArguments
 
     return HybridTrainingArguments(
         output_dir=str(Path(job["folder"], "run")),
@@ -396,7 +396,7 @@ def time_steps(trainer: Any) -> Row:
     import torch
     from transformers import TrainerCallback
 
-    from hf_hybrid.machine import Moment
+    from hf_hybrid.training.meters import Moment
 
     cuda, ends, processor_s = trainer.args.device.type == "cuda", [], []
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import torch
 
-from hf_hybrid.machine import peak_host_memory
+from hf_hybrid.training.meters import peak_host_memory
 
 GIB = 2**30
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}

@@ -34,11 +34,11 @@ import numpy as np
 from measuring import device_name, versions
 from scipy import stats
 
-from hf_hybrid.measured_runs import Measured, read_measured
-from hf_hybrid.planner import Planner
-from hf_hybrid.planner_model import LEVEL, Estimate
-from hf_hybrid.records import RunFolder
-from hf_hybrid.sample import LANGUAGES
+from hf_hybrid.data.sources.sample import LANGUAGES
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.scaling.planner.cost_model import LEVEL, Estimate
+from hf_hybrid.scaling.planner.measured_runs import Measured, read_measured
+from hf_hybrid.scaling.planner.planner import Planner
 
 TRAIN = Path(__file__).parents[1] / "recipes" / "train.py"
 MIXES = ("mono=1,cross=1", "mono=1", "mono=1,cross=1,pool=1")

@@ -25,8 +25,9 @@ import torch
 from measuring import GIB, device_name, synchronize, versions, write_row
 from transformers import Trainer, TrainerCallback
 
-from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, checkpoints, chunked, load_corpus, trainer
-from hf_hybrid.arguments import HybridTrainingArguments
+from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, chunked, load_corpus
+from hf_hybrid.training import checkpoints, trainer
+from hf_hybrid.training.arguments import HybridTrainingArguments
 
 PACKAGES = ("torch", "transformers", "accelerate")
 ROW_KEYS = ("comparison", "model", "device")

@@ -22,8 +22,8 @@ Every combination of the settings given is trained in a process of its own, or i
 exchange of gradients what the backward pass does not hide, from the last gradient to the end. Both include waiting for
 a slower process. Figures are those of the first process, on CPU over gloo.
 
-`mfu` is the operations that the model needs for the real tokens, by `hf_hybrid.resources.encoder_flops`, over the step
-time and the measured matrix rate. `padding_share` is of the positions that the linear layers computed on.
+`mfu` is the operations that the model needs for the real tokens, by `hf_hybrid.models.flops.encoder_flops`, over the
+step time and the measured matrix rate. `padding_share` is of the positions that the linear layers computed on.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from throughput_input import SIZES, save_random_model, write_texts
 from torch.profiler import ProfilerActivity, profile, record_function
 from train_throughput import OPTIMIZATION, numbers
 
-from hf_hybrid import distributed
-from hf_hybrid import trainer as training
-from hf_hybrid.arguments import HybridTrainingArguments
-from hf_hybrid.encoder import HybridEncoder
-from hf_hybrid.machine import Moment
-from hf_hybrid.resources import StepRecord, encoder_flops, encoder_shape
-from hf_hybrid.sources import load_corpus
+from hf_hybrid.data.sources.load import load_corpus
+from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.training import trainer as training
+from hf_hybrid.training.arguments import HybridTrainingArguments
+from hf_hybrid.training.meters import Moment
+from hf_hybrid.training.resource_log import StepRecord, encoder_flops, encoder_shape
+from hf_hybrid.utils import distributed
 
 OTHER = "other"
 PARTS = ("data_wait", "copy", "encode", "loss", "backward", "clipping", "optimizer", "communication", OTHER)

@@ -16,10 +16,10 @@ import torch
 from throughput_peer import write_pairs
 from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
-from hf_hybrid.schedule import HybridSchedule
-from hf_hybrid.sides import PASSAGE, QUERY
-from hf_hybrid.sources import load_corpus
-from hf_hybrid.token_cache import TokenCache
+from hf_hybrid.data.batches.schedule import HybridSchedule
+from hf_hybrid.data.batches.token_cache import TokenCache
+from hf_hybrid.data.sides import PASSAGE, QUERY
+from hf_hybrid.data.sources.load import load_corpus
 
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")  # in the models' configurations
 OTHER_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")

@@ -18,7 +18,7 @@ special tokens included, are made up, and random weights for an encoder.
 
 A row has `ours` and `peer`, each a dictionary or "out of memory", and their `ratio`: pairs/s of ours over the peer's,
 memory of the peer's over ours. `padding_share` is of the positions computed on, `mfu` the operations that the
-model needs for the real tokens, by `hf_hybrid.resources.encoder_flops`, over the time and the measured matrix rate.
+model needs for the real tokens, by `hf_hybrid.models.flops.encoder_flops`, over the time and the measured matrix rate.
 `peak_memory_gib` is of tensors on CUDA, of the whole process on CPU. `attention_dropout` is what was asked of both
 sides, null for the model's own, and `dropout` what each side's model then had. `chunk_tokens` of ours is the bound of
 its chunks at the end, null where batches ran all at once: ours goes over to chunks by itself where memory runs out.
@@ -60,12 +60,12 @@ from throughput_input import ATTENTION_DROPOUT, OTHER_DROPOUT, SIZES, Job, prepa
 from throughput_peer import peer_batches, peer_trainer
 from transformers import AutoConfig, AutoModel, TrainerCallback
 
-from hf_hybrid.arguments import HybridTrainingArguments
-from hf_hybrid.encoder import HybridEncoder
-from hf_hybrid.machine import Moment
-from hf_hybrid.resources import encoder_flops, encoder_shape
-from hf_hybrid.sources import load_corpus
-from hf_hybrid.trainer import HybridTrainer
+from hf_hybrid.data.sources.load import load_corpus
+from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.training.arguments import HybridTrainingArguments
+from hf_hybrid.training.meters import Moment
+from hf_hybrid.training.resource_log import encoder_flops, encoder_shape
+from hf_hybrid.training.trainer import HybridTrainer
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "datasets", "tokenizers")
 ALLOWED_DIFFERENCE = {"bf16": 1e-2, "float32": 1e-4}  # of the loss of the first step

@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, distributed, load_corpus
-from hf_hybrid.arguments import EvaluationArguments
-from hf_hybrid.comparison import check_comparable, compare, comparison_table, write_comparison
-from hf_hybrid.environment import environment
-from hf_hybrid.evaluation import check_asked, evaluate_bm25, evaluate_retrieval, table, what_is_evaluated
-from hf_hybrid.evaluation_files import EvaluationFiles
-from hf_hybrid.languages import split_codes
-from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.records import PER_QUERY_NAME, Scores
-from hf_hybrid.report import pair_heat_map
+from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, load_corpus
+from hf_hybrid.data.languages import split_codes
+from hf_hybrid.evaluation.compare import check_comparable, compare, comparison_table, write_comparison
+from hf_hybrid.evaluation.evaluate import check_asked, evaluate_bm25, evaluate_retrieval, table, what_is_evaluated
+from hf_hybrid.evaluation.heat_map import pair_heat_map
+from hf_hybrid.evaluation.per_query import EvaluationFiles
+from hf_hybrid.records.environment import environment
+from hf_hybrid.records.run_folder import PER_QUERY_NAME, Scores
+from hf_hybrid.training.arguments import EvaluationArguments
+from hf_hybrid.utils import distributed
+from hf_hybrid.utils.options import explained_errors, parse_arguments
 
 STARTED_AT = time.perf_counter()
 # Preparing a large corpus, which the others wait for, takes longer than a collective may.

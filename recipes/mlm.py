@@ -19,15 +19,17 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from hf_hybrid import RunFolder, distributed, events
-from hf_hybrid.arguments import DataArguments
-from hf_hybrid.evaluation import scores_table
-from hf_hybrid.mlm_arguments import MlmModelArguments, MlmTrainingArguments
-from hf_hybrid.mlm_model import MaskedLanguageModel
-from hf_hybrid.mlm_trainer import MlmTrainer
-from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.runs import already_done, open_encoder, run_log_level, run_training
-from hf_hybrid.sources import open_corpora
+from hf_hybrid import RunFolder
+from hf_hybrid.data.sources.load import open_corpora
+from hf_hybrid.evaluation.evaluate import scores_table
+from hf_hybrid.models.masked_lm import MaskedLanguageModel
+from hf_hybrid.records import events
+from hf_hybrid.training.arguments import DataArguments
+from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.training.mlm_trainer import MlmTrainer
+from hf_hybrid.training.run import already_done, open_encoder, run_log_level, run_training
+from hf_hybrid.utils import distributed
+from hf_hybrid.utils.options import explained_errors, parse_arguments
 
 STARTED_AT = time.perf_counter()
 DEFAULT_CONFIG = Path(__file__).parent / "sample" / "mlm.yaml"

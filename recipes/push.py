@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 import sys
 
-from hf_hybrid import events
-from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.push_command import PushArguments, push
+from hf_hybrid.commands.push import PushArguments, push
+from hf_hybrid.records import events
+from hf_hybrid.utils.options import explained_errors, parse_arguments
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import sys
 
-from hf_hybrid.files import size_words
-from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.study_copy import copy_study
-from hf_hybrid.study_report import ReportArguments, write_report
+from hf_hybrid.scaling.report.copy import copy_study
+from hf_hybrid.scaling.report.page import ReportArguments, write_report
+from hf_hybrid.utils.files import size_words
+from hf_hybrid.utils.options import explained_errors, parse_arguments
 
 
 def main() -> None:

@@ -17,16 +17,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.planner import PlanArguments, plan_from_study, prediction_table
-from hf_hybrid.scaling import chosen_cells
-from hf_hybrid.study_arguments import StudyArguments
-from hf_hybrid.study_fits import make_fits
-from hf_hybrid.study_folder import Study, StudyFolder
-from hf_hybrid.study_setup import check_study, open_study
-from hf_hybrid.study_table import make_table, table_text
-from hf_hybrid.supervision import alone_in
-from hf_hybrid.sweep import Sweep
+from hf_hybrid.scaling.grid.arguments import StudyArguments
+from hf_hybrid.scaling.grid.arms import chosen_cells
+from hf_hybrid.scaling.grid.fits import make_fits
+from hf_hybrid.scaling.grid.folder import Study, StudyFolder
+from hf_hybrid.scaling.grid.setup import check_study, open_study
+from hf_hybrid.scaling.grid.sweep import Sweep
+from hf_hybrid.scaling.grid.table import make_table, table_text
+from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table
+from hf_hybrid.training.interruption import alone_in
+from hf_hybrid.utils.options import explained_errors, parse_arguments
 
 RECIPES = Path(__file__).parent
 DEFAULT_CONFIG = RECIPES / "sample" / "study.yaml"

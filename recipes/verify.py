@@ -16,14 +16,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hf_hybrid.bundle import BUNDLE_NAME
-from hf_hybrid.evidence import Given
-from hf_hybrid.findings import WRONG, Finding, findings_table
-from hf_hybrid.parsing import explained_errors, parse_arguments
-from hf_hybrid.records import RunFolder
-from hf_hybrid.reruns import compare_runs, refuse_rerun, rerun_options, unlike_machines
-from hf_hybrid.study_checks import refuse_study_rerun
-from hf_hybrid.verification import VerifyArguments, verify
+from hf_hybrid.hub.bundle import BUNDLE_NAME
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.utils.options import explained_errors, parse_arguments
+from hf_hybrid.verification.evidence import Given
+from hf_hybrid.verification.findings import WRONG, Finding, findings_table
+from hf_hybrid.verification.rerun import compare_runs, refuse_rerun, rerun_options, unlike_machines
+from hf_hybrid.verification.study_checks import refuse_study_rerun
+from hf_hybrid.verification.verify import VerifyArguments, verify
 
 PLACES = ("output_dir", "train_corpus", "eval_corpus", "model_name_or_path", "cache_dir")  # may be others here
 

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.recipe_runs import REPOSITORY
+from tests.support.recipe_runs import REPOSITORY
 
 PROGRAM = """
     import importlib.util, sys
@@ -22,11 +22,11 @@ PROGRAM = """
     import numpy as np
     import torch
 
-    from hf_hybrid.collator import HybridCollator
-    from hf_hybrid.encoder import HybridEncoder
-    from hf_hybrid.losses import contrastive_loss
-    from hf_hybrid.schedule import HybridSchedule
-    from hf_hybrid.trainer import HybridTrainer
+    from hf_hybrid.data.batches.collator import HybridCollator
+    from hf_hybrid.models.encoder import HybridEncoder
+    from hf_hybrid.training.losses import contrastive_loss
+    from hf_hybrid.data.batches.schedule import HybridSchedule
+    from hf_hybrid.training.trainer import HybridTrainer
 
 
     class Corpus:  # the part of ParallelCorpus that a plan and its batches read

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests import test_distributed
-from tests.recipe_runs import LAUNCH, REPOSITORY, free_port, losses, run_recipe, shipped
-from tests.test_distributed import assert_same_run, kind_of_run
+from tests.support.recipe_runs import LAUNCH, REPOSITORY, free_port, losses, run_recipe, shipped
+from tests.training import test_distributed
+from tests.training.test_distributed import assert_same_run, kind_of_run
 
 pytestmark = pytest.mark.distributed
 CONFIGS = REPOSITORY / "accelerate_configs"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_hybrid.cards import card_text
-from hf_hybrid.records import RunFolder
-from hf_hybrid.schedule import plan_fingerprint
-from tests.recipe_runs import REPOSITORY
+from hf_hybrid.data.batches.schedule import plan_fingerprint
+from hf_hybrid.hub.model_card import card_text
+from hf_hybrid.records.run_folder import RunFolder
+from tests.support.recipe_runs import REPOSITORY
 
 CARDS = sorted(path.parent for path in REPOSITORY.glob("model_cards/*/README.md"))
 

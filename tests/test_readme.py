@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_server import HubServer
-from tests.pushes import TOKEN, USERS, push_command
-from tests.recipe_runs import REPOSITORY, write_jsonl_corpus, write_model
+from tests.support.hub.server import HubServer
+from tests.support.pushes import TOKEN, USERS, push_command
+from tests.support.recipe_runs import REPOSITORY, write_jsonl_corpus, write_model
 
 READMES = [
     "README.md",

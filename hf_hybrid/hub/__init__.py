@@ -1,0 +1,13 @@
+"""Publish a run: model card, bundle, one commit. Reads files only.
+
+* `errors`: what went wrong on the Hub, in words, and what to retry
+* `card_metadata`: the YAML head of a card, and facts that its sections share
+* `card_command`: how to load the model, with and without this package
+* `card_sections`: tables and sentences of a card, and its limits
+* `model_card`: `write_card`: the card of a run folder, with its pictures
+* `bundle`: `write_bundle`: everything about a run that can be checked
+* `payload`: which files go to the Hub for a run, the metric or a study
+* `commit`: one commit, whole or nothing; what was pushed from a folder
+* `published_card`: the card and bundle as they are published
+* `push`: `push_run`, `push_metric`, `push_study`
+"""

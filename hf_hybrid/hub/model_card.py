@@ -1,0 +1,190 @@
+"""The model card of a run: what the model is, how to use it, what it scores and what it cost, for people and the Hub.
+
+1. The files of the run folder are read, without secrets and without the places of this machine.
+2. `card_metadata` makes the YAML at the head of them, `card_sections` the tables of the body.
+3. `model_card_template.md` puts them together; whatever others have named is escaped.
+
+The card is a function of `run.json`, `eval.json`, `resources.json`, `plan.json` and `card.json` alone: the same files
+give the same bytes, here or in a copy that was published.  Its size hardly depends on the number of languages.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, eval_result_entries_to_yaml
+
+from hf_hybrid.evaluation.heat_map import pair_change_map, pair_heat_map
+from hf_hybrid.records import events
+from hf_hybrid.records.run_folder import CardOptions, RunFolder
+from hf_hybrid.utils.files import replacing
+from hf_hybrid.utils.redaction import publishable
+from hf_hybrid.utils.text import Markdown, escape, plain
+
+from . import card_sections
+from .card_command import command, word
+from .card_metadata import CardFiles, card_data, check_options, eval_entries
+from .card_sections import has_pictures, limits, results
+
+CARD_NAME = "README.md"
+PICTURES_NAME = "pictures"
+EVAL_RESULTS_NAME = ".eval_results"
+_TEMPLATE = Path(__file__).with_name("model_card_template.md")
+
+
+def write_card(folder: str | os.PathLike[str], options: CardOptions | None = None) -> Path:
+    """Write the model card of a run, its pictures, and what leaderboards on the Hub read; earlier ones are replaced.
+
+    A run that has not finished gets a card too, which says so.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        options (`CardOptions`, *optional*): What the run cannot know, kept in `card.json`; by default what is there.
+
+    Returns:
+        `Path`: `README.md` in the folder.
+
+    Raises:
+        ValueError: When the folder holds no run, a file is damaged, or an option is not what the Hub takes.
+    """
+    run_folder = RunFolder(folder)
+    chosen: dict[str, Any] = dict(run_folder.read_card_options() if options is None else options)
+    files = read_files(folder, options)
+    several = has_pictures(files._replace(options={}))
+    drawn = several and can_draw()
+    if several and not drawn:
+        events.event("warning", logging.WARNING, problem='no pictures in the card: pip install ".[plots]", in a clone')
+    chosen = {name: value for name, value in chosen.items() if name != "pictures" and value is not None}
+    chosen |= {} if drawn or not several else {"pictures": False}
+    if chosen or (run_folder.path / "card.json").exists():
+        run_folder.write_card_options(chosen)  # type: ignore[arg-type]
+    _draw(files, run_folder.path / PICTURES_NAME) if drawn else _delete(run_folder.path / PICTURES_NAME)
+    _write_eval_results(files, run_folder.path / EVAL_RESULTS_NAME)
+    path = run_folder.path / CARD_NAME
+    with replacing(path) as unfinished:
+        unfinished.write_text(card_text(folder), encoding="utf-8", newline="\n")
+    return path
+
+
+def can_draw() -> bool:
+    """Whether pictures can be drawn here."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def picture_names(files: CardFiles) -> list[str]:
+    """The pictures that a card refers to."""
+    shown = results(files)
+    names = {"pairs_after.png": shown.get("picture"), "pairs_change.png": shown.get("change_picture")}
+    return [name for name, referred_to in names.items() if referred_to]
+
+
+def card_text(folder: str | os.PathLike[str]) -> str:
+    """The card of a run as text, from the files of its folder; it needs no model and no pictures there.
+
+    Args:
+        folder (`str` or `Path`): A run folder, or a copy of its files that was published.
+
+    Raises:
+        ValueError: When the folder holds no run, or a file is damaged.
+    """
+    files = read_files(folder)
+    content: dict[str, Any] = {
+        "name": files.name,
+        "unfinished": None if files.run["status"] == "finished" else files.run["status"],
+        "num_languages": f"{len(files.languages)} language{'s' if len(files.languages) != 1 else ''}",
+        "facts": card_sections.facts(files),
+        "place": None if files.options.get("repo_id") else files.folder,
+        "code": card_sections.code(files),
+        "results": results(files),
+        "training": card_sections.training(files),
+        "data": card_sections.data(files),
+        "resources": card_sections.resources(files),
+        "limits": limits(files),
+        "again": _again(files),
+        "like": files.by_recipe and files.run["mix"] != "mlm",
+        "command": command(files.run["config"], files.languages) if files.by_recipe else None,
+        "bibtex": _bibtex(files),
+    }
+    return f"{ModelCard.from_template(card_data(files), str(_TEMPLATE), **escape(content))}\n"
+
+
+def read_files(folder: str | os.PathLike[str], options: CardOptions | None = None) -> CardFiles:
+    """What a card is made of, without secrets and paths of this machine.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        options (`CardOptions`, *optional*): By default those of `card.json`.
+
+    Raises:
+        ValueError: When there is no `run.json`, or a file is damaged.
+    """
+    run_folder = RunFolder(folder)
+
+    def there(name: str) -> bool:
+        return (run_folder.path / name).exists()
+
+    if not there("run.json"):
+        raise ValueError(f"{run_folder.path} holds no run.json: a model card is written of a run folder.")
+    options = run_folder.read_card_options() if options is None else options
+    check_options(options)  # as they were given: the last part of a path could be an id
+    return CardFiles(
+        run=publishable(run_folder.read_run()),
+        evaluation=publishable(run_folder.read_eval() if there("eval.json") else {"before": None, "after": None}),
+        resources=publishable(run_folder.read_resources()) if there("resources.json") else None,
+        plan=run_folder.read_plan() if there("plan.json") else None,
+        options=publishable(options),
+    )
+
+
+def _again(files: CardFiles) -> Markdown:
+    """Commands that start the run again, and check what it left."""
+    repo = files.options.get("repo_id")
+    name = word(files.name if repo else files.folder)
+    start = f"accelerate launch recipes/train.py --like {repo or name} --output_dir {word(f'runs/{files.name}-again')}"
+    download = [f"hf download {repo} --local-dir {name}"] if repo else []
+    begin = [start] if files.by_recipe and files.run["mix"] != "mlm" else []
+    return Markdown("\n".join([*begin, *download, f"python recipes/verify.py {name}"]))
+
+
+def _bibtex(files: CardFiles) -> Markdown | None:
+    if (repo := files.options.get("repo_id")) is None:
+        return None
+    user = repo.rpartition("/")[0]
+    fields = {"title": files.name, "author": user, "howpublished": "Hugging Face Hub"}
+    fields["url"] = f"https://huggingface.co/{repo}"
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+    return Markdown("\n".join([f"@misc{{{re.sub('[^A-Za-z0-9]+', '-', repo)},", *lines, "}"]))
+
+
+def _draw(files: CardFiles, folder: Path) -> None:
+    """The heat maps that the card refers to."""
+    before, after = files.evaluation["before"], files.scores
+    assert after is not None
+    shown = results(files)
+    _delete(folder)
+    measure = shown["measure"]
+    pair_heat_map(after, folder / "pairs_after.png", measure, f"{plain(measure)} after training")
+    if before is not None and shown["change_picture"]:
+        title = f"{plain(measure)}: after minus before"
+        pair_change_map(before, after, folder / "pairs_change.png", measure, title)
+
+
+def _write_eval_results(files: CardFiles, folder: Path) -> None:
+    """`.eval_results/`, a file for the benchmark; nothing where there is none."""
+    _delete(folder)
+    if entries := eval_entries(files):
+        name = entries[0].dataset_id.rsplit("/", 1)[-1]
+        with replacing(folder / f"{name}.yaml") as unfinished:
+            unfinished.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), "utf-8")
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)

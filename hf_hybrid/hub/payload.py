@@ -1,0 +1,371 @@
+"""What of a run and of the metric goes to the Hub, and what must not.
+
+A file is given as its path, or as the bytes to send where those are others than on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCardData, get_token
+
+from hf_hybrid.records.manifest import checkpoints, find_damage, read_manifest
+from hf_hybrid.records.run_folder import (
+    BUNDLE_NAME,
+    EVALUATIONS_NAME,
+    EVENTS_NAME,
+    HEARTBEAT_NAME,
+    MANIFEST_NAME,
+    MODEL_NAME,
+    STATE_NAME,
+    Run,
+    RunFolder,
+)
+from hf_hybrid.utils.files import size_words
+from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
+from hf_hybrid.utils.text import plain, table
+
+from .card_command import word
+from .card_metadata import corpus_name, hub_languages, licence_fields
+from .commit import RECORD_NAME
+from .errors import HubError
+from .model_card import CARD_NAME, PICTURES_NAME
+
+Files = dict[str, Path | bytes]
+
+METRIC_FOLDER = Path(__file__).parents[1] / "metrics" / "beir_cross_lingual"
+RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json")
+_SECRETS = re.compile("|".join([*TOKENS, r"://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@"]).encode())
+UNSENT = "Nothing was sent."
+_PART = re.compile(rf"{BUNDLE_NAME}|{MODEL_NAME}|{EVALUATIONS_NAME}|checkpoint-\d+")  # folders in a run folder
+_SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
+
+
+def run_files(folder: str | os.PathLike[str]) -> Files:
+    """What is published of a run beside its model: the card with its pictures, what it was made from, the bundle."""
+    folder = Path(folder)
+    found: Files = {name: published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
+    named = [folder / CARD_NAME, *folder.glob(f"{PICTURES_NAME}/*.png"), *folder.glob(".eval_results/*.yaml")]
+    found |= {path.relative_to(folder).as_posix(): path for path in named if path.is_file()}
+    return found | (bundle_files(folder) if is_finished(folder) else {})
+
+
+def bundle_files(folder: Path) -> Files:
+    """The bundle of a run, compared with its manifest; nothing where there is none.
+
+    Raises:
+        HubError: When it is not as it was written.
+    """
+    bundle = folder / BUNDLE_NAME
+    if not bundle.is_dir():
+        return {}
+    if damage := find_damage(bundle):
+        raise HubError(
+            f"{bundle} is not as it was written: {damage}. Delete {bundle}; then the training command of the run, "
+            f"given again, trains nothing and makes the bundle anew, or the same push goes without it. {UNSENT}"
+        )
+    return {path.relative_to(folder).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end; a bundle of one that has not is of an earlier state of it."""
+    return (folder / "run.json").is_file() and RunFolder(folder).read_run()["status"] == "finished"
+
+
+def model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
+    """The model of a run, each file compared with the manifest.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        unfinished (`bool`, *optional*, defaults to `False`): Take the newest whole checkpoint where there is no model.
+
+    Raises:
+        HubError: When there is no model, or it is not as it was written.
+    """
+    folder = Path(folder)
+    model = folder / MODEL_NAME
+    if model.exists() or not unfinished:
+        if damage := find_damage(model):
+            raise HubError(f"{model} is not as it was written: {damage}. Start its training command again. {UNSENT}")
+        return listed_files(model)
+    whole = next((path for path in checkpoints(folder) if find_damage(path) is None), None)
+    if whole is None:
+        raise HubError(f"{folder} has no model and no whole checkpoint yet. {UNSENT}")
+    return checkpoint_files(whole)
+
+
+def listed_files(folder: Path) -> Files:
+    """The files that the manifest of a folder lists."""
+    return {name: folder / name for name in read_manifest(folder / MANIFEST_NAME)}
+
+
+def checkpoint_files(folder: Path) -> Files:
+    """Those files of a checkpoint that are its model, without the state of training."""
+    try:
+        names: list[str] = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["model_files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise HubError(f"{folder} does not say which of its files are the model ({error!r}). {UNSENT}") from None
+    return {name: folder / name for name in names}
+
+
+def published_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
+    """All that is published of a run, by its path in the repository.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
+
+    Raises:
+        HubError: When it is no run, it is not finished, or its model is damaged.
+        ValueError: When `run.json` cannot be read.
+    """
+    folder = Path(folder)
+    if problem := _no_run(folder):
+        raise HubError(f"{folder} {problem}. {UNSENT}")
+    status = RunFolder(folder).read_run()["status"]
+    if status != "finished" and not unfinished:
+        raise HubError(
+            f"{folder} has not come to its end, its status is {status!r}. Start its training command again to finish "
+            f"it, or push it as it is with --unfinished. {UNSENT}"
+        )
+    return model_files(folder, unfinished) | run_files(folder)
+
+
+def _no_run(folder: Path) -> str | None:
+    """Why a folder is no run, and what to give instead; None for a run."""
+    around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
+    if (around / "run.json").is_file() and _PART.fullmatch(folder.resolve().name):
+        return f"is a part of a run: give its run folder, {around}"
+    if (folder / "run.json").is_file():
+        return None
+    runs = sorted(path.parent for path in folder.glob("*/run.json"))
+    if runs:
+        return f"is no run folder, but holds {len(runs)}: give one, such as {runs[0]}"
+    return "is no run folder: it has no run.json"
+
+
+def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> Files:
+    """The metric as `evaluate.load("user/slug")` wants it: its module has the name of the repository.
+
+    Args:
+        slug (`str`): The part of the repository's name behind the slash.
+        folder (`str` or `Path`, *optional*): The metric.
+
+    Example:
+
+        >>> sorted(metric_files("my_measures"))[-5:]
+        ['runs.py', 'settings.py', 'significance.py', 'tests.py', 'trec.py']
+        >>> b'evaluate.load("my_measures")' in metric_files("my_measures")["README.md"]
+        True
+    """
+    folder = Path(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", slug):
+        raise HubError(f"The metric cannot be called {slug!r}: letters, digits, _ and - make a name to load. {UNSENT}")
+    if slug != folder.name and (folder / f"{slug}.py").exists():
+        raise HubError(f"The metric cannot be called {slug!r}: one of its other modules is {slug}.py. {UNSENT}")
+    found: Files = {}
+    for path in all_files(folder):
+        name = path.relative_to(folder).as_posix()
+        content = path.read_bytes()
+        renamed = content.replace(folder.name.encode(), slug.encode())
+        found[name.replace(f"{folder.name}.py", f"{slug}.py")] = path if renamed == content else renamed
+    return found
+
+
+def all_files(folder: Path) -> Iterator[Path]:
+    """Those of a folder and its folders, but for hidden ones, what Python compiled, and the record of pushes."""
+    if not folder.is_dir():
+        raise HubError(f"{folder} is no folder. {UNSENT}")
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in ("__pycache__", RECORD_NAME):
+            continue
+        if path.is_dir():
+            yield from all_files(path)
+        elif path.is_file():
+            yield path
+
+
+def published_json(path: Path) -> Path | bytes:
+    """A file of JSON, or of lines of it, without secrets and paths of this machine."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.split("\n") if line]
+            shown = [publishable(line) for line in lines]
+            return path if shown == lines else "".join(_dumps(line) for line in shown).encode()
+        content = json.loads(text)
+    except ValueError as error:
+        raise HubError(f"{path} is not JSON in UTF-8 ({error}); mend or remove it. {UNSENT}") from None
+    shown = publishable(content)
+    return path if shown == content else _dumps(shown, indent=2).encode()
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+
+
+def refuse_secrets(files: Mapping[str, Path | bytes], token: str | None) -> None:
+    """Stop where a file of text holds this token, or what looks like a token or a password in an address.
+
+    Raises:
+        HubError: It names the files, and does not show what is in them.
+    """
+    known = {given for given in (token, get_token()) if given and len(given) >= 4}
+    if found := [name for name, content in sorted(files.items()) if _holds_secret(content, known)]:
+        raise HubError(
+            f"Something that looks like a token or a password is in {', '.join(found[:5])}"
+            f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}: take it out first (and have a new token made "
+            f"where it was a real one). {UNSENT}"
+        )
+
+
+def _holds_secret(content: Path | bytes, known: set[str]) -> bool:
+    needles, before = [text.encode() for text in known], b""
+    for number, block in enumerate(_blocks(content)):
+        if number == 0 and b"\0" in block[:_SAMPLE_BYTES]:
+            return False  # not text
+        block = before + block
+        if _SECRETS.search(block) or any(needle in block for needle in needles):
+            return True
+        before = block[-_OVERLAP:]  # what begins in one block may end in the next
+    return False
+
+
+def _blocks(content: Path | bytes) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with open(content, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+def size_of(content: Path | bytes) -> int:
+    """In bytes."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".gguf", ".npz")
+
+
+_TEXTS = (".csv", ".tsv", ".md", ".txt", ".log", ".yaml", ".yml")
+
+
+_MOST_BYTES = {".parquet": 2**30}  # values of single queries
+
+
+_MOST_BYTES_OF_OTHERS = 10 * 2**20
+
+
+_LEFT_OUT = re.compile(
+    rf"({MODEL_NAME}|(damaged-)?checkpoint-\d+|embeddings|run\.lock|{HEARTBEAT_NAME}|{EVENTS_NAME})"
+)
+
+
+_INPUTS = ("base", "corpora")  # what its runs began with
+
+
+def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | None = None) -> Files:
+    """The results of a study, by their path in the repository.
+
+    Args:
+        folder (`str` or `Path`): Of the study.
+        repo_id (`str`): Where they go to, for the card.
+        licence (`str`, *optional*): Of the results, for a card that is made.
+
+    Raises:
+        HubError: When it is no study, or there are weights or large files beside what is left out.
+        ValueError: When a `run.json` is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise HubError(f"{folder} is no folder. {UNSENT}")
+    if not (folder / "study.json").is_file():
+        raise HubError(f"{folder} is no study: it has no study.json; for a run leave out --study. {UNSENT}")
+    # a copy, of recipes/report.py --copy_to, is in published form and has a manifest: it goes as it is
+    is_copy = (folder / MANIFEST_NAME).is_file()
+    paths = list(all_files(folder) if is_copy else _of_study(folder))
+    runs = [path.parent for path in paths if path.name == "run.json" and path.parent.name != BUNDLE_NAME]
+    bundles = {run: bundle_files(run) if is_finished(run) else {} for run in runs}
+    values = f"{BUNDLE_NAME}/{EVALUATIONS_NAME}/"
+    again = {run / BUNDLE_NAME for run in runs}
+    again |= {run / EVALUATIONS_NAME for run in runs if any(name.startswith(values) for name in bundles[run])}
+    found: Files = {
+        path.relative_to(folder).as_posix(): path if is_copy else _published(path)
+        for path in paths
+        if again.isdisjoint(path.parents)
+    }
+    for run, files in bundles.items():
+        found |= {(run.relative_to(folder) / name).as_posix(): content for name, content in files.items()}
+    if CARD_NAME not in found:
+        verifiable = [run.relative_to(folder).as_posix() for run in runs if bundles[run]]
+        records: list[Run] = [publishable(RunFolder(run).read_run()) for run in runs]
+        found[CARD_NAME] = _card(repo_id, records, verifiable, licence).encode()
+    return found
+
+
+def _of_study(folder: Path) -> Iterator[Path]:
+    inputs = {folder / name for name in _INPUTS}
+    for path in all_files(folder):
+        parts = path.relative_to(folder).parts
+        if not any(map(_LEFT_OUT.fullmatch, parts)) and inputs.isdisjoint(path.parents):
+            yield path
+
+
+def _published(path: Path) -> Path | bytes:
+    if path.suffix.lower() in _WEIGHTS:
+        raise HubError(f"{path} looks like weights, and a study has none: push models one by one. {UNSENT}")
+    size, most = path.stat().st_size, _MOST_BYTES.get(path.suffix, _MOST_BYTES_OF_OTHERS)
+    if size > most:
+        raise HubError(f"{path}: {size_words(size)}; those of a study have up to {size_words(most)}. {UNSENT}")
+    if path.suffix in (".json", ".jsonl"):
+        return published_json(path)
+    return _published_text(path) if path.suffix.lower() in _TEXTS else path
+
+
+def _published_text(path: Path) -> Path | bytes:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise HubError(f"{path} is not text in UTF-8 ({error}); mend or remove it. {UNSENT}") from None
+    shown = publishable_text(text)
+    return path if shown == text else shown.encode()
+
+
+def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], licence: str | None) -> str:
+    """What the data set is, which corpora its runs were trained on, and how to check them."""
+    name = plain(repo_id.rsplit("/", 1)[-1])
+    languages, finer = hub_languages(sorted({code for run in runs for code in run["corpus"]["items_per_language"]}))
+    known: dict[str, Any] = {**licence_fields(licence), "language": languages or None, "language_bcp47": finer or None}
+    data = DatasetCardData(**known, pretty_name=name, tags=["hf_hybrid", "dense-retrieval"])
+    lines = ["---", data.to_yaml(), "---", "", f"# {name}", ""]
+    number = f"{len(runs):,} run{'s' if len(runs) != 1 else ''}"
+    lines += [f"Results of a study with hf_hybrid: tables, and the records of {number}; no weights, no texts."]
+    if runs:
+        lines += ["", "They were trained on:", "", _corpora(runs)]
+    if verifiable:
+        download = f"hf download --repo-type dataset {repo_id} --local-dir {word(name)}"
+        check = f"python recipes/verify.py {word(f'{name}/{verifiable[0]}')}"
+        lines += [
+            "",
+            "A run is checked by its bundle, in a clone of hf_hybrid:",
+            "",
+            "```bash",
+            download,
+            check,
+            "```",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _corpora(runs: Sequence[Run]) -> str:
+    corpora = [run["corpus"] for run in runs]
+    used = Counter((corpus_name(found.get("source") or {}), found.get("licence") or "unknown") for found in corpora)
+    rows = [[name, licence, number] for (name, licence), number in sorted(used.items())]
+    return table(["Corpus", "Licence", "Runs"], rows, texts=(0, 1))

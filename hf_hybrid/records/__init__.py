@@ -1,0 +1,8 @@
+"""What a run leaves on disk, in files that later tools read without torch.
+
+* `run_folder`: `RunFolder`: the files of one run, their schema and version
+* `events`: what happened when, as lines on stderr and in `events.jsonl`
+* `manifest`: sizes and hashes of the files of a folder; whole checkpoints
+* `environment`: versions, devices and git revision
+* `scores`: scores in other shapes: flat, or a matrix of language pairs
+"""

@@ -1,0 +1,107 @@
+"""Folders whose files are listed, with sizes and SHA-256, in a `manifest.json`: models and checkpoints.
+
+Whoever reads such a folder compares it with its list first, so a file that was cut, altered or lost is found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypedDict
+
+from hf_hybrid.utils.files import replacing, sha256, sync
+from hf_hybrid.utils.strict_json import read_json
+
+from .run_folder import MANIFEST_NAME
+
+_FORMAT = {"name": "hf_hybrid manifest", "version": 1}
+
+
+def write_manifest(folder: str | os.PathLike[str]) -> None:
+    """Bring all files of a folder to the disk, and list them with sizes and SHA-256 in its `manifest.json`."""
+    folder = Path(folder)
+    paths = _files(folder)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(sync, paths))
+        digests = list(pool.map(sha256, paths))
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, digests, strict=True)
+    }
+    with replacing(folder / MANIFEST_NAME) as unfinished:
+        unfinished.write_text(json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+class Entry(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Entry]:
+    """The files that a manifest lists, by their names in its folder.
+
+    Raises:
+        OSError: When it is not there.
+        ValueError: When it is no manifest, or names what lies elsewhere.
+    """
+    content = read_json(Path(path))
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
+        raise ValueError("expected files with their size and hash")
+    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"names {outside[0]!r}, which lies elsewhere")
+    return files
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and {*Entry.__annotations__} <= {*entry}
+
+
+def find_damage(folder: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a folder that has a manifest; `None` where all is as it was written.
+
+    Example:
+
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "weights").write_bytes(b"0123")
+        >>> write_manifest(folder); find_damage(folder)
+        >>> _ = (folder / "weights").write_bytes(b"01"); find_damage(folder)
+        'weights has 2 bytes instead of 4'
+    """
+    folder = Path(folder)
+    try:
+        listed = read_manifest(folder / MANIFEST_NAME)
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST_NAME} cannot be read ({error!r})"
+    for name, entry in listed.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(sha256, [folder / name for name in listed])
+        for (name, entry), digest in zip(listed.items(), digests, strict=True):
+            if digest != entry["sha256"]:
+                return f"{name} was altered: its SHA-256 is not that of {MANIFEST_NAME}"
+    return None
+
+
+def checkpoints(run_folder: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints of a run folder, the newest first, damaged ones included."""
+    found = [
+        (int(match[1]), path)
+        for path in Path(run_folder).glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)

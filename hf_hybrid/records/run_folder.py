@@ -1,0 +1,382 @@
+"""The run folder: what one run leaves behind, in files that any later tool can read without the training side.
+
+| file              | content                                           | written                     |
+|-------------------|---------------------------------------------------|-----------------------------|
+| `run.json`        | `Run`: what was run, on what, how it ended        | at the start, at the end    |
+| `resources.jsonl` | `ResourceLine`: one line per logging step         | appended                    |
+| `resources.json`  | `Resources`: totals of the run                    | at the end                  |
+| `curve.jsonl`     | `CurveLine`: scores and costs on the way          | at each evaluation          |
+| `plan.json`       | `Plan`: the cell of each batch                    | at the start                |
+| `eval.json`       | `Evaluation`: scores before and after             | when an evaluation is done  |
+| `card.json`       | `CardOptions`: what only its publisher knows      | with the model card         |
+| `evaluations/`    | `before/` and `after/`: values of single queries  | when an evaluation is done  |
+| `README.md`       | the model card with `pictures/`, see `hub/model_card.py`   | at the end                  |
+| `bundle/`         | all that can be checked, see `bundle.py`          | at the end                  |
+| `hub.json`        | what was pushed from here, see `hub_record.py`    | with a push                 |
+| `checkpoint-N/`   | model and state of training, see `checkpoints.py` | every `save_steps`          |
+| `events.jsonl`    | what happened, see `events.py`                    | appended                    |
+| `heartbeat.json`  | the last sign of life, see `training/interruption.py`       | every few seconds           |
+| `not_finite/`     | batches without a finite gradient, see `training/finite_guard.py` | when there is one           |
+
+Every file of text is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  Of the `.json`
+files five (`run`, `plan`, `resources`, `eval`, `card`) carry the version of this schema; all are replaced whole or not
+at all: no reader sees half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from hf_hybrid.utils.files import delete_folder, replacing
+from hf_hybrid.utils.strict_json import loads
+
+SCHEMA_NAME = "hf_hybrid run folder"
+SCHEMA_VERSION = 1
+EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
+MODEL_NAME, MANIFEST_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "manifest.json", "evaluations", "bundle"
+PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
+MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is left out there
+STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
+STATUSES = ("running", "finished", "interrupted", "failed")
+SCORE_GROUPS = ("monolingual", "cross_lingual", "multilingual", "bias")  # of `Scores`, in the order of tables
+
+_CHECKPOINT = re.compile(r"(damaged-)?checkpoint-\d+")
+
+
+class _Run(TypedDict):
+    config: dict[str, Any]  # every argument
+    corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source; at the end how many texts were cut
+    mix: str
+    plan: dict[str, Any]  # steps and pairs per cell
+    seed: int
+    world_size: int
+    environment: dict[str, Any]  # versions, device names, git revision
+    status: str  # one of STATUSES
+
+
+class Run(_Run, total=False):
+    """`run.json`."""
+
+    # absent in files of before
+    identity: dict[str, Any]  # what must be the same where the run goes on
+    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, commit (of the checkpoint
+    # on the Hub that training began from), step (at the end: whose weights the model has)
+    model: dict[str, Any]
+
+
+class Plan(TypedDict):
+    """`plan.json`."""
+
+    cells: list[dict[str, str]]  # kind and cell
+    batches: list[int]  # for each batch of the run the number of its cell
+    fingerprint: str  # sha256 of these, as `schedule.plan_fingerprint` makes it
+
+
+class ResourceLine(TypedDict):
+    """A line of `resources.jsonl`. Amounts are those since the line before, so that lines add up to the totals."""
+
+    step: int
+    time_s: float
+    pairs: int
+    tokens: int
+    padding_tokens: int
+    kind: str | None  # None where the steps of this line are of several kinds
+    cell: str | None  # likewise
+    loss: float | None
+    data_wait_s: float
+    peak_device_memory_gib: float | None  # so far, the highest of all ranks
+    host_memory_gib: float  # now, the highest of all ranks
+    energy_wh: float | None
+
+
+class CurveLine(TypedDict):
+    """A line of `curve.jsonl`: an evaluation during training, and what training had taken until then."""
+
+    step: int
+    train_time_s: float
+    tokens: int
+    energy_wh: float | None
+    measures: dict[str, float]  # "multilingual/MAP" and the others of `flatten_scores`
+
+
+class Share(TypedDict):
+    """What one language or one cell took."""
+
+    steps: int
+    tokens: int
+    time_s: float
+
+
+class BytesSent(TypedDict):
+    """What the processes sent each other in training, over all of them and all steps."""
+
+    embeddings: int  # counted: embeddings and their gradients
+    weights: int  # weights and their gradients, by the formula
+    formula: str
+
+
+class _Resources(TypedDict):
+    train_time_s: float
+    setup_time_s: float
+    num_steps: int
+    num_pairs: int
+    tokens: int
+    padding_tokens: int
+    pairs_per_s: float | None
+    tokens_per_s: float | None
+    flops: float | None
+    flops_formula: str
+    mfu: float | None
+    peak_device_memory_gib: list[float] | None  # per rank
+    peak_host_memory_gib: list[float]  # per rank
+    energy_wh: float | None  # summed over ranks
+    energy_source: str | None  # nvml, rapl, codecarbon
+    per_language: dict[str, Share]
+    per_cell: dict[str, Share]
+
+
+class Resources(_Resources, total=False):
+    """`resources.json`. None means: not measured."""
+
+    bytes_sent: BytesSent | None  # None on one process; absent in files of before it was counted
+
+
+class Scores(TypedDict):
+    """One evaluation; a measure is named as in the literature (`MAP`, `nDCG@10`, `MRR@10`, `Recall@100`)."""
+
+    monolingual: dict[str, float]
+    cross_lingual: dict[str, float]
+    multilingual: dict[str, float]
+    bias: dict[str, float]  # rank_distance, PEER, MRC@10, same_language_share@10 and others, see `bias.py`
+    pairs: dict[str, dict[str, float]]  # "de-en": query language, passage language
+    num_queries: int
+
+
+class _BeforeAfter(TypedDict):
+    before: Scores | None
+    after: Scores | None
+
+
+class Evaluation(_BeforeAfter, total=False):
+    """`eval.json`; what was evaluated on what may be absent, as in files of before it was written down."""
+
+    evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
+    values_bytes: dict[str, int]  # of a run: size of per_query.parquet `before` and `after`
+
+
+class CardOptions(TypedDict, total=False):
+    """`card.json`: what the model card says and no other file of the run knows. None, or absent: not known."""
+
+    repo_id: str | None  # where the model is published, as in user/name
+    licence: str | None  # of the model
+    base_model: str | None  # Hub id of the checkpoint that training began from
+    datasets: list[str] | None  # Hub ids of the training data
+    carbon_intensity_g_per_kwh: float | None  # of the electricity that the run used
+    carbon_intensity_source: str | None  # who says so, for which place and time
+    pictures: bool | None  # False where none could be drawn: then the card refers to none
+
+
+class RunFolder:
+    """Reads and writes the files of one run.
+
+    Args:
+        path (`str` or `Path`): The folder; it is made when the first file is written.
+
+    Example:
+
+        >>> import tempfile
+        >>> folder = RunFolder(tempfile.mkdtemp())
+        >>> folder.write_eval({"before": None, "after": None, "evaluated": {"max_queries": 100}})
+        >>> folder.read_eval()
+        {'before': None, 'after': None, 'evaluated': {'max_queries': 100}}
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.resource_lines_path, self.curve_path = self.path / "resources.jsonl", self.path / "curve.jsonl"
+
+    def clear(self) -> None:
+        """Delete what a run left: only what runs write, and only where one has; all else stays."""
+        checkpoints = [path for path in self.path.glob("*checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+        if not (self.path / "run.json").exists() and not any((path / MANIFEST_NAME).exists() for path in checkpoints):
+            return
+        folders = (MODEL_NAME, NOT_FINITE_NAME, EVALUATIONS_NAME, BUNDLE_NAME, "pictures", ".eval_results")
+        for path in [*checkpoints, *(self.path / name for name in folders)]:
+            delete_folder(path)
+        files = ("plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)
+        for name in (*files, HEARTBEAT_NAME, "README.md", "card.json"):  # not hub.json: what is on the Hub stays there
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / "run.json").unlink(missing_ok=True)  # last: it says that a run was here
+
+    def write_run(self, run: Run) -> None:
+        """Write `run.json`; call again with another `status` when the run ends."""
+        if (status := run.get("status")) not in STATUSES:
+            raise ValueError(f"status of a run: got {status!r}, allowed are {', '.join(STATUSES)}.")
+        self._write("run.json", run, Run)
+
+    def read_run(self) -> Run:
+        """Read `run.json`; ValueError if it is damaged, lacks a key, or is of another version (so for all five)."""
+        return self._read("run.json", Run)
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write `plan.json`, in few lines: it has a number for each batch."""
+        self._write("plan.json", plan, Plan, indent=None)
+
+    def read_plan(self) -> Plan:
+        """Read `plan.json`."""
+        return self._read("plan.json", Plan)
+
+    def write_resources(self, resources: Resources) -> None:
+        """Write `resources.json`."""
+        self._write("resources.json", resources, Resources)
+
+    def read_resources(self) -> Resources:
+        """Read `resources.json`."""
+        return self._read("resources.json", Resources)
+
+    def write_eval(self, evaluation: Evaluation) -> None:
+        """Write `eval.json`."""
+        self._write("eval.json", evaluation, Evaluation)
+
+    def read_eval(self) -> Evaluation:
+        """Read `eval.json`."""
+        return self._read("eval.json", Evaluation)
+
+    def write_card_options(self, options: CardOptions) -> None:
+        """Write `card.json`."""
+        self._write("card.json", options, CardOptions)
+
+    def read_card_options(self) -> CardOptions:
+        """Read `card.json`; nothing is known where there is none."""
+        return self._read("card.json", CardOptions) if (self.path / "card.json").exists() else {}
+
+    def append_resource_line(self, line: ResourceLine) -> None:
+        """Append to `resources.jsonl`. A loss that is not finite is written as null: logging must not end a run."""
+        self._append(self.resource_lines_path, line, ResourceLine)
+
+    def read_resource_lines(self) -> tuple[list[ResourceLine], int]:
+        """Read `resources.jsonl`.
+
+        Returns:
+            The lines, and how many were torn: 1 where a kill has left half a last line, else 0.
+
+        Raises:
+            ValueError: If a line before the last one is not what `append_resource_line` writes.
+        """
+        return _read_lines(self.resource_lines_path, ResourceLine)
+
+    def keep_resource_lines(self, last_step: int) -> None:
+        """Drop the lines after `last_step`, and a torn one: a resumed run does those steps again."""
+        _keep_lines(self.resource_lines_path, ResourceLine, last_step)
+
+    def append_curve_line(self, line: CurveLine) -> None:
+        """Append to `curve.jsonl`."""
+        self._append(self.curve_path, line, CurveLine)
+
+    def read_curve(self) -> tuple[list[CurveLine], int]:
+        """Read `curve.jsonl`, as `read_resource_lines` does its file; no lines where nothing was evaluated."""
+        return _read_lines(self.curve_path, CurveLine)
+
+    def keep_curve_lines(self, last_step: int) -> None:
+        """Drop the lines after `last_step`, and a torn one."""
+        _keep_lines(self.curve_path, CurveLine, last_step)
+
+    def _append(self, path: Path, line: Mapping[str, Any], schema: type) -> None:
+        _check_keys(line, schema, path)
+        finite = {key: None if _is_not_finite(value) else value for key, value in line.items()}
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(_dumps(finite) + "\n")
+
+    def _write(self, name: str, content: Mapping[str, Any], schema: type, indent: int | None = 2) -> None:
+        path = self.path / name
+        _check_keys(content, schema, path)
+        versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
+        _refuse_not_finite(versioned, path)
+        _replace(path, f"{_dumps(versioned, indent=indent)}\n".encode())
+
+    def _read(self, name: str, schema: type) -> Any:
+        path = self.path / name
+        try:
+            content = loads(path.read_bytes().decode(), finite=True)
+        except ValueError as error:
+            raise ValueError(f"{path}: not a JSON file in UTF-8 ({error}).") from None
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if not isinstance(found, dict) or found.get("name") != SCHEMA_NAME:
+            raise ValueError(f'{path}: expected "format": {{"name": "{SCHEMA_NAME}", ...}}, got {found!r}.')
+        if found.get("version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path}: written in version {found.get('version')!r} of the schema, but this hf_hybrid reads version "
+                f"{SCHEMA_VERSION}. Install the hf-hybrid that wrote it, or a newer one."
+            )
+        _check_keys(content, schema, path)
+        return content
+
+
+def _texts(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n") if path.exists() else [b""]
+
+
+def _read_lines(path: Path, schema: type) -> tuple[list[Any], int]:
+    """The lines of a log by steps, and how many were torn."""
+    texts = _texts(path)
+    lines = [_line(text, schema, f"{path}, line {number}") for number, text in enumerate(texts[:-1], start=1)]
+    return lines, int(bool(texts[-1]))  # a whole line ends in a newline: what follows the last one is torn
+
+
+def _keep_lines(path: Path, schema: type, last_step: int) -> None:
+    lines, _ = _read_lines(path, schema)
+    kept = [text + b"\n" for text, line in zip(_texts(path)[:-1], lines, strict=True) if line["step"] <= last_step]
+    _replace(path, b"".join(kept))
+
+
+def _line(text: bytes, schema: type, place: str) -> Any:
+    try:
+        line = loads(text.decode(), finite=True)
+    except ValueError as error:
+        raise ValueError(f"{place}: expected a JSON object, got {text[:80]!r} ({error}).") from None
+    if not isinstance(line, dict) or not isinstance(line.get("step", 0), int):
+        raise ValueError(f"{place}: expected a JSON object with a whole number as its step, got {text[:80]!r}.")
+    _check_keys(line, schema, place)
+    return line
+
+
+def _check_keys(content: Mapping[str, Any], schema: type, path: Path | str) -> None:
+    given, known = set(content), set(schema.__annotations__)
+    needed: frozenset[str] = schema.__required_keys__  # type: ignore[attr-defined]
+    if not needed <= given <= known:
+        raise ValueError(
+            f"{path}: missing {sorted(needed - given)}, unknown {sorted(given - known)}; "
+            f"a {schema.__name__} has {', '.join(schema.__annotations__)}."
+        )
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _refuse_not_finite(value: Any, place: Path | str) -> None:
+    """Name the place of a NaN or an infinity, which JSON does not have."""
+    if _is_not_finite(value):
+        raise ValueError(f"{place}: {value} is not a JSON number; write None for what is not known.")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_not_finite(inner, f"{place}: {key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _refuse_not_finite(inner, f"{place}[{index}]")
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)

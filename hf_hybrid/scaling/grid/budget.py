@@ -1,0 +1,189 @@
+"""How many steps each arm has at each L, so that all cells have the same of what the budget says.
+
+| budget | contrastive training | masked language modelling |
+|---|---|---|
+| `steps` | so many | as many tokens as the hybrid arm has at this L (at L = 1: the monolingual) |
+| `tokens` | tokens over those of a mean step, counted in the token cache | tokens over those of a step |
+| `time` | seconds over those of a step in a short run | likewise |
+| `target_quality` | `max_steps` of the configuration, as a cap | as for `steps` |
+
+Of `mlm_hybrid` each stage has the budget of its own: its whole cost is the sum.  What has been resolved once stays in
+`study.json`, so that a study which goes on has the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from hf_hybrid.data.batches.collator import HybridCollator
+from hf_hybrid.data.batches.schedule import HybridSchedule
+from hf_hybrid.data.batches.token_cache import TokenCache
+from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.scaling.planner.measured_runs import typical_step_time
+
+from .arguments import StudyArguments
+from .arms import ARMS, Cell, Shared, budget_key, stages_of
+from .folder import Budget, StudyFolder
+from .inputs import Inputs, Settings
+
+_MOST_COUNTED = 300  # steps of a plan whose tokens are counted
+_HOW = {
+    "steps": "all train for so many steps; masked language modelling for as many tokens as hybrid batches",
+    "tokens": "all train on so many tokens, to the nearest step",
+    "time": "all train for as long, by step times of short runs",
+    "target_quality": "all train up to a cap, and the cost to the target is read off the quality curve",
+}
+
+
+class BudgetResolver:
+    """Resolves a budget to steps.
+
+    Args:
+        study (`StudyArguments`): With the budget.
+        settings (`Settings`): Of all cells.
+        inputs (`Inputs`): The corpora.
+        base (`str`): A base model, for its tokenizer.
+        run_pilots (`Callable`): Runs cells, for a budget of time.
+    """
+
+    def __init__(
+        self,
+        study: StudyArguments,
+        settings: Settings,
+        inputs: Inputs,
+        base: str,
+        run_pilots: Callable[[Sequence[Cell]], Any],
+    ) -> None:
+        self.study, self.settings, self.inputs = study, settings, inputs
+        self.base, self.run_pilots = base, run_pilots
+
+    def resolve(self, cells: Sequence[Cell], shared: Shared, known: Budget | None) -> Budget:
+        """The steps of all cells.
+
+        Args:
+            cells (`Sequence[Cell]`): Of `arms.grid`.
+            shared (`Shared`): For the commands of pilots.
+            known (`Budget`, *optional*): What was resolved before.
+        """
+        found: dict[str, dict[str, int]] = {"steps": {}, "mlm_steps": {}}
+        for name in found:
+            found[name].update(known[name] if known else {})  # type: ignore[literal-required]
+        trained = {budget_key(cell["arm"], cell["num_languages"]): cell for cell in cells if ARMS[cell["arm"]].trains}
+        new = {
+            key: cell
+            for key, cell in trained.items()
+            if (ARMS[cell["arm"]].mix and key not in found["steps"])
+            or (ARMS[cell["arm"]].mlm and key not in found["mlm_steps"])
+        }
+        times = self._pilot_times(list(new.values()), shared) if self.study.budget == "time" else {}
+        for key, cell in new.items():
+            if ARMS[cell["arm"]].mix:
+                found["steps"][key] = self._steps(cell, times)
+            if ARMS[cell["arm"]].mlm:
+                found["mlm_steps"][key] = self._mlm_steps(cell, times)
+        target = self.study.aim._asdict() if self.study.aim else None
+        kind = self.study.budget
+        value = None if kind == "target_quality" else self.amount
+        return {
+            "kind": kind,
+            "value": value,
+            "target": target,
+            "steps": found["steps"],
+            "mlm_steps": found["mlm_steps"],
+            "how": _HOW[kind],
+        }
+
+    @property
+    def amount(self) -> float:
+        """Of steps, tokens or seconds."""
+        return self.settings.args.max_steps if self.study.amount is None else self.study.amount
+
+    def _steps(self, cell: Cell, times: Mapping[str, dict[str, float]]) -> int:
+        if self.study.budget == "tokens":
+            return max(1, round(self.amount / self._tokens_a_step(cell["arm"], cell["languages"], _MOST_COUNTED)))
+        if self.study.budget == "time":
+            return max(1, round(self.amount / times[_pilot_id(cell)]["train"]))
+        return round(self.amount)
+
+    def _mlm_steps(self, cell: Cell, times: Mapping[str, dict[str, float]]) -> int:
+        if self.study.budget == "time":
+            return max(1, round(self.amount / times[_pilot_id(cell)]["mlm"]))
+        args, tokens = self.settings.mlm_args, self.amount
+        if self.study.budget != "tokens":
+            arm = "hybrid" if cell["num_languages"] > 1 else "mono"
+            steps = min(round(self.amount), _MOST_COUNTED)
+            tokens = self.amount * self._tokens_a_step(arm, cell["languages"], steps)
+        return max(1, round(tokens / (args.gradient_accumulation_steps * args.global_batch_size * args.block_length)))
+
+    def _tokens_a_step(self, arm: str, languages: Sequence[str], steps: int) -> float:
+        """The mean over a plan of so many steps."""
+        args, mix = self.settings.args, ARMS[arm].mix
+        assert mix is not None
+        schedule = HybridSchedule(
+            self.inputs.train.select_languages(languages),
+            mix,
+            global_batch_size=args.global_batch_size,
+            num_steps=steps * args.gradient_accumulation_steps,
+            seed=self.study.seed_list[0],
+            smoothing=args.smoothing,
+            cells=args.cells,
+            exclude=args.exclude,
+            max_positives=args.max_positives,
+        )
+        collator = HybridCollator(schedule, self._cache, args.num_negatives)
+        return sum(collator(number)["facts"].tokens for number in range(len(schedule))) / steps
+
+    @cached_property
+    def _cache(self) -> TokenCache:
+        model_args = self.settings.model_args
+        encoder = HybridEncoder.from_pretrained(
+            self.base, query_prompt=model_args.query_prompt, passage_prompt=model_args.passage_prompt
+        )
+        cache = TokenCache(
+            self.inputs.train.select_languages(self.languages),
+            encoder.tokenizer,
+            query_prompt=encoder.prompts["query"],
+            passage_prompt=encoder.prompts["passage"],
+            max_query_length=min(model_args.max_query_length, encoder.max_length),
+            max_passage_length=min(model_args.max_passage_length, encoder.max_length),
+            cache_dir=self.settings.data_args.cache_dir,
+        )
+        cache.build()
+        return cache
+
+    @property
+    def languages(self) -> list[str]:
+        """That any cell may train on."""
+        largest = self.inputs.sets[max(self.inputs.sets)]
+        return list(dict.fromkeys([*largest, *({"en"} & set(self.inputs.train.languages))]))
+
+    def _pilot_times(self, cells: Sequence[Cell], shared: Shared) -> dict[str, dict[str, float]]:
+        """Seconds of a step, by pilot and stage."""
+        steps = self.study.pilot_steps
+        pilots: dict[str, Cell] = {}
+        for cell in cells:
+            pilot: Cell = {**cell, "id": _pilot_id(cell), "stages": []}
+            key = budget_key(cell["arm"], cell["num_languages"])
+            once = shared._replace(eval_every=steps + 1)  # which is never
+            pilots[pilot["id"]] = {**pilot, "stages": stages_of(pilot, once, {key: steps}, {key: steps})}
+        self.run_pilots(list(pilots.values()))
+        folder = StudyFolder(self.study.study_dir)
+        for pilot in pilots.values():
+            if folder.status(pilot) != "finished":
+                place = folder.cell_path(pilot) / "log.txt"
+                raise ValueError(f"The short run {pilot['id']} did not come to its end, so no budget follows: {place}")
+        return {
+            name: {stage["name"]: _step_time(RunFolder(folder.stage_path(stage))) for stage in pilot["stages"]}
+            for name, pilot in pilots.items()
+        }
+
+
+def _pilot_id(cell: Cell) -> str:
+    return f"pilot-{budget_key(cell['arm'], cell['num_languages'])}"
+
+
+def _step_time(run: RunFolder) -> float:
+    return typical_step_time(run.read_resource_lines()[0], run.read_resources())

@@ -1,0 +1,146 @@
+"""The folder of a study: its files of JSON, and how far each cell is.
+
+| file | content | written |
+|---|---|---|
+| `study.json` | `Study`: what is asked, all cells with their commands | at the start, and where cells are added |
+| `configs/` | the settings that all cells begin with | with it |
+| `corpora/` | what is trained on and evaluated on, where items are held out | with it |
+| `base/seed-N/` | the model that all cells of a seed begin with, where it is from scratch | with it |
+| `cells/<id>/` | a run folder, or one of an evaluation, with `log.txt`, and `failure.json` if it failed | by it |
+| `table.json` | `Table`: a row for each cell | at the end |
+| `fits.json` | how costs and quality go with L, and how arms compare, see `scaling/grid/fits.py` | at the end |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TypedDict
+
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.utils.files import replacing
+from hf_hybrid.utils.strict_json import read_json
+
+from .arms import Absent, Cell, Stage, in_study
+
+FORMAT = {"name": "hf_hybrid study", "version": 1}
+STATUSES = ("finished", "failed", "missing", "absent")
+
+
+class Budget(TypedDict):
+    """What all cells have the same of."""
+
+    kind: str
+    value: float | None
+    target: dict[str, Any] | None  # measure and value
+    steps: dict[str, int]  # of contrastive training, by arm and L
+    mlm_steps: dict[str, int]  # of masked language modelling
+    how: str  # in words
+
+
+class Study(TypedDict):
+    """`study.json`."""
+
+    language_order: list[str]
+    language_sets: dict[str, list[str]]
+    eval_languages: list[str]
+    arms: list[str]
+    seeds: list[int]
+    budget: Budget
+    eval_every: int | None
+    train_settings: dict[str, Any]
+    mlm_settings: dict[str, Any]
+    corpus: dict[str, Any]
+    base: dict[str, Any]
+    tokens: dict[str, dict[str, float]]  # by language, with the base tokenizer, on the items that are evaluated
+    environment: dict[str, Any]
+    cells: list[Cell]
+    absent: list[Absent]
+
+
+class Failure(TypedDict):
+    """`failure.json` of a cell."""
+
+    stage: str
+    returncode: int
+    last_line: str  # of its log
+
+
+class StudyFolder:
+    """Reads and writes the files of a study.
+
+    Args:
+        path (`str` or `Path`): The folder.
+
+    Example:
+
+        >>> import tempfile
+        >>> folder = StudyFolder(tempfile.mkdtemp())
+        >>> folder.write("fits.json", {"level": 0.95})
+        >>> folder.read("fits.json"), folder.has("table.json")
+        ({'level': 0.95}, False)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.path / name).exists()
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file as a whole; NaN and infinities are refused, for JSON has none (ValueError)."""
+        text = json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False, allow_nan=False)
+        with replacing(self.path / name) as unfinished:
+            unfinished.write_text(f"{text}\n", encoding="utf-8")
+
+    def read(self, name: str) -> Any:
+        """Read a file.
+
+        Raises:
+            ValueError: When it is not of a study, or of another version.
+        """
+        path = self.path / name
+        content = read_json(path)
+        found = content.pop("format", None) if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise ValueError(f"{path}: expected the format {FORMAT}, got {found!r}.")
+        return content
+
+    def cell_path(self, cell: Cell) -> Path:
+        """The folder of a cell."""
+        return self.path / "cells" / cell["id"]
+
+    def stage_path(self, stage: Stage) -> Path:
+        """Where the files of a stage go."""
+        return Path(in_study(stage["folder"], str(self.path)))
+
+    def status(self, cell: Cell) -> str:
+        """`finished`, `failed` or `missing`: not begun, or not at its end."""
+        if all(self.is_finished(stage) for stage in cell["stages"]):
+            return "finished"
+        return "failed" if (self.cell_path(cell) / "failure.json").exists() else "missing"
+
+    def is_finished(self, stage: Stage) -> bool:
+        """Whether a stage has come to its end, as its own files say."""
+        run = RunFolder(self.stage_path(stage))
+        try:
+            evaluated = (run.path / "eval.json").exists() and run.read_eval()["after"] is not None
+            return evaluated and (stage["name"] == "eval" or run.read_run()["status"] == "finished")
+        except (OSError, ValueError):  # damaged: its recipe says so, or writes it anew
+            return False
+
+    def read_failure(self, cell: Cell) -> Failure:
+        """How a cell failed."""
+        content: Failure = read_json(self.cell_path(cell) / "failure.json")
+        return content
+
+    def write_failure(self, cell: Cell, failure: Failure) -> None:
+        """Write down how a cell failed."""
+        with replacing(self.cell_path(cell) / "failure.json") as unfinished:
+            unfinished.write_text(json.dumps(failure, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def forget_failure(self, cell: Cell) -> None:
+        """It is run again, or has come to its end."""
+        (self.cell_path(cell) / "failure.json").unlink(missing_ok=True)

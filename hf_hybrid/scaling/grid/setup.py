@@ -1,0 +1,223 @@
+"""From what is asked to `study.json`: what all cells share is made once, then each cell has its commands.
+
+1. All that can be wrong with what is asked is looked for first, and nothing is written (`check_study`).
+2. What is asked is compared with the study that the folder holds.  One that has begun may only get more cells; before
+   that it is made anew where it differs, and with `overwrite` it is deleted (`open_study`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoTokenizer
+
+from hf_hybrid.records.environment import environment
+from hf_hybrid.training.interruption import LOCK_NAME
+from hf_hybrid.utils.files import delete_folder, replacing
+
+from .arguments import StudyArguments
+from .arms import Absent, Cell, Shared, difference_of_cells, difference_of_settings, grid, stages_of
+from .budget import BudgetResolver
+from .folder import Budget, Study, StudyFolder
+from .inputs import (
+    Inputs,
+    Settings,
+    describe_corpus,
+    make_base,
+    open_inputs,
+    read_settings,
+    save_inputs,
+    shared_options,
+    token_premiums,
+    write_configs,
+)
+from .sweep import PARTS, delete_cells, has_begun
+
+# In a folder that holds no study: what a scheduler, a text editor or recipes/report.py puts there.
+_MAY_BE_THERE = (".*", "*.log", "*.txt", "*.out", "*.err", "*.yaml", "*.yml", "report.*", "step_profile.json")
+
+
+class Asked(NamedTuple):
+    """A study that could be made.
+
+    Args:
+        args (`StudyArguments`): What is asked.
+        settings (`Settings`): Of all cells.
+        inputs (`Inputs`): The corpora; what is held out of one is not yet written.
+        cells (`list[Cell]`): Of the grid, without their stages.
+        absent (`list[Absent]`): What the grid cannot have.
+    """
+
+    args: StudyArguments
+    settings: Settings
+    inputs: Inputs
+    cells: list[Cell]
+    absent: list[Absent]
+
+
+def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> Asked:
+    """Read settings and corpora and make the grid, without writing to the folder.
+
+    Args:
+        args (`StudyArguments`): What is asked.
+        folder (`StudyFolder`): Where the study will lie.
+        overwrite (`bool`): Whether the folder's study will be deleted.
+
+    Raises:
+        ValueError: When something of it cannot be, or the folder is not one of a study.
+    """
+    _refuse_other_folder(folder)
+    settings = read_settings(args)
+    model, data = settings.model_args.model_name_or_path, settings.data_args
+    if overwrite:
+        _refuse_own_parts(folder, [model, data.train_corpus, data.eval_corpus])
+    inputs = open_inputs(args, data)
+    if model is not None:
+        AutoTokenizer.from_pretrained(model)  # a name that there is not is told now
+    return Asked(
+        args,
+        settings,
+        inputs,
+        *grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None),
+    )
+
+
+def _refuse_other_folder(folder: StudyFolder) -> None:
+    """Refuse what holds a run, or files of somebody else."""
+    if folder.has("study.json") or not folder.path.is_dir():
+        return
+    if folder.has("run.json"):
+        raise ValueError(f"{folder.path} holds a run, as its run.json says: choose another study_dir.")
+    names = sorted(path.name for path in folder.path.iterdir())
+    strange = [name for name in names if not any(fnmatch(name, pattern) for pattern in _MAY_BE_THERE)]
+    if strange and LOCK_NAME not in names:  # which a study takes before it writes anything
+        raise ValueError(f"{folder.path} is no study, but holds {strange[0]}: choose another study_dir, or a new one.")
+
+
+def _refuse_own_parts(folder: StudyFolder, places: Iterable[str | None]) -> None:
+    parts = [(folder.path / name).resolve() for name in PARTS]
+    for place in places:
+        if place is not None and any(Path(place).resolve().is_relative_to(part) for part in parts):
+            raise ValueError(f"--overwrite would delete {place}, which this study needs: choose another study_dir.")
+
+
+def open_study(
+    asked: Asked, folder: StudyFolder, run_pilots: Callable[[Sequence[Cell]], Any], overwrite: bool = False
+) -> Study:
+    """The study that is asked for, which may have more cells than the folder's.
+
+    Args:
+        asked (`Asked`): Of `check_study`.
+        folder (`StudyFolder`): Where it lies.
+        run_pilots (`Callable`): Runs cells, for a budget of time.
+        overwrite (`bool`, *optional*, defaults to `False`): Delete the study that the folder holds.
+
+    Raises:
+        ValueError: When the folder holds another study that has begun; it names what differs.
+    """
+    args, settings = asked.args, asked.settings
+    if overwrite:
+        delete_cells(folder)
+    begun = has_begun(folder)
+    inputs = save_inputs(asked.inputs, folder.path, begun)
+    shared = shared_options(args, settings, inputs)
+    bases = _base_paths(args, settings)
+    resolver = BudgetResolver(args, settings, inputs, next(iter(bases.values())), run_pilots)
+    fixed = _what_cells_share(args, settings, inputs)
+    earlier: Study | None = folder.read("study.json") if folder.has("study.json") else None
+    if earlier and (difference := _find_difference(earlier, fixed, resolver, asked.cells, shared)):
+        if begun:
+            raise ValueError(
+                f"{folder.path} holds another study: {difference}. Choose another study_dir, or --overwrite to begin "
+                "anew."
+            )
+        earlier = None
+        delete_folder(folder.path / "cells")  # short runs of the former study
+    write_configs(folder.path, settings)
+    if shared.base is None:
+        _make_bases(bases, settings, inputs, begun)
+    budget = resolver.resolve(asked.cells, shared, earlier["budget"] if earlier else None)
+    study: Study = {
+        "language_order": inputs.order,
+        "language_sets": {str(count): languages for count, languages in inputs.sets.items()},
+        "arms": args.arm_list,
+        "seeds": args.seed_list,
+        "budget": budget,
+        **fixed,  # type: ignore[typeddict-item]
+        "tokens": token_premiums(inputs.evaluation, AutoTokenizer.from_pretrained(resolver.base)),
+        "environment": earlier["environment"] if earlier else environment(),
+        "cells": _with_stages(asked.cells, shared, budget),
+        "absent": asked.absent,
+    }
+    if study != earlier:
+        folder.write("study.json", study)
+    return study
+
+
+def _what_cells_share(args: StudyArguments, settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """Parts of `study.json` that stay as they are when cells are added."""
+    return {
+        "corpus": {"train": describe_corpus(inputs.train), "eval": describe_corpus(inputs.evaluation)},
+        "eval_languages": list(inputs.evaluation.languages),
+        "base": _describe_base(settings),
+        "train_settings": settings.train,
+        "mlm_settings": settings.mlm,
+        "eval_every": args.eval_every,
+    }
+
+
+def _find_difference(
+    earlier: Study, fixed: Mapping[str, Any], resolver: BudgetResolver, cells: Sequence[Cell], shared: Shared
+) -> str | None:
+    """Why the earlier study is not a part of the one that is asked for, in words; None where it is."""
+    study, known = resolver.study, earlier["budget"]
+    # another target is another way to read the same runs
+    budget = {"kind": study.budget, "value": None if study.budget == "target_quality" else resolver.amount}
+    ids = {cell["id"] for cell in earlier["cells"]}
+    same = _with_stages([cell for cell in cells if cell["id"] in ids], shared, known)
+    return (
+        difference_of_settings(earlier, fixed)
+        or difference_of_settings(known, budget)
+        or difference_of_cells(earlier["cells"], same)
+    )
+
+
+def _with_stages(cells: Sequence[Cell], shared: Shared, budget: Budget) -> list[Cell]:
+    return [{**cell, "stages": stages_of(cell, shared, budget["steps"], budget["mlm_steps"])} for cell in cells]
+
+
+def _base_paths(args: StudyArguments, settings: Settings) -> dict[int, str]:
+    """Of the base models by seed; one, where it is a checkpoint."""
+    if settings.model_args.model_name_or_path is not None:
+        return {1: settings.model_args.model_name_or_path}
+    return {seed: str(Path(args.study_dir, "base", f"seed-{seed}")) for seed in sorted({*args.seed_list, 1})}
+
+
+def _make_bases(paths: Mapping[int, str], settings: Settings, inputs: Inputs, begun: bool) -> None:
+    corpus = inputs.train.select_languages(inputs.sets[max(inputs.sets)])
+    made_of = json.dumps({**_describe_base(settings), "corpus": corpus.fingerprint})
+    folder = Path(paths[1]).parent
+    note = folder / "made_of.json"
+    if not note.exists() or note.read_text(encoding="utf-8") != made_of:
+        if note.exists() and begun:  # its tokenizer is of the texts of the largest set of languages
+            raise ValueError(
+                f"{folder} was made of other texts than this study's: choose another study_dir, or --overwrite to "
+                "begin anew."
+            )
+        delete_folder(folder)
+        with replacing(note) as unfinished:
+            unfinished.write_text(made_of, encoding="utf-8")
+    for seed, path in paths.items():
+        make_base(Path(path), corpus, settings.model_args, seed)
+
+
+def _describe_base(settings: Settings) -> dict[str, Any]:
+    model = settings.model_args
+    if model.model_name_or_path is not None:
+        return {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
+    sizes = ("scratch_hidden_size", "scratch_num_layers", "scratch_vocab_size", "max_passage_length")
+    return {"model_name_or_path": None, **{name: getattr(model, name) for name in sizes}}

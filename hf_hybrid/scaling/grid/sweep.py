@@ -1,0 +1,204 @@
+"""Runs the cells of a study in processes of their own, some at a time.
+
+1. A cell that has come to its end is left alone; one that was stopped goes on, since each recipe does.
+2. A cell that fails leaves `failure.json` and its log, and the others run all the same.
+3. SIGTERM and SIGINT are passed on: each run saves a checkpoint, and the sweep ends with the exit status `RESUME_ME`.
+4. Where only the sweep was killed, its cells run on.  The next one waits for them before it takes over their folders.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal
+from hf_hybrid.utils.files import delete_folder
+from hf_hybrid.utils.redaction import redact
+
+from .arms import Cell, Stage, command_of
+from .folder import StudyFolder
+
+LOG_NAME = "log.txt"
+PARTS = ("cells", "base", "corpora", "configs", "pilots")  # folders of a study
+_TAIL_BYTES = 65_536
+
+
+class Sweep:
+    """Runs cells.
+
+    Args:
+        folder (`StudyFolder`): The study.
+        recipes (`str`): The folder of the recipes.
+        launch (`Sequence[str]`): What starts a recipe.
+        jobs (`int`, *optional*, defaults to 1): Cells at a time.
+        threads (`int`, *optional*): Of each; by default the cores of this machine shared out.
+        say (`Callable`, *optional*): Is told what happens, a line at a time.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        recipes: str,
+        launch: Sequence[str],
+        jobs: int = 1,
+        threads: int | None = None,
+        say: Callable[[str], Any] = print,
+    ) -> None:
+        self.folder, self.recipes, self.launch, self.jobs, self.say = folder, recipes, list(launch), jobs, say
+        self.threads = threads or max(1, num_cores() // jobs)
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+
+    def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> dict[str, str]:
+        """Run what is not finished.
+
+        Args:
+            cells (`Sequence[Cell]`): Of `study.json`.
+            retry_failed (`bool`, *optional*, defaults to `False`): Also what has failed before.
+
+        Returns:
+            `dict[str, str]`: The status of each cell.
+
+        Raises:
+            Interrupted: When the process was told to stop; all cells have ended by then.
+        """
+        status = {cell["id"]: self.folder.status(cell) for cell in cells}
+        wanted = ("missing", "failed") if retry_failed else ("missing",)
+        todo = [cell for cell in cells if status[cell["id"]] in wanted]
+        done, started = len(cells) - len(todo), time.monotonic()
+        with ends_on_signal(), ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                futures = {pool.submit(self._run_cell, cell): cell for cell in todo}
+                for number, future in enumerate(as_completed(futures), start=1):
+                    cell = futures[future]
+                    status[cell["id"]] = future.result()
+                    left_s = (time.monotonic() - started) / number * (len(todo) - number)
+                    place = f"[{done + number}/{len(cells)}] {cell['id']}"
+                    self.say(f"{place} {status[cell['id']]}{self._reason(cell)}; about {left_s / 60:.0f} min left")
+            except BaseException:
+                self._stop()
+                raise
+        return status
+
+    def _reason(self, cell: Cell) -> str:
+        if self.folder.status(cell) != "failed":
+            return ""
+        return f": {self.folder.read_failure(cell)['last_line']}"
+
+    def _run_cell(self, cell: Cell) -> str:
+        path = self.folder.cell_path(cell)
+        path.mkdir(parents=True, exist_ok=True)
+        if self._stopping.is_set() or not self._is_free(path):
+            return "missing"
+        self.folder.forget_failure(cell)
+        for stage in cell["stages"]:
+            if self.folder.is_finished(stage):
+                continue
+            code = self._run_stage(stage, path / LOG_NAME)
+            if self._stopping.is_set() or code == RESUME_ME:
+                return "missing"
+            if code != 0 or not self.folder.is_finished(stage):
+                line = last_line(path / LOG_NAME, code)
+                self.folder.write_failure(cell, {"stage": stage["name"], "returncode": code, "last_line": line})
+                return "failed"
+        self._tidy(cell)
+        return "finished"
+
+    def _tidy(self, cell: Cell) -> None:
+        """Delete what only a run that goes on needs; the models stay."""
+        for stage in cell["stages"]:
+            for path in self.folder.stage_path(stage).glob("checkpoint-*"):
+                delete_folder(path)
+        delete_folder(self.folder.cell_path(cell) / "cache")
+
+    def _is_free(self, path: Path) -> bool:
+        """Wait until no process of an earlier sweep writes there; False where this one is told to stop."""
+        lock = FileLock(path / LOCK_NAME, is_singleton=False)
+        while not self._stopping.is_set():
+            try:
+                with lock.acquire(timeout=1.0):
+                    return True
+            except Timeout:
+                continue
+        return False
+
+    def _run_stage(self, stage: Stage, log: Path) -> int:
+        words = command_of(stage, str(self.folder.path), self.recipes, self.launch)
+        if stage["name"] != "eval":
+            words += ["--cpu_threads", str(self.threads)]
+        with open(log, "a", encoding="utf-8") as file:
+            print(redact(f"$ {' '.join(words)}"), file=file, flush=True)
+            with self._lock:  # no process begins once all have been told to stop
+                if self._stopping.is_set():
+                    return RESUME_ME
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=self.environment()
+                )
+                self._running.add(process)
+            code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code
+
+    def environment(self) -> Mapping[str, str]:
+        """Of a cell's process."""
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+        threads = {name: str(self.threads) for name in names}
+        return {**os.environ, **threads, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": str(self.threads > 1).lower()}
+
+    def _stop(self) -> None:
+        """Tell the cells that run; those that have not begun will not."""
+        with self._lock:
+            self._stopping.set()
+            for process in self._running:
+                process.terminate()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_line(log: Path, code: int) -> str:
+    """What a log says last, or how its process ended.
+
+    Example:
+
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "log.txt")
+        >>> _ = path.write_text("$ python recipes/train.py\\nloss 3\\nValueError: no\\n\\n")
+        >>> last_line(path, 1), last_line(path, -9)
+        ('ValueError: no', 'killed by signal 9 after: ValueError: no')
+    """
+    with open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    begin = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    told = [line.strip() for line in lines[begin + 1 :] if line.strip()]
+    line = redact(told[-1]) if told else "nothing was said"
+    return f"killed by signal {-code} after: {line}" if code < 0 else line
+
+
+def has_begun(folder: StudyFolder) -> bool:
+    """Whether a cell has files of its own; the short runs before a budget of time are no cells."""
+    cells = [path for path in folder.path.glob("cells/*") if not path.name.startswith("pilot-")]
+    return any(file.name != LOCK_NAME for path in cells for file in path.glob("*"))
+
+
+def delete_cells(folder: StudyFolder) -> None:
+    """Delete what a study has written: only what studies write, and only where one has."""
+    if not (folder.has("study.json") or folder.has(LOCK_NAME)):
+        return
+    for name in PARTS:
+        delete_folder(folder.path / name)
+    for name in ("table.json", "fits.json", "study.json"):  # the last says that a study was here
+        (folder.path / name).unlink(missing_ok=True)

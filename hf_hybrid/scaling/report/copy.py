@@ -1,0 +1,147 @@
+"""A small copy of a study, to be kept with code: all that its report is made of, and by which it is verified.
+
+| file | content |
+|---|---|
+| `study.json`, `table.json`, `fits.json`, `step_profile.json` | as in the study |
+| `report.html`, `report.md` | the report, the same bytes that the copy itself gives |
+| `cells/*/run.json`, `plan.json`, `eval.json`, `resources.json` | of runs that came to their end |
+| `cells/*/resources.jsonl`, `curve.jsonl`, `events.jsonl` | their logs |
+| `cells/*/failure.json` | of cells that failed |
+| `manifest.json` | size and SHA-256 of each file |
+
+All is in published form: without secrets and paths of the machine.  There are no weights, no texts and no values of
+single queries.  Records of runs are written in few lines, for an `eval.json` has a number for each pair of languages
+and measure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hf_hybrid.records.manifest import write_manifest
+from hf_hybrid.records.run_folder import EVENTS_NAME, MANIFEST_NAME
+from hf_hybrid.scaling.grid.arms import STUDY, Cell
+from hf_hybrid.scaling.grid.folder import Study, StudyFolder
+from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder
+from hf_hybrid.utils.redaction import publishable
+from hf_hybrid.utils.strict_json import read_json, read_json_lines
+
+from .figures import PROFILE_NAME
+from .page import MARKDOWN_NAME, REPORT_NAME
+
+NEEDED = ("study.json", "table.json", "fits.json", REPORT_NAME, MARKDOWN_NAME)
+RECORDS = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)
+
+
+def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
+    """Write the copy of a study whose report is written; an earlier copy gives way to it as a whole.
+
+    Args:
+        folder (`str` or `Path`): The study.
+        target (`str` or `Path`): A folder that is not there, or is empty, or holds an earlier copy.
+
+    Returns:
+        `Path`: The copy.
+
+    Raises:
+        ValueError: When the target holds something else, or a file of the study is missing or damaged.
+    """
+    study, target = StudyFolder(folder), Path(os.path.abspath(target))
+    _refuse(study.path, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f"{UNFINISHED}{target.name}")
+    delete_folder(aside)  # left by a kill
+    try:
+        for name in names_of(study, study.read("study.json")):
+            _copy(study.path / name, aside / name)
+        write_manifest(aside)
+        replace_folder(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # only what did not get so far is there still
+    return target
+
+
+def _refuse(study: Path, target: Path) -> None:
+    if lacking := [name for name in NEEDED if not (study / name).is_file()]:
+        raise ValueError(f"{study} has no {lacking[0]}: a copy is of a study whose report is written.")
+    here = Path(os.path.abspath(study))
+    if target == here or here in target.parents or target in here.parents:
+        raise ValueError(f"copy_to={str(target)!r} and the study {study} lie in each other: name another folder.")
+    if target.is_file():
+        raise ValueError(f"copy_to={str(target)!r} is a file: name a folder.")
+    earlier = all((target / name).is_file() for name in ("study.json", MANIFEST_NAME))
+    if target.is_dir() and any(target.iterdir()) and not earlier:
+        raise ValueError(
+            f"copy_to={str(target)!r} holds other files than a copy of a study: name a new folder, or empty that one."
+        )
+
+
+def names_of(folder: StudyFolder, study: Study) -> list[str]:
+    """The files of a copy, by their names in the folder of the study, but for the manifest; those that are there.
+
+    Args:
+        folder (`StudyFolder`): The study, or a copy.
+        study (`Study`): Its `study.json`.
+    """
+    names = [*NEEDED, PROFILE_NAME]
+    for cell in study["cells"]:
+        of_cell = [folder.cell_path(cell) / "failure.json"]
+        if folder.status(cell) == "finished":
+            of_cell = [folder.stage_path(stage) / name for stage in cell["stages"] for name in RECORDS]
+        names += [path.relative_to(folder.path).as_posix() for path in of_cell]
+    return [name for name in names if (folder.path / name).is_file()]
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        content = read_json(path)
+        shown = published_study(content) if path.name == "study.json" else publishable(content)
+        lines, indent = [shown], None if path.name in RECORDS else 1
+    elif path.suffix == ".jsonl":
+        lines, indent = publishable(read_json_lines(path)), None
+    else:
+        shutil.copyfile(path, target)
+        return
+    target.write_text("".join(f"{_dumps(line, indent)}\n" for line in lines), encoding="utf-8")
+
+
+def _dumps(value: Any, indent: int | None) -> str:
+    separators = (",", ":") if indent is None else None
+    return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+
+
+def published_study(study: dict[str, Any]) -> dict[str, Any]:
+    """`study.json` without secrets and places of a machine; those within the study stay: its files are found by them.
+
+    Args:
+        study (`dict`): Content of the file.
+    """
+    return {**publishable(study), "cells": [published_cell(cell) for cell in study["cells"]]}
+
+
+def published_cell(cell: Cell) -> dict[str, Any]:
+    """A cell likewise.
+
+    Example:
+
+        >>> options = {"model_name_or_path": "{study}/base/seed-1", "train_corpus": "/data/mine/help"}
+        >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/cells/a", "options": options}
+        >>> published_cell({"id": "a", "stages": [stage]})["stages"][0]["options"]
+        {'model_name_or_path': '{study}/base/seed-1', 'train_corpus': 'help'}
+    """
+    found: dict[str, Any] = _outside(cell)
+    return found
+
+
+def _outside(value: Any) -> Any:
+    """Published, but for places within the study."""
+    if isinstance(value, dict):
+        return {key: _outside(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_outside(inner) for inner in value]
+    return value if isinstance(value, str) and value.startswith(STUDY) else publishable(value)

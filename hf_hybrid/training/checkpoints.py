@@ -1,0 +1,121 @@
+"""The checkpoints of a run folder: `checkpoint-N/` is whole, or it is not there.
+
+A checkpoint is written beside its place, all of its files are listed with size and SHA-256 in `manifest.json`, and
+only then it gets its name.  Whoever reads one compares it with its manifest first, so a file that was cut, altered or
+lost later is found too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hf_hybrid.records.manifest import checkpoints, find_damage, write_manifest
+from hf_hybrid.utils import distributed
+from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder, size_words
+
+GIB = 2**30
+
+
+def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is as it was written, or `None`; newer ones become `damaged-checkpoint-N`.
+
+    Args:
+        run_folder (`str` or `Path`): Where they lie.
+        complain (`Callable[[str], None]`): Is told of each newer one what is wrong with it.
+    """
+    for path in checkpoints(run_folder):
+        if (damage := find_damage(path)) is None:
+            return path
+        aside = path.with_name(f"damaged-{path.name}")
+        complain(f"{path} is damaged and is left out, as {aside.name}: {damage}.")
+        replace_folder(path, aside)
+    return None
+
+
+def write_folder(
+    path: str | os.PathLike[str], stages: Sequence[Callable[[Path], None]], writes: bool, needed_bytes: int = 0
+) -> None:
+    """Write a folder aside, list its files in a manifest and only then give it its name; all processes come here.
+
+    Args:
+        path (`str` or `Path`): What it is called then.
+        stages (`Sequence[Callable[[Path], None]]`): Each writes a part into the folder it is given, on all processes;
+            after each they ask each other whether it went well.
+        writes (`bool`): Whether this process makes, lists and names it; one on each file system.
+        needed_bytes (`int`, *optional*, defaults to 0): Roughly how large it will be: refused where there is no room.
+
+    Raises:
+        OSError: On all processes, when one of them could not write, or the disk is full; what was there before is
+            untouched.  Processes that meet in the midst of a stage wait there for one that has failed in it.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+
+    def begin(_: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        if shutil.disk_usage(path.parent).free < needed_bytes:
+            raise OSError(errno.ENOSPC, "it was not begun")
+        unfinished.mkdir()
+
+    def finish(_: Path) -> None:
+        write_manifest(unfinished)
+        replace_folder(unfinished, path)
+
+    try:
+        for stage in (begin if writes else _nothing, *stages, finish if writes else _nothing):
+            _do_together(stage, unfinished, path, needed_bytes)
+    except OSError:
+        if writes:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _nothing(_: Path) -> None:
+    """Others do something now."""
+
+
+def rotate(
+    run_folder: str | os.PathLike[str], limit: int | None, keep: Sequence[str | os.PathLike[str] | None]
+) -> None:
+    """Delete all but `limit` checkpoints.
+
+    Args:
+        run_folder (`str` or `Path`): Where they lie.
+        limit (`int`, *optional*): How many stay; by default all.
+        keep (`Sequence[str or Path]`): Those that stay whatever the limit; then come the newest. `None` is no one.
+    """
+    if not limit or limit < 1:
+        return
+    found, wanted = checkpoints(run_folder), {Path(path).resolve() for path in keep if path is not None}
+    kept = [path for path in found if path.resolve() in wanted]
+    others = [path for path in found if path not in kept]
+    for path in others[max(0, limit - len(kept)) :]:
+        delete_folder(path)
+
+
+def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed_bytes: int) -> None:
+    """Where one process has failed all do, instead of waiting for it."""
+    problem: Exception | None = None
+    try:
+        stage(folder)
+    except Exception as error:  # torch tells of a full disk by a RuntimeError, safetensors by an error of its own
+        problem = error
+    told = next((text for text in distributed.from_all(None if problem is None else repr(problem)) if text), None)
+    if told is None:
+        return
+    free = shutil.disk_usage(path.parent).free
+    if free < max(needed_bytes, 64 * 2**20) or "No space left" in told or "quota" in told.lower():
+        need = f"about {size_words(needed_bytes)} are needed" if needed_bytes else "it does not fit"
+        raise OSError(
+            errno.ENOSPC,
+            f"{path} could not be written: {need} and {size_words(free)} are free on its disk (or its quota is used "
+            "up). Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same command "
+            f"again [{told}]",
+        ) from problem
+    raise OSError(errno.EIO, f"{path} could not be written: {told}. Checkpoints of before are whole") from problem

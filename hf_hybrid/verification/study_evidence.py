@@ -1,0 +1,119 @@
+"""The files of a study, or of its copy, each read when a check first asks for it; and checks over all its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from hf_hybrid.records.run_folder import MANIFEST_NAME, PER_QUERY_NAME
+from hf_hybrid.scaling.grid.arms import Cell, Stage
+from hf_hybrid.scaling.grid.folder import Study, StudyFolder
+from hf_hybrid.scaling.grid.table import Table, make_table
+
+from .checking import Check, found_by
+from .evidence import Evidence
+from .findings import OK, UNKNOWN, Finding
+
+ALL_CELLS = "cells/*"
+NO_VALUES = "a copy of a study has no values of single queries, which scores follow from; the study itself has them"
+
+
+class StudyEvidence(Evidence):
+    """The files of a study; what else is given is not used, for no texts are read."""
+
+    @cached_property
+    def studies(self) -> StudyFolder:
+        """The folder."""
+        return StudyFolder(self.path)
+
+    @cached_property
+    def study(self) -> Study:
+        """`study.json`."""
+        found: Study = self.content("study.json")
+        return found
+
+    def content(self, name: str) -> Any:
+        """A file of JSON that is the study's own."""
+        return self._read(name, lambda: self.studies.read(name))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether recipes/report.py --copy_to wrote it."""
+        return (self.path / MANIFEST_NAME).is_file()
+
+    @cached_property
+    def table(self) -> Table:
+        """`table.json`, made anew."""
+        return as_written(make_table(self.studies, self.study))
+
+    @cached_property
+    def runs(self) -> list[StageEvidence]:
+        """Of every stage of the cells that came to their end."""
+        cells = [cell for cell in self.study["cells"] if self.studies.status(cell) == "finished"]
+        return [StageEvidence(self, cell, stage) for cell in cells for stage in cell["stages"]]
+
+
+class StageEvidence(Evidence):
+    """The files that a stage of a cell left.
+
+    Args:
+        whole (`StudyEvidence`): The study.
+        cell (`Cell`): Its cell.
+        stage (`Stage`): The stage.
+    """
+
+    def __init__(self, whole: StudyEvidence, cell: Cell, stage: Stage) -> None:
+        path = whole.studies.stage_path(stage)
+        super().__init__(path, path)
+        self.study, self.cell, self.stage, self.is_copy = whole.study, cell, stage, whole.is_copy
+        self.place = path.relative_to(whole.path).as_posix()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a run, and not an evaluation alone."""
+        return self.stage["name"] != "eval"
+
+    def values(self, when: str) -> pa.Table:
+        """Values of single queries; an evaluation has them beside its scores."""
+        if self.trains:
+            return super().values(when)
+        return self._read(PER_QUERY_NAME, lambda: pyarrow.parquet.read_table(self.path / PER_QUERY_NAME))
+
+    def left_out(self, when: str) -> str | None:
+        """Why there are none."""
+        return NO_VALUES if self.is_copy else super().left_out(when)
+
+
+def over_runs(name: str, check: Check, evidence: StudyEvidence) -> Iterator[Finding]:
+    """A check of every run of a study.
+
+    What is wrong is told with the folder of its run.  All else is told of all runs together: what is right, for its
+    count; what is not known, once for each place in a run, with the first run and how many more there are.
+
+    Args:
+        name (`str`): Of the check.
+        check (`Callable`): Takes a `StageEvidence`.
+        evidence (`StudyEvidence`): The study.
+    """
+    unknown: dict[str, list[tuple[StageEvidence, Finding]]] = {}
+    for run in evidence.runs:
+        for finding in found_by(name, check, run):
+            if finding.status == UNKNOWN:
+                unknown.setdefault(finding.place, []).append((run, finding))
+            else:
+                folder = ALL_CELLS if finding.status == OK else run.place
+                yield finding._replace(place=f"{folder}/{finding.place}")
+    for place, found in unknown.items():
+        run, first = found[0]
+        more = f" (of {run.place} and {len(found) - 1} more)" if len(found) > 1 else f" (of {run.place})"
+        yield first._replace(place=f"{ALL_CELLS}/{place}", told=first.told + more)
+
+
+def as_written(value: Any) -> Any:
+    """What JSON makes of it: texts as keys, and lists."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,582 @@
+"""The grid of a study, how its cells run, what is read off them, and the fits: without training but for the curve."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_hybrid.data.sources.sample import build_sample_corpus
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.scaling.grid.arguments import StudyArguments
+from hf_hybrid.scaling.grid.arms import (
+    ARMS,
+    Cell,
+    Shared,
+    Target,
+    budget_key,
+    chosen_cells,
+    command_of,
+    difference_of_cells,
+    grid,
+    language_order,
+    language_sets,
+    script_of,
+    stages_of,
+)
+from hf_hybrid.scaling.grid.fits import QUANTITIES, make_fits, values_of
+from hf_hybrid.scaling.grid.folder import StudyFolder
+from hf_hybrid.scaling.grid.growth import NOT_REACHED
+from hf_hybrid.scaling.grid.sweep import Sweep, delete_cells
+from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_of, make_table, table_text
+from hf_hybrid.scaling.planner.hardware import hardware_of_run
+from hf_hybrid.scaling.planner.measured_runs import read_measured
+from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table, wanted_workload
+from hf_hybrid.training.arguments import DataArguments, EvaluationArguments, HybridTrainingArguments, ModelArguments
+from hf_hybrid.training.interruption import LOCK_NAME, Interrupted
+from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.utils.options import parse_arguments
+from tests.support.planned_runs import write_run_folder
+from tests.support.recipe_runs import REPOSITORY
+from tests.support.toy_runs import At, Kill, kill, toy_trainer
+from tests.support.toys import toy_corpus
+
+SETS = {1: ["de"], 2: ["de", "en"], 4: ["de", "en", "ru", "zh"]}
+SHARED = Shared({"train_corpus": "sample"}, {"corpus": "sample"}, None, 5, True)
+
+
+def full_grid(seeds: tuple[int, ...] = (1, 2)) -> tuple[list[Cell], list[Any]]:
+    cells, absent = grid(list(ARMS), SETS, seeds, SETS[4], True)
+    steps = {budget_key(cell["arm"], cell["num_languages"]): 20 for cell in cells}
+    return [{**cell, "stages": stages_of(cell, SHARED, steps, steps)} for cell in cells], absent
+
+
+class TestGrid:
+    def test_each_arm_has_what_it_can_have(self) -> None:
+        cells, absent = full_grid()
+        ids = [cell["id"] for cell in cells]
+        assert len(set(ids)) == len(ids)
+        per_arm = {arm: [cell for cell in cells if cell["arm"] == arm] for arm in ARMS}
+        once = {"zero_shot": 2, "bm25": 1, "english": 2, "mono": 6, "mlm": 6}
+        assert {arm: len(found) for arm, found in per_arm.items()} == {arm: once.get(arm, 4) for arm in ARMS}
+        assert {gap["id"] for gap in absent} == {f"{arm}-L1" for arm in ARMS if ARMS[arm].least == 2}
+        assert per_arm["english"][0]["languages"] == ["en"] != per_arm["mono"][0]["languages"]
+        assert {"zero_shot-seed2", "bm25", "english-L1-seed1", "hybrid-L4-seed1"} <= set(ids)
+
+    def test_a_checkpoint_is_evaluated_once(self) -> None:
+        cells, _ = grid(["zero_shot", "bm25"], SETS, [1, 2, 3], ["de"], False)
+        assert [(cell["id"], cell["seed"]) for cell in cells] == [("zero_shot", None), ("bm25", None)]
+
+    def test_without_english_that_arm_is_absent(self) -> None:
+        cells, absent = grid(["english"], {1: ["de"]}, [1], ["de", "ru"], True)
+        assert (cells, absent[0]["reason"]) == ([], "the training corpus has no en")
+
+    def test_sets_are_nested_in_each_order(self) -> None:
+        sizes = dict(zip(["ar", "de", "en", "es", "ru", "uk", "zh"], [5, 9, 8, 9, 7, 6, 4], strict=True))
+        orders = {order: language_order(order, sizes) for order in ("size", "scripts", "zh,ar,de")}
+        assert orders["size"] == ["de", "es", "en", "ru", "uk", "ar", "zh"]
+        assert orders["scripts"] == ["de", "ru", "ar", "zh", "es", "uk", "en"]
+        assert len({script_of(code) for code in orders["scripts"][:4]}) == 4 > 1
+        assert orders["zh,ar,de"] == ["zh", "ar", "de"]
+        for order in orders.values():
+            sets = language_sets(order, [1, 2, 3])
+            assert all(sets[n + 1][:n] == sets[n] for n in (1, 2))
+        with pytest.raises(ValueError, match="languages: 4 are asked for, but there are 3: zh, ar, de"):
+            language_sets(orders["zh,ar,de"], [1, 4])
+        with pytest.raises(ValueError, match="the corpus has no 'fr'"):
+            language_order("fr,de", sizes)
+
+    def test_stages_follow_one_another(self) -> None:
+        cells = {cell["id"]: cell for cell in full_grid()[0]}
+        first, second = cells["mlm_hybrid-L2-seed2"]["stages"]
+        assert (first["recipe"], second["recipe"]) == ("mlm.py", "train.py")
+        assert first["options"]["model_name_or_path"] == "{study}/base/seed-2"
+        assert second["options"]["model_name_or_path"] == f"{first['options']['output_dir']}/model"
+        assert first["folder"] != second["folder"]
+        (hybrid,) = cells["hybrid-L2-seed2"]["stages"]
+        same = ("mix", "languages", "seed", "max_steps", "eval_steps", "evaluate_before")
+        assert {name: hybrid["options"][name] for name in same} == {name: second["options"][name] for name in same}
+        (untrained,) = cells["zero_shot-seed2"]["stages"]
+        assert untrained["options"]["model"] == hybrid["options"]["model_name_or_path"]
+
+    def test_the_recipes_understand_every_command(self, tmp_path: Path) -> None:
+        for name in ("train", "mlm"):
+            (tmp_path / "configs").mkdir(exist_ok=True)
+            (tmp_path / "configs" / f"{name}.yaml").write_text("use_cpu: true\n")
+        classes: dict[str, list[Any]] = {
+            "train.py": [ModelArguments, DataArguments, HybridTrainingArguments],
+            "mlm.py": [MlmModelArguments, DataArguments, MlmTrainingArguments],
+            "eval.py": [EvaluationArguments],
+        }
+        seen = set()
+        for cell in full_grid((1,))[0]:
+            for stage in cell["stages"]:
+                words = command_of(stage, str(tmp_path), "recipes", ["python"])
+                assert words[:2] == ["python", f"recipes/{stage['recipe']}"]
+                assert "{study}" not in " ".join(words)
+                found = parse_arguments(classes[stage["recipe"]], words[2:])
+                seen.add(stage["recipe"])
+                if stage["recipe"] == "train.py":
+                    assert (found[2].mix, found[2].max_steps) == (stage["options"]["mix"], 20)
+                    assert found[1].languages == ",".join(cell["languages"])
+        assert seen == set(classes)
+
+    def test_more_cells_are_the_same_study_and_others_are_not(self) -> None:
+        cells = full_grid((1, 2))[0]
+        fewer = full_grid((1,))[0]
+        assert difference_of_cells(fewer, cells) is None
+        assert "is not asked for now" in str(difference_of_cells(cells, fewer))
+        changed = json.loads(json.dumps(fewer).replace('"max_steps": "20"', '"max_steps": "30"'))
+        assert "max_steps was 20 and is 30" in str(difference_of_cells(fewer, changed))
+
+    def test_cells_are_chosen(self) -> None:
+        cells = full_grid()[0]
+        assert [cell["id"] for cell in chosen_cells(cells, "bm25,hybrid-L4-*", None)] == [
+            "bm25",
+            "hybrid-L4-seed1",
+            "hybrid-L4-seed2",
+        ]
+        assert chosen_cells(cells, None, 3) == [cells[3]]
+        with pytest.raises(ValueError, match=r"there are zero_shot-seed1, .* and \d+ more, see --list"):
+            chosen_cells(cells, "hybird-*", None)
+        for only, number in (("nothing-*", None), (None, len(cells)), ("bm25", 0)):
+            with pytest.raises(ValueError, match="cell"):
+                chosen_cells(cells, only, number)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"languages": "1,two"}, "languages: 'two'"),
+        ({"languages": ""}, "counts"),
+        ({"arms": "hybrid,hybird"}, "arms: 'hybird' is not known"),
+        ({"seeds": "0"}, "seed"),
+        ({"budget": "money"}, "budget='money'"),
+        ({"budget_value": "-3"}, "budget_value"),
+        ({"budget": "time"}, "budget=time: say how much"),
+        ({"budget": "target_quality"}, "give the target as budget_value"),
+        ({"budget": "target_quality", "budget_value": "0.5"}, "write it as in multilingual/MAP=0.5"),
+        ({"target": "MAP=0.5"}, "write it as in"),
+        ({"jobs": 0}, "jobs=0"),
+        ({"study_dir": " "}, "name a folder"),
+    ],
+)
+def test_mistakes_are_explained(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudyArguments(**options)
+
+
+def test_seeds_are_a_number_or_a_list() -> None:
+    assert StudyArguments(seeds="3").seed_list == [1, 2, 3]
+    assert StudyArguments(seeds="7,5").seed_list == [5, 7]
+    assert StudyArguments(seeds="7,").seed_list == [7]
+    for words in (["--train_options", "--bf16 true"], ["--train_options=--bf16 true"]):
+        assert parse_arguments([StudyArguments], words)[0].words_of("train_options") == {"bf16": "true"}
+    with pytest.raises(ValueError, match="expected --option value"):
+        StudyArguments(train_options="max_steps 3").words_of("train_options")
+
+
+def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
+    (study, _) = parse_arguments([StudyArguments], ["--config", str(REPOSITORY / "recipes/sample/study.yaml")])
+    corpus = build_sample_corpus()
+    order = language_order(study.order, dict.fromkeys(corpus.languages, 1))
+    sets = language_sets(order, study.counts)
+    assert list(sets) == [1, 2, 4, 8, 16]
+    assert sets[1] != ["en"]
+    cells, absent = grid(study.arm_list, sets, study.seed_list, corpus.languages, True)
+    trained = 3 * (5 * 2 + 4 * 6 + 1)  # mono and mlm at five L, six arms at four, english
+    assert len(cells) == trained + 3 + 1
+    assert len(absent) == 6
+    for name in (study.train_config, study.mlm_config):
+        assert (REPOSITORY / name).exists()
+
+
+# What runs
+
+
+FAKE = """
+    import json, os, signal, sys, time
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    folder = options["--output_dir"]
+    os.makedirs(folder, exist_ok=True)
+    with open(folder + "/calls", "a") as file:
+        print(os.environ["OMP_NUM_THREADS"], file=file)
+    def told(number, frame):
+        open(folder + "/saved", "w").close()
+        sys.exit(75)
+    signal.signal(signal.SIGTERM, told)
+    do = options.get("--do", "")
+    if do == "fail":
+        print("Traceback ...\\nValueError: no such thing", flush=True)
+        sys.exit(3)
+    if do == "die":
+        print("half a word", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if do == "wait" and not os.path.exists(folder + "/saved"):
+        open(folder + "/waiting", "w").close()
+        time.sleep(60)
+    scores = {"monolingual": {}, "cross_lingual": {}, "multilingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
+    form = {"name": "hf_hybrid run folder", "version": 1}
+    json.dump({"format": form, "before": None, "after": scores}, open(folder + "/eval.json", "w"))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "eval.py").write_text(textwrap.dedent(FAKE))
+    return StudyFolder(tmp_path / "study")
+
+
+def fake_cell(name: str, do: str) -> Cell:
+    options = {"output_dir": f"{{study}}/cells/{name}", **({"do": do} if do else {})}
+    stage: Any = {"name": "eval", "recipe": "eval.py", "folder": options["output_dir"], "options": options}
+    return {"id": name, "arm": "zero_shot", "num_languages": 0, "languages": [], "seed": 1, "stages": [stage]}
+
+
+def sweep_of(folder: StudyFolder, said: list[str] | None = None, **options: Any) -> Sweep:
+    say: Callable[[str], Any] = (said if said is not None else []).append
+    return Sweep(folder, str(folder.path.parent / "recipes"), [sys.executable, "-S"], say=say, **options)
+
+
+def calls(folder: StudyFolder, cell: Cell) -> list[str]:
+    path = folder.cell_path(cell) / "calls"
+    return path.read_text().split() if path.exists() else []
+
+
+def until(ready: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if ready():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within 30 s")
+
+
+class TestSweep:
+    def test_what_fails_is_told_and_the_others_run(self, folder: StudyFolder) -> None:
+        cells = [fake_cell("a", ""), fake_cell("b", "fail"), fake_cell("c", "die"), fake_cell("d", "")]
+        said: list[str] = []
+        status = sweep_of(folder, said, jobs=2, threads=3).run(cells)
+        assert status == {"a": "finished", "b": "failed", "c": "failed", "d": "finished"}
+        assert folder.read_failure(cells[1])["last_line"] == "ValueError: no such thing"
+        assert folder.read_failure(cells[1])["returncode"] == 3
+        assert folder.read_failure(cells[2])["last_line"] == "killed by signal 9 after: half a word"
+        assert "b failed: ValueError: no such thing" in "\n".join(said)
+        assert calls(folder, cells[0]) == ["3"]
+        # again: nothing is run, unless it is asked for
+        assert sweep_of(folder).run(cells) == status
+        assert [len(calls(folder, cell)) for cell in cells] == [1, 1, 1, 1]
+        cells[1] = fake_cell("b", "")
+        assert sweep_of(folder).run(cells, retry_failed=True)["b"] == "finished"
+        assert [len(calls(folder, cell)) for cell in cells] == [1, 2, 2, 1]
+        assert not (folder.cell_path(cells[1]) / "failure.json").exists()
+
+    def test_a_signal_is_passed_on_and_the_next_sweep_goes_on(self, folder: StudyFolder) -> None:
+        cells = [fake_cell("a", "wait"), fake_cell("b", "")]
+        waiting = folder.cell_path(cells[0]) / "waiting"
+
+        def interrupt() -> None:
+            until(waiting.exists)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=interrupt)
+        former = signal.getsignal(signal.SIGTERM)
+        thread.start()
+        try:
+            with pytest.raises(Interrupted):
+                sweep_of(folder).run(cells)
+        finally:
+            thread.join()
+            signal.signal(signal.SIGTERM, former)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert (folder.cell_path(cells[0]) / "saved").exists()
+        assert [folder.status(cell) for cell in cells] == ["missing", "missing"]
+        assert calls(folder, cells[1]) == [], "none begins after that"
+        assert sweep_of(folder).run(cells) == {"a": "finished", "b": "finished"}
+
+    def test_a_cell_that_outlived_its_sweep_is_waited_for(self, folder: StudyFolder) -> None:
+        cell = fake_cell("a", "")
+        path = folder.cell_path(cell)
+        path.mkdir(parents=True)
+        held, free = path / "held", path / "free"
+        code = f"""
+            import os, sys, time
+            from filelock import FileLock
+            with FileLock({str(path / LOCK_NAME)!r}):
+                open({str(held)!r}, "w").close()
+                while not os.path.exists({str(free)!r}):
+                    time.sleep(0.05)
+        """
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+        until(held.exists)
+        thread = threading.Timer(1.5, free.touch)
+        thread.start()
+        began = time.monotonic()
+        try:
+            assert sweep_of(folder).run([cell]) == {"a": "finished"}
+        finally:
+            thread.join()
+            process.wait()
+        assert time.monotonic() - began > 1.4
+
+    def test_only_what_a_study_wrote_is_deleted(self, folder: StudyFolder) -> None:
+        for name in ("cells/a/x", "mine/y"):
+            (folder.path / name).parent.mkdir(parents=True)
+            (folder.path / name).touch()
+        delete_cells(folder)
+        assert (folder.path / "cells/a/x").exists()
+        folder.write("study.json", {})
+        delete_cells(folder)
+        assert sorted(path.name for path in folder.path.iterdir()) == ["mine"]
+
+
+# What is read off
+
+
+def point(step: float, value: float, time_s: float = 0.0, energy_wh: float | None = None) -> Point:
+    return Point(
+        step, time_s or step / 2, 100 * step, energy_wh, {"multilingual/MAP": value, "bias/rank_distance": 9 - value}
+    )
+
+
+class TestCostToTarget:
+    def test_it_lies_between_two_points(self) -> None:
+        points = [point(0, 0.1), point(10, 0.3), point(20, 0.5), point(30, 0.4)]
+        found = cost_to_target(points, Target("multilingual/MAP", 0.35))
+        assert (found["reached"], found["at_most"]) == (True, False)
+        assert found["step"] == pytest.approx(12.5)
+        assert found["train_time_s"] == pytest.approx(6.25)
+        assert found["tokens"] == pytest.approx(1250)
+        assert found["energy_wh"] is None
+
+    def test_not_reached_is_no_number(self) -> None:
+        found = cost_to_target([point(0, 0.1), point(10, 0.3)], Target("multilingual/MAP", 0.31))
+        assert not found["reached"]
+        assert [found[name] for name in ("step", "train_time_s", "tokens")] == [None] * 3
+
+    def test_a_first_point_says_at_most(self) -> None:
+        found = cost_to_target([point(10, 0.3), point(20, 0.4)], Target("multilingual/MAP", 0.2))
+        assert (found["reached"], found["at_most"], found["step"]) == (True, True, 10)
+
+    def test_bias_is_better_when_lower(self) -> None:
+        found = cost_to_target([point(0, 1), point(10, 3)], Target("bias/rank_distance", 7))
+        assert found["step"] == pytest.approx(5)
+
+    def test_a_second_stage_begins_where_the_first_ended(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path)
+        line: Any = {
+            "step": 4,
+            "train_time_s": 2.0,
+            "tokens": 40,
+            "energy_wh": 1.0,
+            "measures": {"multilingual/MAP": 0.4},
+        }
+        run.append_curve_line(line)
+        totals = {"num_steps": 8, "train_time_s": 4.0, "tokens": 80, "energy_wh": 2.0}
+        run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
+        start = Point(10, 5.0, 100, 3.0, {"multilingual/MAP": 0.2})
+        points = curve_of(run, {"multilingual/MAP": 0.6}, None, start)
+        assert [(found.step, found.train_time_s, found.tokens, found.energy_wh) for found in points] == [
+            (10, 5.0, 100, 3.0),
+            (14, 7.0, 140, 4.0),
+            (18, 9.0, 180, 5.0),
+        ]
+        assert cost_to_target(points, Target("multilingual/MAP", 0.5))["tokens"] == pytest.approx(160)
+
+
+def made_up(arms: dict[str, Callable[[int, int], float | None]], counts: tuple[int, ...], target: float) -> list[Any]:
+    """Rows whose step time is a function of L and the seed; None fails."""
+    rows = []
+    for arm, count, seed in itertools.product(arms, counts, (1, 2, 3)):
+        value = arms[arm](count, seed)
+        row = {
+            "id": f"{arm}-L{count}-seed{seed}",
+            "arm": arm,
+            "num_languages": count,
+            "seed": seed,
+            "status": "finished" if value is not None else "failed",
+            "reason": None,
+            **NO_COSTS,
+            "stages": {},
+            "quality": {"multilingual/MAP": 0.5 - 0.01 * count + 0.001 * seed} if value is not None else {},
+            "trained": {},
+            "unseen": {},
+            "target": None,
+        }
+        if value is not None:
+            row["step_time_s"] = value
+            reached = value < target
+            row["target"] = {
+                "reached": reached,
+                "tokens": 5.0,
+                "energy_wh": None,
+                "train_time_s": value if reached else None,
+            }
+        rows.append(row)
+    return rows
+
+
+class TestFits:
+    def found(self) -> tuple[list[Any], dict[str, Any]]:
+        arms: dict[str, Callable[[int, int], float | None]] = {
+            "hybrid": lambda count, seed: 1 + 0.5 * count + 0.001 * seed,
+            "mlm_hybrid": lambda count, seed: (
+                None if (count, seed) == (4, 2) else 2 * (1 + 0.5 * count) + 0.001 * seed
+            ),
+        }
+        rows = made_up(arms, (2, 4, 8), target=9.0)
+        study: Any = {"arms": ["bm25", *arms], "seeds": [1, 2, 3]}
+        return rows, make_fits(study, {"rows": rows, "tokens": {}, "counts": {}})
+
+    def test_growth_and_ratio_are_those_put_in(self) -> None:
+        _, fits = self.found()
+        fit = fits["growth"]["step_time_s"]["hybrid"]
+        assert (fit["law"], fit["coefficients"]["slope"]) == ("linear", pytest.approx(0.5))
+        assert fit["sentence"].startswith("step time grows with L")
+        ratio = fits["ratios"]["step_time_s"]["hybrid/mlm_hybrid"]
+        assert ratio["languages"] == [2, 4, 8]
+        assert ratio["by_languages"]["8"]["ratio"] == pytest.approx(0.5, rel=1e-3)
+        assert "1 cell failed" in ratio["all"]["sentence"]
+        assert "setup_time_s" not in fits["growth"], "nobody measured it"
+        curse = fits["growth"]["multilingual/MAP"]["hybrid"]["from_fewest"][-1]
+        assert curse["difference"] == pytest.approx(-0.06)
+        assert "MAP is lower at L = 8 than at L = 2" in curse["sentence"]
+
+    def test_an_unreached_target_is_no_number_and_no_claim(self) -> None:
+        rows, fits = self.found()
+        values = values_of(rows, "mlm_hybrid", [1, 2, 3], QUANTITIES["target/train_time_s"])
+        assert values[8] == [NOT_REACHED] * 3
+        assert values[4][1] is None
+        sentence = fits["ratios"]["target/train_time_s"]["hybrid/mlm_hybrid"]["all"]["sentence"]
+        assert "no ratio of hybrid to mlm_hybrid can be stated" in sentence
+
+    def test_they_are_strict_json(self, tmp_path: Path) -> None:
+        _, fits = self.found()
+        StudyFolder(tmp_path).write("fits.json", fits)
+        assert StudyFolder(tmp_path).read("fits.json") == json.loads(json.dumps(fits))
+
+
+def test_a_table_says_what_is_missing_and_absent(tmp_path: Path) -> None:
+    cells, absent = full_grid((1,))
+    study: Any = {
+        "cells": cells,
+        "absent": absent,
+        "tokens": {},
+        "eval_languages": SETS[4],
+        "budget": {"target": None},
+    }
+    folder = StudyFolder(tmp_path)
+    failed = next(cell for cell in cells if cell["id"] == "pool-L2-seed1")
+    folder.write_failure(failed, {"stage": "train", "returncode": 1, "last_line": "no room"})
+    table = make_table(folder, study)
+    assert table["counts"] == {"absent": len(absent), "failed": 1, "missing": len(cells) - 1}
+    text = table_text(table)
+    assert "pool-L2-seed1 failed: no room" in text
+    assert "absent: cross needs 2 languages at the least" in text
+
+
+def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    for number, (languages, batch_size) in enumerate(itertools.product((2, 4, 8), (16, 32, 64))):
+        write_run_folder(cells / str(number), languages=languages, batch_size=batch_size)
+    other = RunFolder(cells / "mlm-L8-seed1")
+    other.write_run({**RunFolder(cells / "0").read_run(), "mix": "mlm"})
+    (cells / "bm25").mkdir()
+    machine = tmp_path / "machine.yaml"
+    name = hardware_of_run(RunFolder(cells / "0").read_run()).name
+    machine.write_text(json.dumps({"name": name, "kind": "cpu"}))
+    asked = PlanArguments(plan=str(machine), batch_size=48)
+    found = plan_from_study(str(tmp_path), [6], asked)
+    work = found.workload
+    assert (found.num_runs, work.languages, work.batch_size, work.cells) == (9, 6, 48, None)
+    ends = (found.step_time_s.low, found.step_time_s.high)
+    step_s = [RunFolder(cells / str(number)).read_resources()["train_time_s"] / 20 for number in (1, 2)]
+    assert step_s[0] * 0.8 < found.step_time_s.value < step_s[1] * 1.2
+    assert None not in ends
+    with pytest.raises(ValueError, match="a plan is of one number of languages"):
+        plan_from_study(str(tmp_path), [6, 7], asked)
+    with pytest.raises(ValueError, match="no finished training to learn from"):
+        plan_from_study(str(tmp_path / "none"), [6], asked)
+    machine.write_text(json.dumps({"name": name, "kind": "cpu", "num_devices": 2, "interconnect_gb_per_s": 10}))
+    for one, devices in ((PlanArguments(str(machine)), 2), (PlanArguments(str(machine), num_devices=1), 1)):
+        found = plan_from_study(str(tmp_path), [6], one)
+        assert found.workload.num_devices == devices
+        assert f", {devices} x {name};" in prediction_table(found)
+    for option, one in (
+        ("plan", PlanArguments("nowhere")),
+        ("measured_on", PlanArguments(str(machine), None, "nowhere")),
+    ):
+        with pytest.raises(ValueError, match=f"--{option} nowhere: there is no such file"):
+            plan_from_study(str(tmp_path), [6], one)
+    wider = wanted_workload([read_measured(RunFolder(cells / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
+    assert (wider.model.hidden_size, wider.model.num_layers, wider.mix) == (256, 2, "mono=1")
+    assert wider.model.parameters > work.model.parameters
+
+
+# The curve of a run
+
+CURVE: dict[str, Any] = {
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "max_eval_queries": 4,
+    "mix": "mono=1",
+    "logging_steps": 2,
+}
+
+
+def told_by(folder: Path) -> list[tuple[Any, ...]]:
+    return [
+        (line["step"], line["tokens"], line["measures"]["multilingual/MAP"])
+        for line in RunFolder(folder).read_curve()[0]
+    ]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_curve_goes_on_where_a_kill_left_it(tmp_path: Path) -> None:
+    corpus = toy_corpus(num_items=40)
+    train, held = corpus.split(10)
+
+    def run(folder: Path, *callbacks: Any) -> None:
+        toy_trainer(folder, train, *callbacks, eval_corpus=held, dropout=0.0, **CURVE).train(
+            resume_from_checkpoint=True
+        )
+
+    run(tmp_path / "whole")
+    whole = told_by(tmp_path / "whole")
+    assert [step for step, *_ in whole] == [3, 6, 9, 10]
+    assert len({value for *_, value in whole}) > 1, "training changes what is measured"
+    with pytest.raises(Kill):  # after the checkpoint of step 4 and the point of step 6
+        run(tmp_path / "killed", At("on_step_begin", 7, kill))
+    assert [step for step, *_ in told_by(tmp_path / "killed")] == [3, 6]
+    with open(RunFolder(tmp_path / "killed").curve_path, "a") as file:
+        file.write('{"step": 7, "tra')
+    assert RunFolder(tmp_path / "killed").read_curve()[1] == 1
+    run(tmp_path / "killed")
+    assert told_by(tmp_path / "killed") == whole
+    lines, torn = RunFolder(tmp_path / "killed").read_curve()
+    times = [line["train_time_s"] for line in lines]
+    assert times == sorted(times)
+    assert torn == 0
+    totals = RunFolder(tmp_path / "killed").read_resources()
+    assert 0 < times[0] < times[-1] == totals["train_time_s"], "a point stands at the end too"
+    assert math.isfinite(lines[0]["measures"]["bias/rank_distance"])
+
+
+def test_evaluating_outside_of_training_is_no_point_of_the_curve(tmp_path: Path) -> None:
+    train, held = toy_corpus(num_items=40).split(10)
+    trainer = toy_trainer(tmp_path / "run", train, eval_corpus=held, max_steps=1, max_eval_queries=2)
+    trainer.train()
+    assert "eval_multilingual/MAP" in trainer.evaluate()
+    assert RunFolder(tmp_path / "run").read_curve() == ([], 0)
