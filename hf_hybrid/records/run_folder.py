@@ -12,7 +12,7 @@
 | `evaluations/`    | `before/` and `after/`: values of single queries  | when an evaluation is done  |
 | `README.md`       | the model card with `pictures/`, see `hub/model_card.py`   | at the end                  |
 | `bundle/`         | all that can be checked, see `bundle.py`          | at the end                  |
-| `hub.json`        | what was pushed from here, see `hub_record.py`    | with a push                 |
+| `hub.json`        | what was pushed from here, see `hub/commit.py`    | with a push                 |
 | `checkpoint-N/`   | model and state of training, see `checkpoints.py` | every `save_steps`          |
 | `events.jsonl`    | what happened, see `events.py`                    | appended                    |
 | `heartbeat.json`  | the last sign of life, see `training/interruption.py`       | every few seconds           |

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_hybrid import card_limits
 from hf_hybrid.hub import bundle as bundle_module
+from hf_hybrid.hub import card_sections
 from hf_hybrid.hub.bundle import belongs, files_of, write_bundle
 from hf_hybrid.hub.model_card import write_card
 from hf_hybrid.records.environment import environment, installed_version, installed_versions
@@ -185,7 +185,7 @@ def test_values_that_are_too_large_are_left_out_and_said_to_be(
     values = run_folder / "evaluations" / "after" / "per_query.parquet"
     assert RunFolder(run_folder).read_eval()["values_bytes"] == {"after": values.stat().st_size}
     with monkeypatch.context() as patched:
-        for module in (bundle_module, card_limits, evidence):
+        for module in (bundle_module, card_sections, evidence):
             patched.setattr(module, "MOST_VALUES_BYTES", 1000)
         write_card(run_folder)
         bundle = write_bundle(run_folder)
