@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_hybrid.data.corpus import ParallelCorpus
-from hf_hybrid.data.sources.load import from_jsonl
+from hf_hybrid.data.sources.jsonl import from_jsonl
 from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, KINDS, MANIFEST
 
 LIMIT_S, LIMIT_GIB = 30.0, 2.0

@@ -6,12 +6,16 @@ P places, B queries of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from hf_hybrid.metrics.beir_cross_lingual import bias, ranking
+from hf_hybrid.records.run_folder import Scores
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
@@ -22,6 +26,7 @@ POOL = "*"  # what stands for all passage languages together
 FIRST_PLACES = bias.FIRST_PLACES  # what `LanguageRanks` needs of each ranking, beside the ranks
 _POOL_RECALL = f"pool_recall@{bias.RECALL_PLACES}"
 _BLOCK_QUERIES = 4096  # parallel queries whose rankings are compared at once
+KEYS = ("query_language", "passage_language", "query_id")
 
 
 class LanguageRanks(NamedTuple):
@@ -131,8 +136,47 @@ def _bias(ranks: LanguageRanks) -> dict[str, np.ndarray]:
     )
 
 
+class _Means:
+    """Means over queries, by pair and by query language, then over those: every score of `eval.json` is made here."""
+
+    def __init__(self) -> None:
+        # what was asked for, and other values, of each pair and of each query language in the pool
+        self.pairs: dict[tuple[str, str], tuple[dict[str, float], dict[str, float]]] = {}
+        self.pool: list[tuple[dict[str, float], dict[str, float]]] = []
+        self._all_have_distances = True
+
+    def add(self, pair: tuple[str, str], values: Mapping[str, np.ndarray], measures: Sequence[str]) -> None:
+        """Add the queries of a language pair, or of a language in the pool."""
+        others = ranking.known_means(values)
+        asked = {name: others.pop(name) for name in dict.fromkeys(measures) if name in others}
+        if pair[1] == POOL:
+            self.pool.append((asked, others))
+            self._all_have_distances &= "rank_distance" in values and not bias.lacks_rank_distance(values).any()
+        else:
+            self.pairs[pair] = asked, others
+
+    def scores(self, num_queries: int, more_bias: Mapping[str, float]) -> Scores:
+        """Return the means of the means; `more_bias` is added to those of `bias`.
+
+        There is no rank distance where a query has relevant passages in several languages and not all of them were
+        found: a mean over the others would favor the model that finds less.
+        """
+        bias_means = ranking.macro(others for _, others in self.pool)
+        if not self._all_have_distances:
+            bias_means.pop("rank_distance", None)
+        pairs = self.pairs.items()
+        return {
+            "monolingual": ranking.macro(asked for (query, passage), (asked, _) in pairs if query == passage),
+            "cross_lingual": ranking.macro(asked for (query, passage), (asked, _) in pairs if query != passage),
+            "multilingual": ranking.macro(asked for asked, _ in self.pool),
+            "bias": {**bias_means, **more_bias},
+            "pairs": {"-".join(pair): {**asked, **others} for pair, (asked, others) in pairs},
+            "num_queries": num_queries,
+        }
+
+
 class Tally:
-    """Means over queries, by pair and by query language, then over those.
+    """Scores of an evaluation, from the ranks of one language after the other.
 
     Args:
         corpus (`ParallelCorpus`): Says which queries are parallel.
@@ -140,62 +184,36 @@ class Tally:
     """
 
     def __init__(self, corpus: ParallelCorpus, settings: Sequence[str]) -> None:
-        self._num_queries = 0
-        # what was asked for, and what goes beside it, of each pair and of each query language in the pool
-        self._pairs: dict[tuple[str, str], tuple[dict[str, float], dict[str, float]]] = {}
-        self._pool: list[tuple[dict[str, float], dict[str, float]]] = []
-        self._all_have_distances = True
+        self._num_queries, self._means = 0, _Means()
         self._parallel = _ParallelQueries(corpus) if "multilingual" in settings else None
 
     @property
     def empty(self) -> bool:
         """Whether no query had a relevant passage in any of the settings."""
-        return not (self._pairs or self._pool)
+        return not (self._means.pairs or self._means.pool)
 
     def add(self, ranks: LanguageRanks, values: Sequence[QueryValues], measures: Sequence[str]) -> None:
-        """Take in the queries of one language.
+        """Add the queries of one language.
 
         Args:
             ranks (`LanguageRanks`): Their ranks.
             values (`Sequence[QueryValues]`): What `query_values` made of them, by the settings of this tally.
-            measures (`Sequence[str]`): Those that were asked for; what else the values hold goes beside them, and not
-                into the means of the settings.
+            measures (`Sequence[str]`): Those that were asked for. Other values are reported but not averaged over
+                pairs.
         """
         if values:
             self._num_queries += len(np.unique(np.concatenate([found.query_V for found in values])))
         for found in values:
-            means = ranking.known_means(found.values)
-            asked = {name: means.pop(name) for name in dict.fromkeys(measures)}
-            if found.passage_language == POOL:
-                self._pool.append((asked, means))
-                self._all_have_distances &= not bias.lacks_rank_distance(found.values).any()
-            else:
-                self._pairs[ranks.query_language, found.passage_language] = asked, means
+            self._means.add((ranks.query_language, found.passage_language), found.values, measures)
         if self._parallel is not None:
             self._parallel.add(ranks)
 
     def scores(self) -> Scores:
-        """The means of the means.
+        """Return the scores as in `eval.json`.
 
-        Returns:
-            `Scores`: As in `eval.json`. `num_queries` are those that have a relevant passage in one of the settings.
-            There is no rank distance where a query has relevant passages in several languages and not all of them were
-            found: a mean over the others would favour who finds less.
+        `num_queries` are those that have a relevant passage in one of the settings.
         """
-        bias_means = ranking.macro(beside for _, beside in self._pool)
-        if not self._all_have_distances:
-            bias_means.pop("rank_distance", None)
-        if self._parallel is not None:
-            bias_means |= self._parallel.correlation()
-        same = {pair: asked for pair, (asked, _) in self._pairs.items() if pair[0] == pair[1]}
-        return {
-            "monolingual": ranking.macro(same.values()),
-            "cross_lingual": ranking.macro(asked for pair, (asked, _) in self._pairs.items() if pair not in same),
-            "multilingual": ranking.macro(asked for asked, _ in self._pool),
-            "bias": bias_means,
-            "pairs": {"-".join(pair): {**asked, **beside} for pair, (asked, beside) in self._pairs.items()},
-            "num_queries": self._num_queries,
-        }
+        return self._means.scores(self._num_queries, self._parallel.correlation() if self._parallel else {})
 
 
 class _ParallelQueries:
@@ -231,3 +249,37 @@ class _ParallelQueries:
                 known_B = query_rows[place_B] == rows_BL[:, column]
                 first_BLP[known_B, column, : first_QP.shape[1]] = first_QP[place_B[known_B]]
             yield first_BLP
+
+
+def scores_of_queries(values: pa.Table, measures: list[str]) -> Scores:
+    """Return the scores of an evaluation from its `per_query.parquet`, without the correlations of `bias`.
+
+    Args:
+        values (`pa.Table`): A row for each query and passage language.
+        measures (`list[str]`): Those that were asked for.
+
+    Example:
+
+        >>> rows = {"query_language": ["de"] * 3, "passage_language": ["de", "de", "*"], "query_id": ["1", "2", "1"]}
+        >>> scores = scores_of_queries(pa.table({**rows, "MAP": [0.5, 1.0, 0.25]}), ["MAP"])
+        >>> scores["pairs"], scores["multilingual"], scores["num_queries"]
+        ({'de-de': {'MAP': 0.75}}, {'MAP': 0.25}, 2)
+    """
+    means = _Means()
+    for pair, found in _groups(values).items():
+        means.add(pair, found, measures)
+    return means.scores(values.group_by(["query_language", "query_id"]).aggregate([]).num_rows, {})
+
+
+def _groups(values: pa.Table) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """For each pair of languages, or language and pool, the columns of its queries, NaN where there is no value."""
+    languages = zip(*(values[key].to_pylist() for key in KEYS[:2]), strict=True)
+    rows: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, pair in enumerate(languages):
+        rows[pair].append(row)
+    columns = {
+        name: values[name].cast(pa.float64()).fill_null(math.nan).to_numpy()
+        for name in values.column_names
+        if name not in KEYS
+    }
+    return {pair: {name: column[chosen] for name, column in columns.items()} for pair, chosen in rows.items()}

@@ -35,7 +35,7 @@ from hf_hybrid.records.run_folder import PER_QUERY_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import delete_unfinished, replacing
 
-from .aggregate import POOL
+from .aggregate import KEYS, POOL
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from .aggregate import LanguageRanks, QueryValues
 
-_KEYS = ("query_language", "passage_language", "query_id")
 _TREC = pyarrow.csv.WriteOptions(include_header=False, delimiter=" ", quoting_style="none")
 
 
@@ -83,7 +82,7 @@ class EvaluationFiles:
         self.folder, self.corpus, self.tag = Path(folder), corpus, _word(tag)
         self.run_depth = run_depth if save_runs else 0
         self._ids = cache(self._read_ids)
-        self._schema = pa.schema([(name, pa.string()) for name in _KEYS])
+        self._schema = pa.schema([(name, pa.string()) for name in KEYS])
         self._writer: pyarrow.parquet.ParquetWriter | None = None
         self._opened = ExitStack()  # what is to be closed, and the file to be named, or deleted after an error
 
@@ -100,7 +99,7 @@ class EvaluationFiles:
 
     def begin(self, names: Sequence[str]) -> None:
         """Take the names of all values that any language may have: each is a column."""
-        self._schema = pa.schema([(name, pa.string()) for name in _KEYS] + [(name, pa.float64()) for name in names])
+        self._schema = pa.schema([(name, pa.string()) for name in KEYS] + [(name, pa.float64()) for name in names])
 
     def add(self, ranks: LanguageRanks, values: Sequence[QueryValues]) -> None:
         """Write what the queries of one language gave."""
@@ -147,8 +146,8 @@ class EvaluationFiles:
         for found in values:
             count = len(found.query_V)
             keys = (pa.repeat(language, count), pa.repeat(found.passage_language, count), ids.take(found.query_V))
-            columns = dict(zip(_KEYS, keys, strict=True))
-            for name in self._schema.names[len(_KEYS) :]:
+            columns = dict(zip(KEYS, keys, strict=True))
+            for name in self._schema.names[len(KEYS) :]:
                 value_V = found.values.get(name)
                 columns[name] = pa.nulls(count) if value_V is None else pa.array(value_V, from_pandas=True)
             tables.append(pa.table(columns, schema=self._schema))

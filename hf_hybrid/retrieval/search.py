@@ -22,13 +22,10 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    pass
 
 # Scores held at once: 512 MiB.
 _BLOCK_SCORES = 2**27

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from hf_hybrid.evaluation.aggregate import POOL
-from hf_hybrid.metrics.beir_cross_lingual import bias, ranking
+from hf_hybrid.evaluation.aggregate import scores_of_queries
 from hf_hybrid.records.run_folder import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores
 from hf_hybrid.records.scores import flatten_scores
 
@@ -20,7 +14,6 @@ from .findings import UNKNOWN, Finding, compared, satisfied
 from .rerun import RELATIVE_TOLERANCE, TOLERANCE
 
 _MOST_ROW_BYTES = 1024  # a row has some twenty numbers, two languages and an id
-_KEYS = ("query_language", "passage_language", "query_id")
 
 
 def check_scores(evidence: Evidence) -> Iterator[Finding]:
@@ -54,58 +47,6 @@ def _check_size(evaluation: Evaluation, scores: Scores, when: str) -> Iterator[F
     rows = scores["num_queries"] * (len(languages) + 1)
     told = f"the values of {scores['num_queries']} queries do not take {size} bytes"
     yield satisfied("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, told)
-
-
-def scores_of_queries(values: pa.Table, measures: list[str]) -> Scores:
-    """What `eval.json` says of an evaluation, from its `per_query.parquet`.
-
-    Args:
-        values (`pa.Table`): A row for each query and passage language.
-        measures (`list[str]`): Those that were asked for; what else there is goes beside them.
-
-    Example:
-
-        >>> rows = {"query_language": ["de"] * 3, "passage_language": ["de", "de", "*"], "query_id": ["1", "2", "1"]}
-        >>> scores = scores_of_queries(pa.table({**rows, "MAP": [0.5, 1.0, 0.25]}), ["MAP"])
-        >>> scores["pairs"], scores["multilingual"], scores["num_queries"]
-        ({'de-de': {'MAP': 0.75}}, {'MAP': 0.25}, 2)
-    """
-    pairs: dict[tuple[str, str], tuple[dict[str, float], dict[str, float]]] = {}
-    pools = []
-    all_have_distances = True
-    for pair, found in _groups(values).items():
-        beside = ranking.known_means(found)
-        asked = {name: beside.pop(name) for name in dict.fromkeys(measures) if name in beside}
-        if pair[1] == POOL:
-            pools.append((asked, beside))
-            all_have_distances &= "rank_distance" in found and not bias.lacks_rank_distance(found).any()
-        else:
-            pairs[pair] = asked, beside
-    bias_means = ranking.macro(beside for _, beside in pools)
-    if not all_have_distances:
-        bias_means.pop("rank_distance", None)
-    return {
-        "monolingual": ranking.macro(asked for (query, passage), (asked, _) in pairs.items() if query == passage),
-        "cross_lingual": ranking.macro(asked for (query, passage), (asked, _) in pairs.items() if query != passage),
-        "multilingual": ranking.macro(asked for asked, _ in pools),
-        "bias": bias_means,
-        "pairs": {"-".join(pair): {**asked, **beside} for pair, (asked, beside) in pairs.items()},
-        "num_queries": values.group_by(["query_language", "query_id"]).aggregate([]).num_rows,
-    }
-
-
-def _groups(values: pa.Table) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """For each pair of languages, or language and pool, the columns of its queries, NaN where there is no value."""
-    languages = zip(*(values[key].to_pylist() for key in _KEYS[:2]), strict=True)
-    rows: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row, pair in enumerate(languages):
-        rows[pair].append(row)
-    columns = {
-        name: values[name].cast(pa.float64()).fill_null(math.nan).to_numpy()
-        for name in values.column_names
-        if name not in _KEYS
-    }
-    return {pair: {name: column[chosen] for name, column in columns.items()} for pair, chosen in rows.items()}
 
 
 def _check_asked(evaluated: Mapping[str, Any], scores: Scores, when: str) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_hybrid import __version__
+from hf_hybrid.evaluation.aggregate import scores_of_queries
 from hf_hybrid.hub.model_card import CARD_NAME
 from hf_hybrid.metrics.beir_cross_lingual import ranking
 from hf_hybrid.records.environment import installed_version
@@ -53,7 +54,7 @@ from .evidence import Unreadable
 from .file_checks import check_schema
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .plan_checks import check_plan
-from .score_checks import check_scores, scores_of_queries
+from .score_checks import check_scores
 from .study_evidence import ALL_CELLS, NO_VALUES, StageEvidence, StudyEvidence, as_written, over_runs
 from .study_trials import check_study
 

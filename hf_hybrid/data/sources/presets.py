@@ -6,15 +6,24 @@ then come from the parquet files that the Hub converted it to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from hf_hybrid.data.corpus import ParallelCorpus
+from hf_hybrid.data.languages import (
+    choose_languages,
+)
+
+from .build import build_once, stamp_files
+from .items import StrPath
+from .judgments import build_judged
 from .rows import ITEM, BadRows, Judged, Rows, checked_table, dataset_rows, judged, read_tsv
 
 if TYPE_CHECKING:
@@ -276,3 +285,35 @@ PRESETS: dict[str, Preset] = {
        for name in _BEIR.split()},
 }
 # fmt: on
+
+
+def from_preset(
+    name: str,
+    languages: Sequence[str] | None = None,
+    split: str | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+    repo: str | None = None,
+) -> ParallelCorpus:
+    """A retrieval set on the Hub by its name in `PRESETS`.
+
+    Args:
+        name (`str`): key of `PRESETS`.
+        split (`str`, *optional*): another split than the preset's own.
+        repo (`str`, *optional*): another repository, or a local folder, with the same files.
+        languages, on_bad_row, cache_dir: as of every source, see `load.py`.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}{nearest_preset(name)}; give one of {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    repo, split = repo or preset.repo, split or preset.split
+    chosen = list(choose_languages(preset.languages, languages, f"preset {name!r}"))
+    source = {"format": "hub", "preset": name, "id": repo, "revision": preset.revision, "licence": preset.licence}
+    build = partial(build_judged, read=lambda code, bad: read_preset(preset, repo, code, split, bad), languages=chosen)
+    key = [chosen, split, *stamp_files(Path(repo).rglob("*") if Path(repo).is_dir() else ())]
+    return build_once(build, {**source, "url": preset.url}, key, on_bad_row, cache_dir)
+
+
+def nearest_preset(name: str) -> str:
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from hf_hybrid.data.corpus import ParallelCorpus
-from hf_hybrid.data.sources.load import from_beir, from_preset, load_corpus
+from hf_hybrid.data.sources.beir import from_beir
+from hf_hybrid.data.sources.load import load_corpus
+from hf_hybrid.data.sources.presets import from_preset
 from tests.support.bad_inputs import Case, check, write
 
 Make = Callable[[Path], Any]

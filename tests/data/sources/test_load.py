@@ -18,18 +18,13 @@ import pytest
 from pyarrow import parquet
 
 from hf_hybrid.data.corpus import ParallelCorpus
-from hf_hybrid.data.sources.load import (
-    PRESETS,
-    from_beir,
-    from_dataset,
-    from_jsonl,
-    from_pairs,
-    from_preset,
-    from_xquad_r,
-    load_corpus,
-    open_corpora,
-)
-from hf_hybrid.data.sources.presets import LAYOUTS, PARQUET_BRANCH
+from hf_hybrid.data.sources.beir import from_beir
+from hf_hybrid.data.sources.datasets import from_dataset
+from hf_hybrid.data.sources.jsonl import from_jsonl
+from hf_hybrid.data.sources.load import PRESETS, load_corpus, open_corpora
+from hf_hybrid.data.sources.pairs import from_pairs
+from hf_hybrid.data.sources.presets import LAYOUTS, PARQUET_BRANCH, from_preset
+from hf_hybrid.data.sources.xquad_r import from_xquad_r
 
 QUERY, PASSAGE = ParallelCorpus.QUERY, ParallelCorpus.PASSAGE
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"

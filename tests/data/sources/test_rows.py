@@ -15,7 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hf_hybrid.data.corpus import ParallelCorpus
-from hf_hybrid.data.sources.load import from_beir, from_jsonl, load_corpus
+from hf_hybrid.data.sources.beir import from_beir
+from hf_hybrid.data.sources.jsonl import from_jsonl
+from hf_hybrid.data.sources.load import load_corpus
 from tests.data.sources.test_load import PASSAGE, QUERY, negatives_of, texts_of
 from tests.support.fuzz_readers import corpus_targets
 from tests.support.fuzzing import Files, changed, write_files

@@ -18,7 +18,7 @@ import babel
 import pytest
 from huggingface_hub.constants import HF_HOME
 
-from hf_hybrid.data.sources import sample
+import hf_hybrid
 from hf_hybrid.data.sources.sample import LANGUAGES, build_sample_corpus, sample_rows, sample_templates
 from hf_hybrid.utils.files import cache_folder
 
@@ -233,7 +233,7 @@ def test_there_is_one_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HYBRID_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     assert cache_folder("~") == Path.home()
-    sources = [path.read_text() for path in Path(sample.__file__).parent.glob("*.py")]
+    sources = [path.read_text() for path in Path(hf_hybrid.__file__).parent.rglob("*.py")]
     assert sum('get("HF_HYBRID_CACHE"' in text for text in sources) == 1
 
 

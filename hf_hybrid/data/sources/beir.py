@@ -1,69 +1,30 @@
-"""The formats on disk: what their files are called, and how one fills a corpus, language by language."""
+"""BEIR folders: one for each language, or one in many languages."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.languages import (
     check_language,
     choose_languages,
-    refuse_packed,
     refuse_twins,
-    split_pair,
     unique_languages,
 )
 from hf_hybrid.data.storage import CorpusWriter
 from hf_hybrid.utils.strict_json import read_json
 
-from .rows import NUMBER, BadRows, Judged, Rows, judged, read_jsonl, read_tsv
-from .tables import Source, add_items, add_judged, ids_of, in_language, item_table, joined, usable, with_titles
-
-StrPath = str | os.PathLike[str]
-
-
-def build_items(writer: CorpusWriter, bad: BadRows, sources: Mapping[str, Source]) -> None:
-    known_ids = cache(lambda: ids_of(sources.values()))
-    for language, source in sources.items():
-        table = item_table(source(bad), bad)
-        add_items(writer, language, table, table, known_ids)
-
-
-def build_pairs(
-    writer: CorpusWriter, bad: BadRows, files: Mapping[tuple[str, str], Path], languages: Sequence[str]
-) -> None:
-    known_ids = cache(lambda: ids_of(partial(_read_pairs, path) for path in files.values()))
-    # each file is read for its queries and again for its passages: count its bad rows once
-    again = bad if bad.refuse else BadRows("skip")
-    for language in languages:
-        queries = {
-            path: item_table(_read_pairs(path, bad), bad) for pair, path in files.items() if pair[0] == language
-        }
-        passages = {
-            path: item_table(_read_pairs(path, again), again) for pair, path in files.items() if pair[1] == language
-        }
-        add_items(writer, language, joined(queries, "query", bad), joined(passages, "passage", bad), known_ids)
-
-
-def build_judged(
-    writer: CorpusWriter,
-    bad: BadRows,
-    read: Callable[[str, BadRows], pa.Table | Judged],
-    languages: Sequence[str],
-) -> None:
-    for language in languages:
-        data = read(language, bad)
-        if isinstance(data, Judged):
-            add_judged(writer, language, usable(data, bad))
-        else:
-            table = with_titles(data)
-            add_items(writer, language, table, table, set)
+from .build import Build, build_once, source_of, stamp_files
+from .items import StrPath
+from .judgments import add_judged, build_judged, in_language, usable
+from .rows import NUMBER, BadRows, Judged, judged, read_jsonl, read_tsv
 
 
 def build_mixed(
@@ -105,33 +66,6 @@ def _with_languages(
     column = pa.array(codes, pa.string())
     table = table.set_column(table.column_names.index("language"), "language", column)
     return table.filter(column.is_valid())
-
-
-def pair_files(folder: Path, languages: Sequence[str] | None) -> dict[tuple[str, str], Path]:
-    refuse_packed(folder)
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".jsonl", ".tsv"))
-    refuse_twins(paths)
-    files: dict[tuple[str, str], Path] = {}
-    for path in paths:
-        pair = split_pair(path.stem)
-        if pair is None:
-            raise ValueError(
-                f"{path}: the name is not a pair of languages; allowed are names such as en-de{path.suffix}."
-            )
-        if pair in files:
-            raise ValueError(f"{files[pair]} and {path} are the same pair given twice; keep one, or join them.")
-        files[pair] = path
-    found = {language: language for pair in files for language in pair}
-    unique_languages(found)
-    wanted = choose_languages(found, languages, folder)
-    files = {pair: path for pair, path in files.items() if set(pair) <= wanted.keys()}
-    if missing := wanted.keys() - {language for pair in files for language in pair}:
-        raise ValueError(f"{folder} has no pair file of {', '.join(missing)} with another of the wanted languages.")
-    return files
-
-
-def _read_pairs(path: Path, bad: BadRows) -> Rows:
-    return read_jsonl(path, bad) if path.suffix == ".jsonl" else read_tsv(path, bad, ["id", "query", "passage"])
 
 
 def beir_folders(folders: StrPath | Mapping[str, StrPath]) -> Path | dict[str, Path]:
@@ -188,3 +122,44 @@ def language_map(given: StrPath | Mapping[str, str] | None) -> Mapping[str, str]
         name = "The map of languages" if isinstance(given, Mapping) else given
         raise ValueError(f"{name}: allowed is one JSON object from id to language, or a .tsv file with such a header.")
     return found
+
+
+def from_beir(
+    folders: StrPath | Mapping[str, StrPath],
+    document_languages: StrPath | Mapping[str, str] | None = None,
+    query_languages: StrPath | Mapping[str, str] | None = None,
+    languages: Sequence[str] | None = None,
+    split: str | None = None,
+    on_bad_row: str = "refuse",
+    cache_dir: StrPath | None = None,
+) -> ParallelCorpus:
+    """BEIR folders; each positive judgment is an item with the id `<query id>/<document id>`.
+
+    Judgments with score 0 are hard negatives. All positives of a query are one group: never negatives of another.
+
+    Args:
+        folders (`str`, `os.PathLike` or `dict`): a folder with a BEIR folder for each language in it, a mapping from
+            language to BEIR folder, or one BEIR folder in many languages.
+        document_languages (`str`, `os.PathLike` or `dict`, *optional*): for one folder in many languages, document id
+            to language: a mapping, a `.json` file or a `.tsv` file with the header `id`, `language`. By default the
+            field `language` of each line, or the one language in `languages`.
+        query_languages (`str`, `os.PathLike` or `dict`, *optional*): likewise for the queries.
+        split (`str`, *optional*): which `qrels/<split>.tsv`; needed where there are several.
+        languages, on_bad_row, cache_dir: as of every source, see `load.py`.
+    """
+    found = beir_folders(folders)
+    if isinstance(found, Path):
+        paths = beir_paths(found, split)
+        maps = (language_map(document_languages), language_map(query_languages))
+        build: Build = partial(build_mixed, paths=paths, maps=maps, languages=languages)
+        key: list[Any] = [maps, languages, *stamp_files(paths)]
+    else:
+        chosen = {
+            language: beir_paths(path, split) for language, path in choose_languages(found, languages, folders).items()
+        }
+        build = partial(build_judged, read=lambda language, bad: read_beir(chosen[language], bad), languages=[*chosen])
+        key = [list(chosen), *stamp_files(path for paths in chosen.values() for path in paths)]
+    where = (
+        folders if not isinstance(folders, Mapping) else os.path.commonpath([*map(os.path.abspath, folders.values())])
+    )
+    return build_once(build, source_of("beir", where), key, on_bad_row, cache_dir)
