@@ -239,3 +239,16 @@ def test_no_file_holds_a_path_of_one_machine() -> None:
     assert "tests/test_architecture.py" in files
     found = [f"{name}: {needle}" for name, text in files.items() for needle in needles if needle in text]
     assert found == []
+
+
+def test_every_module_that_the_map_names_exists() -> None:
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (PACKAGE / name).is_file() and not (ROOT / name).is_file()] == []
+
+
+def test_the_map_lists_the_rooms_in_order() -> None:
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([a-z_/]+)/` \|", text, re.MULTILINE)
+    assert [name.replace("/", ".") for name in listed] == ROOMS

@@ -40,6 +40,19 @@ _COMPARED_SCORES = 2**26
 _RESIDENT_BYTES = 2**30
 
 
+class Relevant(NamedTuple):
+    """What is relevant to the queries of one language, by query; a passage by its place in the pool."""
+
+    query_R: np.ndarray
+    language_R: np.ndarray
+    passage_R: np.ndarray
+    gain_R: np.ndarray
+
+    def take(self, chosen: np.ndarray | slice) -> Relevant:
+        """Some of them."""
+        return Relevant(*(column[chosen] for column in self))
+
+
 class Best(NamedTuple):
     """The first places of each query: passages by their place in what was ranked, -1 where there are fewer.
 
@@ -396,16 +409,3 @@ def _count_on_device(
         own_ST = (place_T >= bounds[some, :1]) & (place_T < bounds[some, 1:])
         count_R2[some, 0] = at_least_ST.logical_and_(own_ST).count_nonzero(dim=1)
     return count_R2.cpu().numpy()
-
-
-class Relevant(NamedTuple):
-    """What is relevant to the queries of one language, by query; a passage by its place in the pool."""
-
-    query_R: np.ndarray
-    language_R: np.ndarray
-    passage_R: np.ndarray
-    gain_R: np.ndarray
-
-    def take(self, chosen: np.ndarray | slice) -> Relevant:
-        """Some of them."""
-        return Relevant(*(column[chosen] for column in self))
