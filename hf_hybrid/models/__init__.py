@@ -2,6 +2,7 @@
 
 * `attention`: attention over packed texts, on GPU and CPU
 * `dropout`: dropout that costs little on a CPU
+* `pooling`: from the states of a text's tokens to one vector
 * `from_scratch`: a small encoder and its tokenizer from a corpus
 * `folder`: the model folder: sentence-transformers modules, read and written
 * `encoder`: `HybridEncoder`: from tokens to embeddings

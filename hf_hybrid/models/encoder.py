@@ -25,8 +25,7 @@ from . import folder as model_folder
 from .attention import PACKED_ATTENTION, LengthBuckets, choose_attention, flash_runs, length_buckets, position_offset
 from .dropout import replace_dropout
 from .from_scratch import random_bert, train_tokenizer
-
-POOLINGS = ("mean", "cls", "pooler")
+from .pooling import POOLINGS, pool
 
 
 class HybridEncoder(nn.Module):
@@ -346,11 +345,7 @@ class HybridEncoder(nn.Module):
         return found
 
     def _pool(self, states_TD: torch.Tensor, sequence_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-        if self.pooling == "mean":
-            sums_ND = states_TD.new_zeros(len(cu_seqlens) - 1, states_TD.shape[1])
-            pooled_ND = sums_ND.index_add(0, sequence_ids, states_TD) / cu_seqlens.diff()[:, None]
-        else:
-            pooled_ND = states_TD[cu_seqlens[:-1]]
+        pooled_ND = pool(states_TD, sequence_ids, cu_seqlens, self.pooling)
         if self.projection is not None:
             pooled_ND = self.projection(pooled_ND.to(self.projection[0].weight.dtype)).float()
         return nn.functional.normalize(pooled_ND, dim=-1) if self.normalize else pooled_ND
