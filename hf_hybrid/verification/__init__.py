@@ -1,8 +1,7 @@
 """Check the figures of a run or a study by its files.
 
 * `findings`: what a check finds: right, wrong or unknown
-* `evidence`: the files of a run, read once
-* `checking`: run checks, and report files that cannot be read
+* `evidence`: the files of a run, read once; run checks, and report files that cannot be read
 * `file_checks`: hashes, copies and schema
 * `plan_checks`: the plan, recomputed from the corpus
 * `cost_checks`: sums of the resource log

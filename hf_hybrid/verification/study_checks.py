@@ -47,10 +47,9 @@ from hf_hybrid.scaling.report.page import (
 )
 from hf_hybrid.utils.files import sha256
 
-from .checking import Check, found_by
 from .cost_checks import check_resources
 from .event_checks import check_events
-from .evidence import Unreadable
+from .evidence import Check, Unreadable, found_by
 from .file_checks import check_schema
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .plan_checks import check_plan

@@ -15,8 +15,7 @@ from hf_hybrid.scaling.grid.arms import Cell, Stage
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import Table, make_table
 
-from .checking import Check, found_by
-from .evidence import Evidence
+from .evidence import Check, Evidence, found_by
 from .findings import OK, UNKNOWN, Finding
 
 ALL_CELLS = "cells/*"

@@ -52,10 +52,9 @@ from hf_hybrid.records.environment import installed_version
 from hf_hybrid.records.run_folder import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME, RunFolder
 from hf_hybrid.utils.files import sha256
 
-from .checking import Check, found_by
 from .cost_checks import check_resources
 from .event_checks import check_events
-from .evidence import Evidence, Given
+from .evidence import Check, Evidence, Given, found_by
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .plan_checks import check_corpus, check_plan

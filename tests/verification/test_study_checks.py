@@ -26,7 +26,7 @@ from hf_hybrid.scaling.report.page import markdown_text, report_text
 from hf_hybrid.scaling.report.sections import Section
 from hf_hybrid.training import run as runs
 from hf_hybrid.verification import study_checks
-from hf_hybrid.verification.checking import found_by
+from hf_hybrid.verification.evidence import found_by
 from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding
 from hf_hybrid.verification.study_checks import STUDY_CHECKS
 from hf_hybrid.verification.study_evidence import NO_VALUES, StudyEvidence
