@@ -138,7 +138,7 @@ def test_size_hardly_depends_on_the_number_of_languages(tmp_path: Path) -> None:
 
 
 def test_a_template_lies_in_the_package_and_beside_the_cards() -> None:
-    inside, beside = (ROOT / name / "model_card_template.md" for name in ("hf_hybrid", "model_cards"))
+    inside, beside = (ROOT / name / "model_card_template.md" for name in ("hf_hybrid/hub", "model_cards"))
     assert inside.read_bytes() == beside.read_bytes()
 
 
