@@ -52,7 +52,7 @@ import numpy as np
 from measuring import answer_child, device_name, versions, write_row
 
 REPOSITORY = Path(__file__).parent.parent
-RECIPE, CONFIG = REPOSITORY / "recipes" / "train.py", REPOSITORY / "recipes" / "sample" / "hybrid.yaml"
+RECIPE, CONFIG = REPOSITORY / "recipes" / "train.py", "sample/hybrid"
 PARTS = ("kills", "change", "passes")
 LOGGING_STEPS, SAVE_STEPS, KEPT = 3, 4, 2
 SCRATCH = ("--scratch_hidden_size", "32", "--scratch_num_layers", "2", "--scratch_vocab_size", "2000")

@@ -9,26 +9,9 @@
 A new repository is private unless `--public` says otherwise. The same command goes on where one was broken off.
 """
 
-from __future__ import annotations
-
-import logging
 import sys
 
-from hf_hybrid.commands.push import PushArguments, push
-from hf_hybrid.records import events
-from hf_hybrid.utils.options import explained_errors, parse_arguments
-
-
-def main() -> None:
-    words = sys.argv[1:]
-    run = ["--run"] if words and not words[0].startswith("-") else []
-    with explained_errors("push.py"):
-        args, _ = parse_arguments([PushArguments], [*run, *words])
-        events.configure(logging.INFO)
-        told = push(args)
-    if told is not None:
-        print(told)
-
+from hf_hybrid.commands import console
 
 if __name__ == "__main__":
-    main()
+    console.main(["push", *sys.argv[1:]])

@@ -1,95 +1,19 @@
 """Train and evaluate a grid of arms, numbers of languages and seeds, and say how costs and quality go with languages.
 
-    python recipes/scale.py --config recipes/sample/study.yaml
-    python recipes/scale.py --config recipes/sample/study.yaml --list
-    python recipes/scale.py --config recipes/sample/study.yaml --only "hybrid-*,mlm-*" --retry_failed
+    python recipes/scale.py --config sample/study
+    python recipes/scale.py --config sample/study --list
+    python recipes/scale.py --config sample/study --only "hybrid-*,mlm-*" --retry_failed
     python recipes/scale.py --plan MACHINE.yaml --study_dir runs/sample-study --languages 64 --batch_size 256
-    sbatch --array 0-105 accelerate_configs/scale.sbatch --config recipes/sample/study.yaml
+    sbatch --array 0-105 accelerate_configs/scale.sbatch --config sample/study
 
 Each cell is a run of recipes/train.py, mlm.py or eval.py in a process and a folder of its own. The same command goes
 on with a study that was stopped; more arms, seeds or numbers of languages add cells to it; `--overwrite` begins anew.
-Without a config and a corpus it runs recipes/sample/study.yaml.
+Without a config and a corpus it runs the settings sample/study.
 """
 
-from __future__ import annotations
-
-import shlex
 import sys
-from pathlib import Path
 
-from hf_hybrid.scaling.grid.arguments import StudyArguments
-from hf_hybrid.scaling.grid.arms import chosen_cells
-from hf_hybrid.scaling.grid.fits import make_fits
-from hf_hybrid.scaling.grid.folder import Study, StudyFolder
-from hf_hybrid.scaling.grid.setup import check_study, open_study
-from hf_hybrid.scaling.grid.sweep import Sweep
-from hf_hybrid.scaling.grid.table import make_table, table_text
-from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table
-from hf_hybrid.training.interruption import alone_in
-from hf_hybrid.utils.options import explained_errors, parse_arguments
-
-RECIPES = Path(__file__).parent
-DEFAULT_CONFIG = RECIPES / "sample" / "study.yaml"
-PATIENCE_S = 3600.0  # jobs of an array wait for the one that prepares the study
-FLAGS = {
-    "list": "Print the cells with their numbers and how far they are, and run none.",
-    "overwrite": "Begin anew where study_dir holds a study, whose files are deleted.",
-}
-
-
-def main() -> None:
-    # Arguments
-    named = {word.split("=")[0].lstrip("-").replace("-", "_") for word in sys.argv if word.startswith("--")}
-    with explained_errors("scale.py"):
-        own = named & {"train_corpus", "train_config", "plan"}
-        args, plan_args, rest = parse_arguments(
-            [StudyArguments, PlanArguments], default_config=None if own else DEFAULT_CONFIG, flags=FLAGS
-        )
-        if plan_args.plan:
-            print(prediction_table(plan_from_study(args.study_dir, args.counts, plan_args)))
-            return
-        if rest.list and rest.overwrite:
-            raise ValueError("--list shows the cells of a study and --overwrite deletes them: leave one of them out.")
-
-    # What all cells share: what can be wrong is looked for before anything is written or deleted
-    folder = StudyFolder(args.study_dir)
-    with explained_errors("scale.py"):
-        asked = check_study(args, folder, rest.overwrite)
-        chosen_cells(asked.cells, args.only, args.cell)
-        launch = shlex.split(args.launch) if args.launch else [sys.executable]
-        sweep = Sweep(folder, str(RECIPES), launch, args.jobs, args.threads, say)
-        with alone_in(folder.path, PATIENCE_S):
-            study = open_study(asked, folder, sweep.run, rest.overwrite)
-        cells = chosen_cells(study["cells"], args.only, args.cell)
-    if rest.list:
-        for number, cell in enumerate(study["cells"]):
-            say(f"{number:>4}  {cell['id']:<36} {folder.status(cell)}")
-        for gap in study["absent"]:
-            say(f"   -  {gap['id']:<36} absent: {gap['reason']}")
-        return
-
-    # Cells
-    say(f"{len(cells)} of {len(study['cells'])} cells, {args.jobs} at a time; {study['budget']['how']}")
-    with explained_errors("scale.py"):
-        try:
-            status = sweep.run(cells, args.retry_failed)
-        finally:
-            collect(folder, study)
-    say(f"\n{args.study_dir}/table.json, fits.json; the run folders: {args.study_dir}/cells/")
-    sys.exit(1 if "failed" in status.values() else 0)
-
-
-def collect(folder: StudyFolder, study: Study) -> None:
-    """Write and tell what is known so far."""
-    table = make_table(folder, study)
-    folder.write("table.json", table)
-    folder.write("fits.json", make_fits(study, table))
-    say("\n" + table_text(table))
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
-
+from hf_hybrid.commands import console
 
 if __name__ == "__main__":
-    main()
+    console.main(["scale", *sys.argv[1:]])

@@ -1,9 +1,20 @@
-"""The command `recipes/push.py`: its arguments, and which push they ask for."""
+"""Publish a run, the metric, or the results of a study on the Hugging Face Hub, in one commit.
+
+    hf-hybrid push runs/mine --repo_id user/name --dry_run
+    hf-hybrid push runs/mine --repo_id user/name
+    hf-hybrid push runs/mine --card_folder model_cards/mine
+    hf-hybrid push --metric --repo_id user/beir_cross_lingual --public
+    hf-hybrid push --study runs/study --repo_id user/study-results
+
+A new repository is private unless `--public` says otherwise. The same command goes on where one was broken off.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +23,11 @@ from hf_hybrid.hub.card_metadata import doubts
 from hf_hybrid.hub.commit import PushOptions
 from hf_hybrid.hub.published_card import card_options, write_card_folder
 from hf_hybrid.hub.push import Pushed, check_repo_id, push_metric, push_run, push_study
-from hf_hybrid.records.events import event
+from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import CardOptions
-from hf_hybrid.utils.options import option
+from hf_hybrid.utils.options import explained_errors, option, parse_arguments
+
+from .console import introduction
 
 _OF_CARDS = ("base_model", "datasets", "carbon_intensity_g_per_kwh", "carbon_intensity_source")
 _OF_RUNS = ("card_folder", "unfinished", "keep_card", *_OF_CARDS)
@@ -22,7 +35,7 @@ _OF_RUNS = ("card_folder", "unfinished", "keep_card", *_OF_CARDS)
 
 @dataclass
 class PushArguments:
-    """What `recipes/push.py` publishes, and where."""
+    """What `push` publishes, and where."""
 
     run: str | None = option(None, "Run folder, whose model is published; also the first word of the command.")
     metric: bool = option(False, "Publish the metric beir_cross_lingual as a Space.")
@@ -68,12 +81,34 @@ class PushArguments:
             raise ValueError("--licence is for --run and --study; the metric has its own. Leave it out.")
 
 
+ARGUMENTS = (PushArguments,)
+
+
+def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid push") -> None:
+    """Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Its options, by default those of the process.
+        program (`str`, *optional*, defaults to `"hf-hybrid push"`): Its name in errors and in the help.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    run = ["--run"] if words and not words[0].startswith("-") else []
+    with explained_errors(program):
+        args, _ = parse_arguments(
+            ARGUMENTS, [*run, *words], program=program, introduction=introduction("push", program)
+        )
+        events.configure(logging.INFO)
+        told = push(args)
+    if told is not None:
+        print(told)
+
+
 def push(args: PushArguments) -> str | None:
     """Publish what the arguments say, and what came of it, in words; on other processes than the first, nothing."""
     if os.environ.get("RANK", "0") != "0":
         return None
     for problem in doubts(args.licence, args.base_model):
-        event("warning", logging.WARNING, problem=problem)
+        events.event("warning", logging.WARNING, problem=problem)
     if args.card_folder:
         run, target = Path(str(args.run)), Path(args.card_folder)
         names = write_card_folder(run, card_options(run, args.repo_id, _card(args)), target, args.keep_card)

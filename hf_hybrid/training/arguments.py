@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers.training_args import TrainingArguments  # by its module: option_names.py reads its source
 
 from hf_hybrid.data.batches.mix import MixConfig
 from hf_hybrid.models.seen_embeddings import EXACT_OPTIMIZERS
 from hf_hybrid.utils.files import cache_folder
-from hf_hybrid.utils.options import option
+from hf_hybrid.utils.options import check_ranges, option
 
 from .meters import ENERGY_CHOICES
 
@@ -26,7 +24,6 @@ CACHE_DIR = str(cache_folder())
 _RANGES: dict[str, tuple[float, float]] = {
     "max_query_length": (3, 1_000_000),
     "max_passage_length": (3, 1_000_000),
-    "max_length": (3, 1_000_000),
     "attention_dropout": (0, 0.99),
     "scratch_hidden_size": (4, 65_536),
     "scratch_num_layers": (1, 1000),
@@ -50,22 +47,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (1e-4, 1000),
     "smoothing": (0, 10),
     "eval_batch_tokens": (1, 2**40),
-    "batch_tokens": (1, 2**40),
     "max_eval_queries": (1, 2**40),
     "cpu_threads": (1, 100_000),
     "dataloader_num_workers": (0, 10_000),
     "seed": (0, 2**32 - 1),
     "data_seed": (0, 2**32 - 1),
     "peak_flops": (1, 1e30),
-    "run_depth": (1, 2**40),
 }
-
-
-def _refuse_out_of_range(arguments: Any) -> None:
-    for name, (least, most) in _RANGES.items():
-        value = getattr(arguments, name, None)
-        if isinstance(value, int | float) and not least <= value <= most:
-            raise ValueError(f"{name}={value!r} cannot be honoured: allowed is {least:,} to {most:,}.")
 
 
 @dataclass
@@ -88,7 +76,7 @@ class ModelArguments:
     scratch_vocab_size: int = option(8192, "Tokenizer entries of the encoder made from scratch.")
 
     def __post_init__(self) -> None:
-        _refuse_out_of_range(self)
+        check_ranges(self, _RANGES)
 
 
 @dataclass
@@ -190,7 +178,7 @@ class HybridTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.mix = str(MixConfig.parse(self.mix))
-        _refuse_out_of_range(self)
+        check_ranges(self, _RANGES)
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         share = -(-self.global_batch_size // world_size)
         given = self.per_device_train_batch_size
@@ -284,77 +272,6 @@ class HybridTrainingArguments(TrainingArguments):
                 f"{self.n_gpu} GPUs are visible to one process. Start one process for each with `accelerate launch "
                 f"--num_processes {self.n_gpu} ...`, or show it one with CUDA_VISIBLE_DEVICES=0."
             )
-
-
-@dataclass
-class EvaluationArguments:
-    """What `recipes/eval.py` evaluates, on what, and what it leaves."""
-
-    model: str | None = option(None, "Hub id or folder of the model.")
-    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
-    library: str = option(
-        "hf_hybrid", "What loads and runs the model: hf_hybrid (packed, no padding) or sentence_transformers."
-    )
-    pooling: str | None = option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
-    query_prompt: str | None = option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
-    passage_prompt: str | None = option(None, "Put before every passage; by default the checkpoint's.")
-    max_length: int | None = option(None, "Most tokens of a text; by default the checkpoint's, else 256.")
-    attention: str = option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
-    dtype: str = option("float32", "Of the weights: float32, bfloat16 or float16.")
-    use_cpu: bool = option(False, "Stay on the CPU, even where there is a GPU.")
-    corpus: str = option("sample", "Folder or preset to evaluate on; 'sample' is built in.")
-    corpus_format: str = option("auto", "auto, jsonl, beir, xquad_r, pairs or hub.")
-    split: str | None = option(None, "Split of a BEIR folder or a preset.")
-    languages: str | None = option(None, "Comma-separated codes; all languages of the corpus by default.")
-    held_out: float = option(
-        0.0, "Only what train.py holds out of the corpus with the same --held_out; by default all of it."
-    )
-    on_bad_row: str = option("refuse", "refuse: stop at the first bad row; skip: leave it out and count it.")
-    cache_dir: str = option(CACHE_DIR, "Where built corpora are kept.")
-    settings: str = option("monolingual,cross_lingual,multilingual", "Which of these three.")
-    measures: str = option(
-        "MAP,nDCG@10,MRR@10,Recall@100", "Also MAP@k, P@k, MRR, R-precision, success@k, with any cutoff k."
-    )
-    max_queries: int | None = option(None, "Use the first so many queries of each language.")
-    batch_tokens: int = option(16_384, "Most tokens of one forward pass of a process.")
-    index: str = option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
-    bm25: bool = option(False, "Evaluate BM25 beside the model.")
-    compare: str | None = option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
-    output_dir: str = option("runs/evaluation", "The folder for eval.json and all else.")
-    save_runs: bool = option(False, "Write the rankings and the judgements as TREC files.")
-    run_depth: int = option(1000, "Places of each ranking in the TREC files.")
-    keep_embeddings: bool = option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
-
-    def __post_init__(self) -> None:
-        known = {
-            "library": ("hf_hybrid", "sentence_transformers"),
-            "dtype": ("float32", "bfloat16", "float16"),
-            "index": ("exact", "faiss"),
-            "on_bad_row": ("refuse", "skip"),
-        }
-        for name, allowed in known.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
-        if self.model is None:
-            raise ValueError("--model is missing: give the folder or the Hub id of the model to evaluate.")
-        only_ours = {"pooling": None, "attention": "auto", "batch_tokens": 16_384}
-        for name, default in only_ours.items():
-            if (value := getattr(self, name)) != default and self.library != "hf_hybrid":
-                raise ValueError(f"{name}={value!r}: not known to sentence-transformers; leave it out.")
-        needed = {"bm25s": self.bm25, "faiss": self.index == "faiss"}
-        for package, wanted in needed.items():
-            if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
-                extra = {"bm25s": "bm25"}.get(package, package)
-                raise ValueError(f'{package} is not installed: pip install ".[{extra}]", in a clone.')
-        _refuse_out_of_range(self)
-        if not self.output_dir.strip():
-            raise ValueError("output_dir is empty; name a folder.")
-        if os.path.isfile(self.output_dir):
-            raise ValueError(f"output_dir={self.output_dir!r} is a file; name a folder.")
-        if os.path.exists(os.path.join(self.output_dir, "run.json")):
-            raise ValueError(f"output_dir={self.output_dir!r} holds a training run, whose eval.json would be lost.")
-        if self.run_depth != 1000 and not self.save_runs:
-            raise ValueError(f"run_depth={self.run_depth} without save_runs: nothing is so deep. Add --save_runs.")
 
 
 def _fair_threads() -> int:

@@ -20,13 +20,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from hf_hybrid.records.events import utc
 from hf_hybrid.records.run_folder import HEARTBEAT_NAME
 from hf_hybrid.utils import distributed
+from hf_hybrid.utils.distributed import RESUME_ME
 from hf_hybrid.utils.files import replacing
 
 LOCK_NAME = "run.lock"
 _LOCK_WAIT_S = 10.0  # workers of a killed run, which share its lock, take a few seconds to notice
 _BEAT_EVERY_S = 10.0
 _SECOND_CTRL_C_S = 3.0
-RESUME_ME = 75  # EX_TEMPFAIL of sysexits.h: to be tried again
 
 
 class Interrupted(SystemExit):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.utils.options import option
+from hf_hybrid.utils.options import check_ranges, no_option, option
 
 from .arguments import HybridTrainingArguments, ModelArguments
 
@@ -16,16 +15,11 @@ MASKINGS = ("static", "dynamic")
 _DEFAULT_STEPS = 1000
 
 
-def _not_here(default: Any) -> Any:
-    """An argument that masked language modelling has no use for: no option, and not in `run.json`."""
-    return field(default=default, init=False)
-
-
 @dataclass
 class MlmModelArguments(ModelArguments):
     """Which encoder is trained, and how it reads text when it is evaluated."""
 
-    max_query_length: int = _not_here(64)
+    max_query_length: int = no_option(64)
 
 
 @dataclass
@@ -59,14 +53,14 @@ class MlmTrainingArguments(HybridTrainingArguments):
     whole_word_mask: bool = option(False, "Predict all tokens of a word, or none.")
     learning_rate: float = option(1e-4, "Peak learning rate.")
     weight_decay: float = option(0.01, "Weight decay.")
-    mix: str = _not_here("mono=1")  # checked by the parent, and not used
-    cells: str | None = _not_here(None)
-    exclude: str | None = _not_here(None)
-    max_positives: int = _not_here(4)
-    num_negatives: int = _not_here(0)
-    temperature: float = _not_here(0.02)
-    symmetric: bool = _not_here(False)
-    seen_embeddings_only: bool = _not_here(False)  # the output of the head is the same table, of all entries
+    mix: str = no_option("mono=1")  # checked by the parent, and not used
+    cells: str | None = no_option(None)
+    exclude: str | None = no_option(None)
+    max_positives: int = no_option(4)
+    num_negatives: int = no_option(0)
+    temperature: float = no_option(0.02)
+    symmetric: bool = no_option(False)
+    seen_embeddings_only: bool = no_option(False)  # the output of the head is the same table, of all entries
 
     def __post_init__(self) -> None:
         self._check_masks()
@@ -74,7 +68,7 @@ class MlmTrainingArguments(HybridTrainingArguments):
         super().__post_init__()
 
     def _check_masks(self) -> None:
-        ranges = {
+        ranges: dict[str, tuple[float, float]] = {
             "block_length": (8, 1_000_000),
             "max_tokens": (1, 10**18),
             "mask_duplicates": (1, 1_000_000),
@@ -82,9 +76,7 @@ class MlmTrainingArguments(HybridTrainingArguments):
             "global_batch_size": (2, 100_000_000),
             "gradient_accumulation_steps": (1, 1_000_000),
         }
-        for name, (least, most) in ranges.items():
-            if (value := getattr(self, name)) is not None and not least <= value <= most:
-                raise ValueError(f"{name}={value!r} cannot be honoured: allowed is {least:,} to {most:,}.")
+        check_ranges(self, ranges)
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         if (size := self.global_batch_size) < world_size:
             raise ValueError(f"global_batch_size={size} blocks for {world_size} processes: give each at least one.")

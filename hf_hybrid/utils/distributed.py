@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _PATIENCE = timedelta(hours=12)  # an upload may take long
+RESUME_ME = 75  # exit status EX_TEMPFAIL of sysexits.h: start the same command again
 
 
 def _dist() -> Any:

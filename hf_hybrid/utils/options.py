@@ -1,7 +1,8 @@
 """From YAML files, earlier runs and the command line to dataclasses of arguments.
 
 YAML, or an earlier run, sets defaults and the command line overrides them; all go through argparse, so all are checked
-alike, and a name that does not exist is refused with the nearest one that does.
+alike, and a name that does not exist is refused with the nearest one that does. Importing this module loads neither
+torch nor transformers: the names of options are checked before either is needed.
 """
 
 from __future__ import annotations
@@ -11,23 +12,53 @@ import logging
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
 
 from .redaction import redact
 
 logger = logging.getLogger(__name__)
 
+SETTINGS = Path(__file__).parents[1] / "commands" / "configs"  # the YAML files that come with the package
+_SUFFIXES = (".yaml", ".yml")
+# Options of the commands that can run on several processes. They stand on the command line, not in a YAML file.
+LAUNCH_OPTIONS = {
+    "num_processes": "Processes to start on this machine, one for each GPU, or on the CPU where there is none.",
+    "accelerate_config": "Start the processes that this file of `accelerate config` describes.",
+}
+_ON_THE_COMMAND_LINE = ("config", "help", "like", *LAUNCH_OPTIONS)
+
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
     """Return a dataclass field that becomes a command-line option with `text` as its help."""
     return field(default=default, metadata={"help": text, **metadata})
+
+
+def no_option(default: Any) -> Any:
+    """Return a dataclass field for an argument of the parent class that the subclass does not offer as an option."""
+    return field(default=default, init=False)
+
+
+def check_ranges(arguments: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Check that numbers lie in their ranges.
+
+    Args:
+        arguments (`Any`): An object with the numbers as attributes. Attributes that it lacks are skipped.
+        ranges (`Mapping[str, tuple[float, float]]`): Least and greatest allowed value by name.
+
+    Raises:
+        ValueError: When a number is NaN or outside of its range.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(arguments, name, None)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise ValueError(f"{name}={value!r} cannot be honoured: allowed is {least:,} to {most:,}.")
 
 
 def split_words(text: str | None) -> list[str]:
@@ -55,41 +86,194 @@ def explained_errors(program: str) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-class _Parser(HfArgumentParser):
-    """An argparse parser that names the nearest option when one is not known."""
+def named_options(argv: Sequence[str]) -> list[str]:
+    """Return the options that a command line names, as they are written there.
 
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
-        raise SystemExit(2)
+    Example:
 
-    def refuse_unknown(self, names: Sequence[str], where: str, prefix: str) -> None:
-        """Stop at the first of `names` that is no option."""
-        known = {action.dest for action in self._actions}
-        if prefix:  # `--no_evaluate_before` and its like are options without a field of that name
-            known |= {text.lstrip("-").replace("-", "_") for action in self._actions for text in action.option_strings}
-        for name in names:
-            if name.replace("-", "_") not in known:
-                near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-                hint = f"; did you mean {prefix}{near[0]}?" if near else "; see --help"
-                self.error(f"{where}: {prefix}{name} is not known{hint}")
+        >>> named_options(["runs/a", "--max-steps", "3", "--mix=pool=1", "--train_options", "--bf16 true"])
+        ['max-steps', 'mix', 'train_options']
+    """
+    given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
+    return [name for name in given if " " not in name]  # else it is a value, as in --train_options "--bf16 true"
+
+
+def value_of(argv: Sequence[str], name: str) -> str | None:
+    """Return the last value that a command line gives to an option, or None. A bare option has the value "true".
+
+    Example:
+
+        >>> value_of(["--config", "a.yaml", "--config=b.yaml", "--use-cpu"], "config")
+        'b.yaml'
+        >>> value_of(["--use-cpu"], "use_cpu"), value_of([], "use_cpu")
+        ('true', None)
+    """
+    found = None
+    for word, following in zip(argv, [*argv, "--"][1:], strict=True):
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and option[2:].replace("-", "_") == name:
+            found = value if equals else "true" if following.startswith("-") else following
+    return found
+
+
+def unknown_option(names: Sequence[str], known: Collection[str], where: str, prefix: str) -> str | None:
+    """Return the error message for the first name that is not known, or None when all are.
+
+    Args:
+        names (`Sequence[str]`): Names of options as the user wrote them.
+        known (`Collection[str]`): Names of options, with underscores.
+        where (`str`): Where the names stand: `command line`, or a file.
+        prefix (`str`): What precedes a name there: `--` or nothing.
+
+    Example:
+
+        >>> unknown_option(["seed", "mxi"], {"seed", "mix"}, "command line", "--")
+        'command line: --mxi is not known; did you mean --mix?'
+    """
+    for name in names:
+        if name.replace("-", "_") not in known:
+            near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else "; see --help"
+            return f"{where}: {prefix}{name} is not known{hint}"
+    return None
+
+
+def refuse(program: str, message: str) -> NoReturn:
+    """Print an error and exit with status 2."""
+    print(f"{program}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def shipped_settings() -> list[str]:
+    """Return the names of the settings that come with the package, as in `sample/hybrid`."""
+    return sorted(path.relative_to(SETTINGS).with_suffix("").as_posix() for path in SETTINGS.rglob("*.yaml"))
+
+
+def find_settings(name: str | os.PathLike[str]) -> Path:
+    """Return the file of the settings that `--config` names.
+
+    A name of `shipped_settings` is one of these, and anything else is a file. Model cards that were published earlier
+    name shipped settings by their former place, `recipes/sample/hybrid.yaml`: where there is no such file, they are
+    found too.
+
+    Args:
+        name (`str` or `Path`): A file, or the name of shipped settings.
+
+    Raises:
+        FileNotFoundError: When there is neither; the message lists the names.
+
+    Example:
+
+        >>> find_settings("sample/pool").name
+        'pool.yaml'
+    """
+    path, shipped = Path(name), shipped_settings()
+    if path.suffix not in _SUFFIXES and path.as_posix() in shipped:
+        return SETTINGS / f"{path.as_posix()}.yaml"
+    if path.exists():
+        return path
+    former = path.with_suffix("").as_posix()
+    if path.suffix in _SUFFIXES and former.removeprefix("recipes/") in shipped and former.startswith("recipes/"):
+        return SETTINGS / f"{former.removeprefix('recipes/')}.yaml"
+    raise FileNotFoundError(f"there is no such file. Settings that come with hf_hybrid: {', '.join(shipped)}")
+
+
+def read_settings(name: str, known: Set[str], stop: Callable[[str], NoReturn]) -> dict[str, Any]:
+    """Read options by name from a YAML file, each once and none but the known ones.
+
+    Args:
+        name (`str`): A file, or the name of shipped settings.
+        known (`Set[str]`): Names of options.
+        stop (`Callable`): Called with the error message when the file is not right.
+    """
+    try:
+        content = find_settings(name).read_bytes()
+        settings, root = yaml.safe_load(content), yaml.compose(content, yaml.SafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        stop(f"--config {name}: {error}")
+    if not isinstance(settings, dict):
+        stop(f"--config {name}: expected lines of `option: value`, got {type(settings).__name__}")
+    if wrong := [key for key in settings if not isinstance(key, str)]:
+        stop(f"--config {name}: expected lines of `option: value`, got the option {wrong[0]!r}")
+    given = [key.value.replace("-", "_") for key, _ in root.value]  # YAML itself keeps the last of those that repeat
+    if twice := [key for key in given if given.count(key) > 1 or key in known & {*_ON_THE_COMMAND_LINE}]:
+        stop(f"--config {name}: {twice[0]} is given twice, or belongs on the command line; leave it out")
+    if problem := unknown_option(list(settings), known, name, ""):
+        stop(problem)
+    return {key.replace("-", "_"): value for key, value in settings.items()}
+
+
+@cache
+def _parser_class() -> Any:
+    """Make the class of parsers. It is not made at import, for its parent class imports transformers."""
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        """An argparse parser whose errors are one line, and whose help begins with what the command does."""
+
+        introduction = ""
+
+        def error(self, message: str) -> NoReturn:
+            refuse(self.prog, message)
+
+        def format_help(self) -> str:
+            return f"{self.introduction}{super().format_help()}"
+
+        def names(self, on_command_line: bool) -> set[str]:
+            """The options: those of a YAML file, or also `--no_evaluate_before` and its like, which have no field."""
+            known = {action.dest for action in self._actions}
+            if on_command_line:
+                known |= {text.lstrip("-").replace("-", "_") for act in self._actions for text in act.option_strings}
+            return known
+
+    return Parser
+
+
+def make_parser(
+    dataclasses: Sequence[Any],
+    flags: Mapping[str, str] | None = None,
+    like: bool = False,
+    launch: bool = False,
+    program: str | None = None,
+    introduction: str | None = None,
+) -> Any:
+    """Make the parser of [`parse_arguments`], whose arguments these are; `like` adds the option `--like`."""
+    usage = f"{program} [--option value ...]" if program else None
+    parser = _parser_class()(list(dataclasses), allow_abbrev=False, prog=program, usage=usage)
+    parser.introduction = f"{introduction.strip()}\n\n" if introduction else ""
+    parser.add_argument("--config", help="YAML file of defaults for all other options, or a name as in sample/hybrid.")
+    if like:
+        parser.add_argument("--like", help="Run folder, or model on the Hub, whose settings are the defaults.")
+    for name, text in (LAUNCH_OPTIONS if launch else {}).items():
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=text)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    return parser
 
 
 def parse_arguments(
     dataclasses: Sequence[Any],
     argv: Sequence[str] | None = None,
     default_config: str | os.PathLike[str] | None = None,
-    flags: dict[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
     read_like: Callable[[str], Mapping[str, Any]] | None = None,
+    launch: bool = False,
+    program: str | None = None,
+    introduction: str | None = None,
 ) -> tuple[Any, ...]:
     """Read dataclasses from `--config FILE.yaml` and the command line.
 
     Args:
         dataclasses (`Sequence[type]`): What to fill.
         argv (`Sequence[str]`, *optional*): The command line, by default that of the process.
-        default_config (`str` or `Path`, *optional*): A YAML file read where no `--config` is given.
-        flags (`dict[str, str]`, *optional*): Names of further on/off options, with their help.
+        default_config (`str` or `Path`, *optional*): The settings that are read where no `--config` is given.
+        flags (`Mapping[str, str]`, *optional*): Names of further on/off options, with their help.
         read_like (`Callable`, *optional*): Gives the settings of an earlier run by its name; with it there is an
             option `--like NAME`, which takes the place of `--config`.
+        launch (`bool`, *optional*, defaults to `False`): Whether the help has the `LAUNCH_OPTIONS`, which
+            `commands/console.py` takes from the command line before the command runs.
+        program (`str`, *optional*): Name of the program in errors and in the help, by default that of the process.
+        introduction (`str`, *optional*): Text at the beginning of the help.
 
     Returns:
         `tuple`: An instance of each dataclass, then a namespace with `config` and the flags.
@@ -102,49 +286,26 @@ def parse_arguments(
         ('cls', None)
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(list(dataclasses), allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file of defaults for all other options.")
-    if read_like is not None:
-        parser.add_argument("--like", help="Run folder, or model on the Hub, whose settings are the defaults.")
-    for name, text in (flags or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-    given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
-    names = [name for name in given if " " not in name]  # else it is a value, as in --train_options "--bf16 true"
-    parser.refuse_unknown(names, "command line", "--")
+    parser = make_parser(dataclasses, flags, read_like is not None, launch, program, introduction)
+    if problem := unknown_option(named_options(argv), parser.names(on_command_line=True), "command line", "--"):
+        parser.error(problem)
     config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     settings: Mapping[str, Any] = {}
     if read_like is not None and config.like:
         if config.config:
             parser.error("--config and --like: both set the defaults; give one, and single options beside it.")
         settings = read_like(config.like)
-    elif (path := config.config or default_config) is not None:
-        settings = _read_yaml(parser, Path(path))
+    elif (name := config.config or default_config) is not None:
+        settings = read_settings(str(name), parser.names(on_command_line=False), parser.error)
     parser.set_defaults(**{name: _as_typed(parser, name, value) for name, value in settings.items()})
     try:
         return parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
+        raise  # for type checkers: the line above exits
 
 
-def _read_yaml(parser: _Parser, path: Path) -> dict[str, Any]:
-    """Options by name, each once and none but the parser's; YAML itself keeps the last of those that repeat."""
-    try:
-        content = path.read_bytes()
-        settings, root = yaml.safe_load(content), yaml.compose(content, yaml.SafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        parser.error(f"--config {path}: {error}")
-    if not isinstance(settings, dict):
-        parser.error(f"--config {path}: expected lines of `option: value`, got {type(settings).__name__}")
-    if wrong := [name for name in settings if not isinstance(name, str)]:
-        parser.error(f"--config {path}: expected lines of `option: value`, got the option {wrong[0]!r}")
-    given = [key.value.replace("-", "_") for key, _ in root.value]
-    if twice := [name for name in given if given.count(name) > 1 or name in ("config", "help")]:
-        parser.error(f"--config {path}: {twice[0]} is given twice, or belongs on the command line; leave it out")
-    parser.refuse_unknown(list(settings), str(path), "")
-    return {name.replace("-", "_"): value for name, value in settings.items()}
-
-
-def _as_typed(parser: _Parser, name: str, value: Any) -> Any:
+def _as_typed(parser: Any, name: str, value: Any) -> Any:
     """A YAML value as it would stand on a command line, so that argparse checks and converts it."""
     action = next(action for action in parser._actions if action.dest == name)
     elements = value if isinstance(value, list) and action.type is str else [value]

@@ -31,7 +31,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +57,6 @@ from .evidence import Check, Evidence, Given, found_by
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .plan_checks import check_corpus, check_plan
-from .rerun import RELATIVE_TOLERANCE, TOLERANCE
 from .score_checks import check_scores
 
 _DRAWN = (f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/")
@@ -127,40 +125,6 @@ def _no_folder(path: Path) -> str:
             f"{path.name}` (with `--repo-type dataset` the results of a study), and check the folder {path.name}."
         )
     return told
-
-
-@dataclass
-class VerifyArguments:
-    """What is verified, and with what."""
-
-    path: str | None = field(
-        default=None, metadata={"help": "Bundle, run folder, downloaded repository or study; also the first word."}
-    )
-    train_corpus: str | None = field(
-        default=None,
-        metadata={"help": "Folder or preset of the training corpus, which tells more; 'sample' is known."},
-    )
-    eval_corpus: str | None = field(default=None, metadata={"help": "Likewise of the evaluation corpus."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where built corpora are kept."})
-    rerun: bool = field(default=False, metadata={"help": "Train again with the same settings, and compare."})
-    output_dir: str = field(default="runs/rerun", metadata={"help": "The run folder of --rerun."})
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Where the model lies that --rerun begins with, if it was a folder."}
-    )
-    tolerance: float = field(
-        default=TOLERANCE,
-        metadata={"help": "How far measures of --rerun may lie apart, where it cannot be the same bit for bit."},
-    )
-    relative_tolerance: float = field(
-        default=RELATIVE_TOLERANCE, metadata={"help": "Likewise losses and the rank distance, of the larger one."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.path is None:
-            raise ValueError("--path is missing: give a bundle, a run folder, a downloaded repository or a study.")
-        for name in ("tolerance", "relative_tolerance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1.")
 
 
 # What is told of the run

@@ -20,13 +20,13 @@ from hf_hybrid.training.arguments import DataArguments
 from hf_hybrid.training.checkpoints import checkpoints, find_damage
 from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.run import open_encoder
-from hf_hybrid.utils.options import parse_arguments
+from hf_hybrid.utils.options import SETTINGS, parse_arguments
 from hf_hybrid.verification.findings import WRONG
 from hf_hybrid.verification.verify import verify
 from tests.support.recipe_runs import REPOSITORY, Ended, recipes_here, write_jsonl_corpus, write_model
 from tests.support.toys import toy_corpus
 
-RECIPES = sorted((REPOSITORY / "recipes").rglob("mlm.yaml"))
+RECIPES = sorted([*(REPOSITORY / "recipes").rglob("mlm.yaml"), *SETTINGS.rglob("mlm.yaml")])
 RETRIEVER = ["--save_steps", 4, "--max_eval_queries", 9, "--energy", "none", "--use_cpu", "true", "--cpu_threads", 1]
 RETRIEVER += ["--disable_tqdm", "true"]
 QUICK = [*RETRIEVER, "--global_batch_size", 8, "--block_length", 32, "--logging_steps", 1]

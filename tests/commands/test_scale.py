@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hf_hybrid.commands import console
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.sources.load import load_corpus
 from hf_hybrid.records.run_folder import RunFolder
@@ -26,7 +27,7 @@ from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.training import run as runs
 from hf_hybrid.training import trainer
 from hf_hybrid.training.interruption import RESUME_ME
-from tests.support.recipe_runs import REPOSITORY, Ended, imported_recipe, recipes_here, write_jsonl_corpus
+from tests.support.recipe_runs import REPOSITORY, Ended, recipes_here, write_jsonl_corpus
 from tests.support.toy_runs import At
 from tests.support.toys import toy_corpus, toy_encoder
 
@@ -41,10 +42,11 @@ Run = Callable[..., Ended]
 
 
 def run_here(words: list[str], log: Path) -> int:
-    """A recipe in this process; its exit status."""
-    former, sys.argv = sys.argv, words[1:]
+    """`python -m hf_hybrid ...` in this process; its exit status."""
+    assert words[1:3] == ["-m", "hf_hybrid"]
+    former, sys.argv = sys.argv, ["hf_hybrid/__main__.py", *words[3:]]
     try:
-        imported_recipe(Path(words[1]).stem).main()
+        console.main()
         return 0
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -58,7 +60,7 @@ def run_here(words: list[str], log: Path) -> int:
 
 def run_stage_here(sweep: Sweep, stage: Stage, log: Path) -> int:
     """A stage of a cell in this process, in place of `Sweep._run_stage`."""
-    words = command_of(stage, str(sweep.folder.path), sweep.recipes, sweep.launch)
+    words = command_of(stage, str(sweep.folder.path), sweep.launch)
     return run_here([*words, *(["--cpu_threads", "1"] if stage["name"] != "eval" else [])], log)
 
 
@@ -103,9 +105,9 @@ def asked(place: Path, **changes: Any) -> Path:
         "budget_value": "4",
         "target": "multilingual/MAP=0.01",
         "eval_every": 3,
-        "train_config": str(REPOSITORY / "recipes/sample/hybrid.yaml"),
+        "train_config": "sample/hybrid",
         "train_options": f"{SMALL} {SIZE} --save_steps 2",
-        "mlm_config": str(REPOSITORY / "recipes/sample/mlm.yaml"),
+        "mlm_config": "sample/mlm",
         "mlm_options": BLOCKS,
         "threads": 1,
         **changes,

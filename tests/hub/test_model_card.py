@@ -46,7 +46,7 @@ from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments,
 from hf_hybrid.training.identity import DECISIVE_ARGUMENTS, read_run_like
 from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.run import _model_record, run_training
-from hf_hybrid.utils.options import parse_arguments
+from hf_hybrid.utils.options import find_settings, parse_arguments
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import escape, table
 from tests.support import families
@@ -138,7 +138,7 @@ def test_size_hardly_depends_on_the_number_of_languages(tmp_path: Path) -> None:
 
 
 def test_a_template_lies_in_the_package_and_beside_the_cards() -> None:
-    inside, beside = (ROOT / name / "model_card_template.md" for name in ("hf_hybrid", "model_cards"))
+    inside, beside = (ROOT / name / "model_card_template.md" for name in ("hf_hybrid/hub", "model_cards"))
     assert inside.read_bytes() == beside.read_bytes()
 
 
@@ -589,7 +589,7 @@ def test_the_defaults_of_language_modelling_are_those_of_its_arguments() -> None
     ("config", "options"), [(SAMPLE_CONFIG, SAMPLE_OPTIONS), (MLM_SAMPLE_CONFIG, MLM_SAMPLE_OPTIONS)]
 )
 def test_the_sample_options_are_those_of_the_recipe(config: str, options: tuple[str, ...]) -> None:
-    settings = yaml.safe_load((ROOT / config).read_text())
+    settings = yaml.safe_load(find_settings(config).read_text())
     assert set(settings) - {"logging_steps", "output_dir"} == set(options)
 
 

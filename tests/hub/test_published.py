@@ -91,7 +91,7 @@ class Published(NamedTuple):
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     root = tmp_path_factory.mktemp("published")
     folder = root / "run"
-    run_recipe(*OPTIONS, "--config", "recipes/sample/hybrid.yaml", "--output_dir", folder, launch=[sys.executable])
+    run_recipe(*OPTIONS, "--config", "sample/hybrid", "--output_dir", folder, launch=[sys.executable])
     model = HybridEncoder.from_pretrained(folder / "model")
     vectors = [model.encode(texts, side) for side, texts in TEXTS.items()]
     scores = RunFolder(folder).read_eval()["after"]

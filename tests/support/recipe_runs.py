@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -12,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from hf_hybrid.commands import console
 from tests.support.toys import toy_corpus, toy_encoder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,16 +72,6 @@ def run_recipe(
     return found
 
 
-def imported_recipe(name: str) -> ModuleType:
-    """`recipes/<name>.py` as a module, for what needs no process of its own."""
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", REPOSITORY / "recipes" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Ended(NamedTuple):
     """How a recipe ended that was run in this process."""
 
@@ -104,7 +93,7 @@ def recipes_here(
         capsys.readouterr()
         code = 0
         try:
-            imported_recipe(name).main()
+            console.main([name, *map(str, options)])
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Ended(code, *capsys.readouterr())

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments, ModelArguments
-from hf_hybrid.utils.options import parse_arguments
+from hf_hybrid.utils.options import SETTINGS, parse_arguments
 
 ALL = [ModelArguments, DataArguments, HybridTrainingArguments]
-FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+FILES = sorted([*(Path(__file__).parents[2] / "recipes").rglob("*.yaml"), *SETTINGS.rglob("*.yaml")])
 OTHERS = ("mlm", "study")  # `test_mlm_recipe.py` and `test_scale_recipe.py` have those
 RECIPES = [path for path in FILES if path.stem not in OTHERS]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from hf_hybrid.commands import console
 from hf_hybrid.hub.payload import study_files
 from hf_hybrid.records import manifest
 from hf_hybrid.records.manifest import write_manifest
@@ -32,7 +32,7 @@ from hf_hybrid.verification.study_checks import STUDY_CHECKS
 from hf_hybrid.verification.study_evidence import NO_VALUES, StudyEvidence
 from hf_hybrid.verification.verify import verify
 from tests.commands.test_scale import asked, run_stage_here
-from tests.support.recipe_runs import imported_recipe, write_jsonl_corpus
+from tests.support.recipe_runs import write_jsonl_corpus
 from tests.support.study_folders import collect
 
 FAILED = "mlm-L1-seed1"  # and mlm-L2-seed1 was not begun
@@ -66,12 +66,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(study_report, "picture", draw_once)  # as all of a report, it takes longer than all checks
         patch.setattr(study_report, "sections", make_once)
         patch.setattr(manifest, "sync", lambda path: None)
-        patch.setattr(
-            sys, "argv", ["scale.py", "--config", str(config), "--only", "zero_shot*,bm25,mono*,mlm_hybrid*"]
-        )
-        sweep = imported_recipe("scale").main
         with pytest.raises(SystemExit) as ended:
-            sweep()
+            console.main(["scale", "--config", str(config), "--only", "zero_shot*,bm25,mono*,mlm_hybrid*"])
         assert ended.value.code == 0
         failed = next(cell for cell in folder.read("study.json")["cells"] if cell["id"] == FAILED)
         folder.write_failure(failed, {"stage": "mlm", "returncode": 1, "last_line": "OSError: /data/me/no such file"})
@@ -212,14 +208,12 @@ def test_the_recipes_copy_and_verify(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "copy"
-    monkeypatch.setattr(sys, "argv", ["report.py", str(study), "--copy_to", str(target)])
-    imported_recipe("report").main()
+    console.main(["report", str(study), "--copy_to", str(target)])
     assert re.search(r"copy: 1\.\d MiB in \d+ files", capsys.readouterr().out)
     number = target / "report.md"
     number.write_text(number.read_text(encoding="utf-8").replace("0.", "1.", 1), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["verify.py", str(target)])
     with pytest.raises(SystemExit) as ended:
-        imported_recipe("verify").main()
+        console.main(["verify", str(target)])
     assert ended.value.code == 1
     told = capsys.readouterr().out
     assert "wrong: report.md: sha256" in told
@@ -229,9 +223,8 @@ def test_the_recipes_copy_and_verify(
 def test_a_study_is_not_made_again_by_the_recipe_of_a_run(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["verify.py", str(copy), "--rerun"])
     with pytest.raises(SystemExit) as ended:
-        imported_recipe("verify").main()
+        console.main(["verify", str(copy), "--rerun"])
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert "python recipes/scale.py --study_dir NEW --languages 1,2 --order de,en,ar --arms zero_shot,bm25" in told

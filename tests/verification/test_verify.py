@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from hf_hybrid.commands import console
 from hf_hybrid.data.batches.schedule import plan_fingerprint
 from hf_hybrid.hub.bundle import write_bundle
 from hf_hybrid.hub.model_card import card_text, write_card
@@ -39,7 +40,6 @@ from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding, compare
 from hf_hybrid.verification.rerun import compare_runs, unlike_machines
 from hf_hybrid.verification.verify import verify
 from tests.support.bundles import change, contents, finished_run
-from tests.support.recipe_runs import imported_recipe
 
 
 @pytest.fixture(scope="module")
@@ -605,7 +605,7 @@ def test_another_run_is_no_rerun(bundle: Path, tmp_path: Path) -> None:
 def recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: Any) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["recipes/verify.py", *map(str, options)])
     with pytest.raises(SystemExit) as stop:
-        imported_recipe("verify").main()
+        console.main(["verify", *map(str, options)])
     return int(stop.value.code or 0), *capsys.readouterr()
 
 
@@ -634,7 +634,7 @@ def test_a_run_is_made_again_and_is_the_same(
     monkeypatch.setattr("sys.argv", ["recipes/train.py", *words])
     logger = logging.getLogger("hf_hybrid")
     before = logger.handlers[:], logger.level, logger.propagate
-    imported_recipe("train").main()
+    console.main(["train", *words])
     logger.handlers[:], logger.level, logger.propagate = before
     write_bundle(tmp_path / "first")
     alone = shutil.copytree(tmp_path / "first" / "bundle", tmp_path / "downloaded")  # nothing else is left of it

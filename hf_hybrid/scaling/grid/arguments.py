@@ -1,4 +1,4 @@
-"""Arguments of `recipes/scale.py`: a study, and a plan from the runs of one."""
+"""Arguments of `hf-hybrid scale`: a study, and a plan from the runs of one."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class StudyArguments:
         None, "Quality whose cost is read off, as in multilingual/MAP=0.5; target_quality has it as its value."
     )
     train_config: str = option(
-        "recipes/sample/hybrid.yaml", "YAML file of recipes/train.py that all cells begin with."
+        "sample/hybrid", "Settings of `hf-hybrid train` that all cells begin with: a YAML file, or a name."
     )
     train_options: str = option(
-        "", "Further options of recipes/train.py for all cells: --train_options='--global_batch_size 32'."
+        "", "Further options of `hf-hybrid train` for all cells: --train_options='--global_batch_size 32'."
     )
-    mlm_config: str = option("recipes/sample/mlm.yaml", "YAML file of recipes/mlm.py, for its arms.")
-    mlm_options: str = option("", "Likewise of recipes/mlm.py.")
+    mlm_config: str = option("sample/mlm", "Settings of `hf-hybrid mlm`, for its arms.")
+    mlm_options: str = option("", "Likewise of `hf-hybrid mlm`.")
     train_corpus: str | None = option(None, "Folder or preset to train on; by default that of train_config.")
     eval_corpus: str | None = option(
         None, "Folder or preset to evaluate on; by default that of train_config, else items held out."
@@ -66,7 +66,9 @@ class StudyArguments:
     own_cache: bool = option(True, "Each cell tokenizes for itself, so that set-up times can be compared.")
     jobs: int = option(1, "Cells that run at a time.")
     threads: int | None = option(None, "Threads of each; by default the cores of this machine shared out.")
-    launch: str | None = option(None, "What starts the recipes, as in 'accelerate launch'; by default this Python.")
+    launch: str | None = option(
+        None, "What starts `-m hf_hybrid train` and its like, as in 'accelerate launch'; by default this Python."
+    )
     only: str | None = option(None, "Only cells whose id matches one of these patterns: 'hybrid-L4-*,bm25'.")
     cell: int | None = option(None, "Only the cell of this number, from 0 on, as --list shows them: for job arrays.")
     retry_failed: bool = option(False, "Run cells again that have failed.")

@@ -62,7 +62,7 @@ class Stage(TypedDict):
     """A recipe of a cell."""
 
     name: str  # "train", "mlm" or "eval"
-    recipe: str  # file in recipes/
+    recipe: str  # of `hf-hybrid train`, `mlm` or `eval` the recipe: "train.py"
     folder: str  # where its files go
     options: dict[str, str]
 
@@ -307,17 +307,22 @@ def _training(
     return {"name": name, "recipe": f"{name}.py", "folder": folder, "options": options}
 
 
-def command_of(stage: Stage, study_dir: str, recipes: str, launch: Sequence[str]) -> list[str]:
-    """The words of the command line.
+def command_of(stage: Stage, study_dir: str, launch: Sequence[str]) -> list[str]:
+    """Return the words of the command line of a stage.
+
+    Args:
+        stage (`Stage`): Of a cell.
+        study_dir (`str`): The folder of the study.
+        launch (`Sequence[str]`): What starts a module: Python, `accelerate launch` or `torchrun`.
 
     Example:
 
         >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/cells/a", "options": {"seed": "1"}}
-        >>> command_of(stage, "runs/x", "recipes", ["python"])
-        ['python', 'recipes/train.py', '--seed', '1']
+        >>> command_of(stage, "runs/x", ["python"])
+        ['python', '-m', 'hf_hybrid', 'train', '--seed', '1']
     """
     words = [word for name, value in stage["options"].items() for word in (f"--{name}", in_study(value, study_dir))]
-    return [*launch, f"{recipes}/{stage['recipe']}", *words]
+    return [*launch, "-m", "hf_hybrid", stage["recipe"].removesuffix(".py"), *words]
 
 
 def in_study(text: str, study_dir: str) -> str:

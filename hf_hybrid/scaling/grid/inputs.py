@@ -1,6 +1,6 @@
 """What all cells of a study share: settings, corpora and base models.
 
-1. Settings are those of a YAML file of recipes/ and of options over it, less what the study itself decides.
+1. Settings are those of a YAML file and of options over it, less what the study itself decides.
 2. Without an evaluation corpus, items are held out once, of the largest set of languages, and both parts are written
    to the study: a cell with few languages must not train on what another one is evaluated on.
 3. Without a checkpoint, a base model is made for each seed, with a tokenizer of all texts that any cell trains on.
@@ -24,7 +24,7 @@ from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments,
 from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.run import encoder_from_scratch
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder, replacing
-from hf_hybrid.utils.options import parse_arguments
+from hf_hybrid.utils.options import find_settings, parse_arguments
 from hf_hybrid.utils.redaction import redacted
 
 from .arguments import StudyArguments
@@ -84,14 +84,14 @@ class Inputs(NamedTuple):
 
 
 def read_settings(study: StudyArguments) -> Settings:
-    """The settings of a study, checked as the recipes check them.
+    """The settings of a study, checked as the commands check them.
 
     Args:
         study (`StudyArguments`): With its configuration files.
 
     Raises:
         ValueError: On an option that the study itself decides.
-        SystemExit: On an option that the recipe does not know, as of `parse_arguments`.
+        SystemExit: On an option that the command does not know, as of `parse_arguments`.
     """
     train = _merged(study.train_config, study.words_of("train_options"), "train_options")
     mlm = _merged(study.mlm_config, study.words_of("mlm_options"), "mlm_options")
@@ -116,7 +116,7 @@ def _merged(config: str, options: Mapping[str, str], place: str) -> dict[str, An
     if refused := [name for name in options if name in OWN_OPTIONS]:
         raise ValueError(f"{place}: the study itself decides on {refused[0]}; leave it out.")
     try:
-        found = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        found = yaml.safe_load(find_settings(config).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{config}: {error}") from None
     if not isinstance(found, dict):

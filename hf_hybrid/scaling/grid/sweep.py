@@ -36,8 +36,7 @@ class Sweep:
 
     Args:
         folder (`StudyFolder`): The study.
-        recipes (`str`): The folder of the recipes.
-        launch (`Sequence[str]`): What starts a recipe.
+        launch (`Sequence[str]`): What starts `-m hf_hybrid`.
         jobs (`int`, *optional*, defaults to 1): Cells at a time.
         threads (`int`, *optional*): Of each; by default the cores of this machine shared out.
         say (`Callable`, *optional*): Is told what happens, a line at a time.
@@ -46,13 +45,12 @@ class Sweep:
     def __init__(
         self,
         folder: StudyFolder,
-        recipes: str,
         launch: Sequence[str],
         jobs: int = 1,
         threads: int | None = None,
         say: Callable[[str], Any] = print,
     ) -> None:
-        self.folder, self.recipes, self.launch, self.jobs, self.say = folder, recipes, list(launch), jobs, say
+        self.folder, self.launch, self.jobs, self.say = folder, list(launch), jobs, say
         self.threads = threads or max(1, num_cores() // jobs)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -132,7 +130,7 @@ class Sweep:
         return False
 
     def _run_stage(self, stage: Stage, log: Path) -> int:
-        words = command_of(stage, str(self.folder.path), self.recipes, self.launch)
+        words = command_of(stage, str(self.folder.path), self.launch)
         if stage["name"] != "eval":
             words += ["--cpu_threads", str(self.threads)]
         with open(log, "a", encoding="utf-8") as file:
@@ -175,7 +173,7 @@ def last_line(log: Path, code: int) -> str:
 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "log.txt")
-        >>> _ = path.write_text("$ python recipes/train.py\\nloss 3\\nValueError: no\\n\\n")
+        >>> _ = path.write_text("$ python -m hf_hybrid train\\nloss 3\\nValueError: no\\n\\n")
         >>> last_line(path, 1), last_line(path, -9)
         ('ValueError: no', 'killed by signal 9 after: ValueError: no')
     """

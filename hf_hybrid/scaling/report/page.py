@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,21 +36,6 @@ _FOOTER = (
 )
 _UNSAFE = '%"#&<>'  # in a data URL within an attribute, of what is printable
 _SAFE = "".join(character for character in map(chr, range(32, 127)) if character not in _UNSAFE)
-
-
-@dataclass
-class ReportArguments:
-    """What a report is made of."""
-
-    study: str | None = field(default=None, metadata={"help": "Folder of a study; also the first word."})
-    step_profile: str | None = field(
-        default=None,
-        metadata={"help": "File of benchmarks/step_profile.py: where a step's time goes. A copy stays in the study."},
-    )
-    copy_to: str | None = field(
-        default=None,
-        metadata={"help": "Folder for a small copy of the study: no weights, no texts, and it verifies by itself."},
-    )
 
 
 def write_report(

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from hf_hybrid.commands.eval import EvaluationArguments
 from hf_hybrid.data.sources.sample import build_sample_corpus
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.scaling.grid.arguments import StudyArguments
@@ -44,12 +45,11 @@ from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_
 from hf_hybrid.scaling.planner.hardware import hardware_of_run
 from hf_hybrid.scaling.planner.measured_runs import read_measured
 from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table, wanted_workload
-from hf_hybrid.training.arguments import DataArguments, EvaluationArguments, HybridTrainingArguments, ModelArguments
+from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments, ModelArguments
 from hf_hybrid.training.interruption import LOCK_NAME, Interrupted
 from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
-from hf_hybrid.utils.options import parse_arguments
+from hf_hybrid.utils.options import find_settings, parse_arguments
 from tests.support.planned_runs import write_run_folder
-from tests.support.recipe_runs import REPOSITORY
 from tests.support.toy_runs import At, Kill, kill, toy_trainer
 from tests.support.toys import toy_corpus
 
@@ -123,10 +123,10 @@ class TestGrid:
         seen = set()
         for cell in full_grid((1,))[0]:
             for stage in cell["stages"]:
-                words = command_of(stage, str(tmp_path), "recipes", ["python"])
-                assert words[:2] == ["python", f"recipes/{stage['recipe']}"]
+                words = command_of(stage, str(tmp_path), ["python"])
+                assert words[:4] == ["python", "-m", "hf_hybrid", stage["recipe"].removesuffix(".py")]
                 assert "{study}" not in " ".join(words)
-                found = parse_arguments(classes[stage["recipe"]], words[2:])
+                found = parse_arguments(classes[stage["recipe"]], words[4:])
                 seen.add(stage["recipe"])
                 if stage["recipe"] == "train.py":
                     assert (found[2].mix, found[2].max_steps) == (stage["options"]["mix"], 20)
@@ -189,7 +189,7 @@ def test_seeds_are_a_number_or_a_list() -> None:
 
 
 def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
-    (study, _) = parse_arguments([StudyArguments], ["--config", str(REPOSITORY / "recipes/sample/study.yaml")])
+    (study, _) = parse_arguments([StudyArguments], ["--config", "sample/study"])
     corpus = build_sample_corpus()
     order = language_order(study.order, dict.fromkeys(corpus.languages, 1))
     sets = language_sets(order, study.counts)
@@ -200,7 +200,7 @@ def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
     assert len(cells) == trained + 3 + 1
     assert len(absent) == 6
     for name in (study.train_config, study.mlm_config):
-        assert (REPOSITORY / name).exists()
+        assert find_settings(name).exists()
 
 
 # What runs
@@ -208,7 +208,8 @@ def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
 
 FAKE = """
     import json, os, signal, sys, time
-    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    assert sys.argv[1:4] == ["-m", "hf_hybrid", "eval"]
+    options = dict(zip(sys.argv[4::2], sys.argv[5::2]))
     folder = options["--output_dir"]
     os.makedirs(folder, exist_ok=True)
     with open(folder + "/calls", "a") as file:
@@ -235,8 +236,7 @@ FAKE = """
 
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "eval.py").write_text(textwrap.dedent(FAKE))
+    (tmp_path / "fake.py").write_text(textwrap.dedent(FAKE))
     return StudyFolder(tmp_path / "study")
 
 
@@ -248,7 +248,7 @@ def fake_cell(name: str, do: str) -> Cell:
 
 def sweep_of(folder: StudyFolder, said: list[str] | None = None, **options: Any) -> Sweep:
     say: Callable[[str], Any] = (said if said is not None else []).append
-    return Sweep(folder, str(folder.path.parent / "recipes"), [sys.executable, "-S"], say=say, **options)
+    return Sweep(folder, [sys.executable, "-S", str(folder.path.parent / "fake.py")], say=say, **options)
 
 
 def calls(folder: StudyFolder, cell: Cell) -> list[str]:

@@ -1,0 +1,60 @@
+"""Write the report of a study: a page that opens from the disk, and its answer and table for a README.
+
+    hf-hybrid report runs/sample-study
+    hf-hybrid report runs/sample-study --step_profile benchmarks/step_profile.json
+    hf-hybrid report runs/sample-study --copy_to studies/sample
+
+STUDY is a folder that `hf-hybrid scale` made. It gets report.html and report.md, the same bytes for the same files.
+`--copy_to` writes a small copy, without weights, texts and values of single queries, that can be committed:
+`hf-hybrid verify studies/sample` makes every number of its report again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_hybrid.scaling.report.copy import copy_study
+from hf_hybrid.scaling.report.page import write_report
+from hf_hybrid.utils.files import size_words
+from hf_hybrid.utils.options import explained_errors, option, parse_arguments
+
+from .console import introduction
+
+
+@dataclass
+class ReportArguments:
+    """What a report is made of."""
+
+    study: str | None = option(None, "Folder of a study; also the first word.")
+    step_profile: str | None = option(
+        None, "File of benchmarks/step_profile.py: where a step's time goes. A copy stays in the study."
+    )
+    copy_to: str | None = option(
+        None, "Folder for a small copy of the study: no weights, no texts, and it verifies by itself."
+    )
+
+
+ARGUMENTS = (ReportArguments,)
+
+
+def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid report") -> None:
+    """Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Its options, by default those of the process.
+        program (`str`, *optional*, defaults to `"hf-hybrid report"`): Its name in errors and in the help.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--study")
+    with explained_errors(program):
+        args, _ = parse_arguments(ARGUMENTS, words, program=program, introduction=introduction("report", program))
+        if not args.study:
+            raise ValueError("study: name the folder of a study, as in: hf-hybrid report runs/sample-study")
+        page, text = write_report(args.study, args.step_profile)
+        print(f"{page}\n{text}")
+        if args.copy_to:
+            sizes = [path.stat().st_size for path in copy_study(args.study, args.copy_to).rglob("*") if path.is_file()]
+            print(f"{args.copy_to}: {size_words(sum(sizes))} in {len(sizes)} files")
