@@ -22,8 +22,7 @@ from hf_hybrid import RunFolder
 from hf_hybrid.data.sources.load import open_corpora
 from hf_hybrid.evaluation.evaluate import scores_table
 from hf_hybrid.models.masked_lm import MaskedLanguageModel
-from hf_hybrid.training.arguments import DataArguments
-from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.training.arguments import DataArguments, MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.mlm_trainer import MlmTrainer
 from hf_hybrid.training.run import already_done, open_encoder, run_training
 from hf_hybrid.utils import distributed

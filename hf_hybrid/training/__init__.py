@@ -1,7 +1,6 @@
 """Arguments, losses, trainers, checkpoints, and one run from start to end.
 
-* `arguments`: dataclasses of the options of a run
-* `mlm_arguments`: the same for masked language modeling
+* `arguments`: dataclasses of the options of a run, contrastive or masked language modeling
 * `gather`: embeddings of all ranks, with gradients
 * `losses`: the contrastive loss of a global batch
 * `gradcache`: large batches in chunks, with the same gradients

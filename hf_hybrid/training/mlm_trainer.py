@@ -22,9 +22,8 @@ from hf_hybrid.models.flops import head_parameters
 from hf_hybrid.models.masked_lm import MaskedLanguageModel
 from hf_hybrid.utils import distributed
 
-from .arguments import CACHE_DIR
+from .arguments import CACHE_DIR, MlmTrainingArguments
 from .identity import run_identity
-from .mlm_arguments import MlmTrainingArguments
 from .trainer import HybridTrainer
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from hf_hybrid import HybridEncoder, RunFolder
 from hf_hybrid.data.batches.schedule import plan_fingerprint
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.models.masked_lm import MaskedLanguageModel
-from hf_hybrid.training.arguments import DataArguments
+from hf_hybrid.training.arguments import DataArguments, MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.checkpoints import checkpoints, find_damage
-from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.run import open_encoder
 from hf_hybrid.utils.options import SETTINGS, parse_arguments
 from hf_hybrid.verification.findings import WRONG

@@ -42,9 +42,14 @@ from hf_hybrid.hub.card_command import (
 from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
 from hf_hybrid.hub.model_card import card_text, read_files, write_card
 from hf_hybrid.records.run_folder import CardOptions, RunFolder
-from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments, ModelArguments
+from hf_hybrid.training.arguments import (
+    DataArguments,
+    HybridTrainingArguments,
+    MlmModelArguments,
+    MlmTrainingArguments,
+    ModelArguments,
+)
 from hf_hybrid.training.identity import DECISIVE_ARGUMENTS, read_run_like
-from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.training.run import _model_record, run_training
 from hf_hybrid.utils.options import find_settings, parse_arguments
 from hf_hybrid.utils.redaction import publishable

@@ -20,8 +20,13 @@ from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.languages import split_codes
 from hf_hybrid.data.sources.load import load_corpus
 from hf_hybrid.models.encoder import HybridEncoder
-from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments, ModelArguments
-from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.training.arguments import (
+    DataArguments,
+    HybridTrainingArguments,
+    MlmModelArguments,
+    MlmTrainingArguments,
+    ModelArguments,
+)
 from hf_hybrid.training.run import encoder_from_scratch
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder, replacing
 from hf_hybrid.utils.options import find_settings, parse_arguments

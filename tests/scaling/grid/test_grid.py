@@ -45,9 +45,14 @@ from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_
 from hf_hybrid.scaling.planner.hardware import hardware_of_run
 from hf_hybrid.scaling.planner.measured_runs import read_measured
 from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table, wanted_workload
-from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments, ModelArguments
+from hf_hybrid.training.arguments import (
+    DataArguments,
+    HybridTrainingArguments,
+    MlmModelArguments,
+    MlmTrainingArguments,
+    ModelArguments,
+)
 from hf_hybrid.training.interruption import LOCK_NAME, Interrupted
-from hf_hybrid.training.mlm_arguments import MlmModelArguments, MlmTrainingArguments
 from hf_hybrid.utils.options import find_settings, parse_arguments
 from tests.support.planned_runs import write_run_folder
 from tests.support.toy_runs import At, Kill, kill, toy_trainer
