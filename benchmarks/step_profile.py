@@ -22,8 +22,8 @@ Every combination of the settings given is trained in a process of its own, or i
 exchange of gradients what the backward pass does not hide, from the last gradient to the end. Both include waiting for
 a slower process. Figures are those of the first process, on CPU over gloo.
 
-`mfu` is the operations that the model needs for the real tokens, by `hf_hybrid.models.flops.encoder_flops`, over the
-step time and the measured matrix rate. `padding_share` is of the positions that the linear layers computed on.
+`mfu` is the operations that the model needs for the real tokens, by `hf_hybrid.training.resource_log.encoder_flops`, over the step
+time and the measured matrix rate. `padding_share` is of the positions that the linear layers computed on.
 """
 
 from __future__ import annotations

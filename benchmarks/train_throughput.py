@@ -18,7 +18,7 @@ special tokens included, are made up, and random weights for an encoder.
 
 A row has `ours` and `peer`, each a dictionary or "out of memory", and their `ratio`: pairs/s of ours over the peer's,
 memory of the peer's over ours. `padding_share` is of the positions computed on, `mfu` the operations that the
-model needs for the real tokens, by `hf_hybrid.models.flops.encoder_flops`, over the time and the measured matrix rate.
+model needs for the real tokens, by `hf_hybrid.training.resource_log.encoder_flops`, over the time and the measured matrix rate.
 `peak_memory_gib` is of tensors on CUDA, of the whole process on CPU. `attention_dropout` is what was asked of both
 sides, null for the model's own, and `dropout` what each side's model then had. `chunk_tokens` of ours is the bound of
 its chunks at the end, null where batches ran all at once: ours goes over to chunks by itself where memory runs out.

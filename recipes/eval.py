@@ -5,7 +5,8 @@
         --passage_prompt "passage: " --save_runs
     accelerate launch recipes/eval.py --model runs/mine/model --corpus miracl --settings monolingual
 
-The same command goes on where a killed one stopped.
+The same command goes on where a killed one stopped. The output folder is by default one for each model and corpus;
+one that holds another evaluation is refused, unless `--overwrite` replaces it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import dataclasses
 import time
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +24,17 @@ from hf_hybrid import HybridEncoder, ParallelCorpus, RunFolder, load_corpus
 from hf_hybrid.data.languages import split_codes
 from hf_hybrid.evaluation.compare import check_comparable, compare, comparison_table, write_comparison
 from hf_hybrid.evaluation.evaluate import check_asked, evaluate_bm25, evaluate_retrieval, table, what_is_evaluated
+from hf_hybrid.evaluation.folder import BM25_NAME, COMPARISON_NAME, HEAT_MAP_NAME, open_evaluation, planned_names
 from hf_hybrid.evaluation.heat_map import pair_heat_map
 from hf_hybrid.evaluation.per_query import EvaluationFiles
 from hf_hybrid.records.environment import environment
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import PER_QUERY_NAME, Scores
 from hf_hybrid.training.arguments import EvaluationArguments
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.options import explained_errors, parse_arguments
 
+FLAGS = {"overwrite": "Begin anew where output_dir holds another evaluation, whose files are deleted."}
 STARTED_AT = time.perf_counter()
 # Preparing a large corpus, which the others wait for, takes longer than a collective may.
 PATIENCE = timedelta(hours=12)
@@ -40,7 +43,7 @@ PATIENCE = timedelta(hours=12)
 def main() -> None:
     # Arguments
     with explained_errors("eval.py"):
-        args, _ = parse_arguments([EvaluationArguments])
+        args, rest = parse_arguments([EvaluationArguments], flags=FLAGS)
         check_asked(split_codes(args.settings) or [], split_codes(args.measures) or [], args.max_queries)
         # without a word from us, accelerate would not connect processes where there is no GPU
         process = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available(), timeout=PATIENCE)
@@ -53,21 +56,22 @@ def main() -> None:
         if args.compare:
             measures = split_codes(args.measures) or []
             check_comparable(args.compare, args.output_dir, corpus.fingerprint, args.max_queries, measures)
+        outputs = open_outputs(args, corpus, rest.overwrite)
         model = open_model(args, process.device)
     say(f"devices: {process.num_processes} x {process.device}")
     say(f"corpus: {corpus!r}")
 
     # Evaluation
     with explained_errors("eval.py"):
-        columns = {"model": evaluate(args, model, corpus, Path(args.output_dir))}
+        columns = {"model": evaluate(args, model, corpus, outputs)}
         if args.bm25:
-            columns["BM25"] = evaluate(args, None, corpus, Path(args.output_dir) / "bm25")
+            columns["BM25"] = evaluate(args, None, corpus, outputs.within(BM25_NAME))
 
     # What it leaves
     if process.is_main_process:
         say("\n" + table(dict(columns)))
         with explained_errors("eval.py"):
-            tell_more(args, columns["model"])
+            tell_more(args, columns["model"], outputs)
         say(f"\n{time.perf_counter() - STARTED_AT:.0f} s. All pairs of languages: {args.output_dir}/eval.json")
         say(f"Values of single queries: {args.output_dir}/{PER_QUERY_NAME}")
 
@@ -83,6 +87,31 @@ def open_corpus(args: EvaluationArguments) -> ParallelCorpus:
     )
     share = args.held_out
     return corpus.split(held_out=int(share) if share.is_integer() else share)[1] if share else corpus
+
+
+def open_outputs(args: EvaluationArguments, corpus: ParallelCorpus, overwrite: bool) -> OutputFolder:
+    """The output folder, if this evaluation may write there."""
+    asked = {"settings": split_codes(args.settings) or [], "measures": split_codes(args.measures) or []}
+    compares = args.compare is not None
+    names = planned_names(corpus.languages, asked["settings"], args.save_runs, args.bm25, compares)
+    problem = None
+    if PartialState().is_main_process:
+        evaluated = describe(args, corpus, asked, str(args.model))
+        try:
+            open_evaluation(args.output_dir, evaluated, names, overwrite)
+        except ValueError as error:
+            problem = str(error)
+    if (problem := distributed.from_first(problem)) is not None:
+        raise ValueError(problem)
+    return OutputFolder(args.output_dir)
+
+
+def describe(args: EvaluationArguments, corpus: ParallelCorpus, asked: dict[str, Any], name: str) -> dict[str, Any]:
+    """What eval.json says of the evaluation of a model, or of BM25."""
+    asked = {**asked, "max_queries": args.max_queries}
+    return what_is_evaluated(
+        corpus, **asked, model=name, arguments=dataclasses.asdict(args), environment=environment()
+    )
 
 
 def open_model(args: EvaluationArguments, device: torch.device) -> Any:
@@ -111,14 +140,14 @@ def open_model(args: EvaluationArguments, device: torch.device) -> Any:
     return encoder.to(device).eval()
 
 
-def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, folder: Path) -> Scores:
+def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, outputs: OutputFolder) -> Scores:
     """Evaluate a model, or BM25 without one, and write all but pictures to the folder."""
     asked: dict[str, Any] = {
         "settings": split_codes(args.settings) or [],
         "measures": split_codes(args.measures) or [],
         "max_queries": args.max_queries,
     }
-    with EvaluationFiles(folder, corpus, args.save_runs, args.run_depth) as details:
+    with EvaluationFiles(outputs, corpus, args.save_runs, args.run_depth) as details:
         shown: dict[str, Any] = {**asked, "details": details, "show_progress": PartialState().is_main_process}
         if model is None:
             scores = evaluate_bm25(corpus, **shown)
@@ -130,32 +159,32 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, fold
                 query_prompt=None if own_prompts else args.query_prompt,
                 passage_prompt=None if own_prompts else args.passage_prompt,
                 batch_tokens=args.batch_tokens,
-                embedding_dir=folder / "embeddings",
+                embedding_dir=outputs.within("embeddings"),
                 keep_embeddings=args.keep_embeddings,
                 index=args.index,
                 **shown,
             )
     if PartialState().is_main_process:
         with suppress(OSError):  # there are others' embeddings in it
-            (folder / "embeddings").rmdir()
-        name, arguments = "BM25" if model is None else args.model, dataclasses.asdict(args)
-        evaluated = what_is_evaluated(corpus, **asked, model=name, arguments=arguments, environment=environment())
-        RunFolder(folder).write_eval({"before": None, "after": scores, "evaluated": evaluated})
+            (outputs.path / "embeddings").rmdir()
+        evaluated = describe(args, corpus, asked, "BM25" if model is None else str(args.model))
+        RunFolder(outputs).write_eval({"before": None, "after": scores, "evaluated": evaluated})
     return scores
 
 
-def tell_more(args: EvaluationArguments, scores: Scores) -> None:
+def tell_more(args: EvaluationArguments, scores: Scores, outputs: OutputFolder) -> None:
     """The comparison that was asked for, and a picture where there are several pairs of languages."""
-    folder, measures = Path(args.output_dir), split_codes(args.measures) or []
-    for name in ("comparison.json", "heat_map.png"):  # of an earlier evaluation
-        (folder / name).unlink(missing_ok=True)
+    folder, measures = outputs.path, split_codes(args.measures) or []
+    outputs.delete(COMPARISON_NAME, HEAT_MAP_NAME)  # of an earlier evaluation
     if args.compare:
         found = compare(folder, args.compare, measures)
-        write_comparison(folder / "comparison.json", found, args.compare)
+        outputs.claim(COMPARISON_NAME)
+        write_comparison(folder / COMPARISON_NAME, found, args.compare)
         print(f"\nCompared with {args.compare}:\n{comparison_table(found)}")
     if len(scores["pairs"]) > 1:
+        outputs.claim(HEAT_MAP_NAME)
         try:
-            print(f"\nHeat map of the pairs: {pair_heat_map(scores, folder / 'heat_map.png', measures[0])}")
+            print(f"\nHeat map of the pairs: {pair_heat_map(scores, folder / HEAT_MAP_NAME, measures[0])}")
         except ImportError as error:  # not worth the evaluation
             print(f"\n{error}")
 

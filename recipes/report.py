@@ -11,9 +11,12 @@ STUDY is a folder that recipes/scale.py made. It gets report.html and report.md,
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
-from hf_hybrid.scaling.report.copy import copy_study
+from hf_hybrid.scaling.grid.folder import StudyFolder
+from hf_hybrid.scaling.report.copy import copy_study, refuse_copy
 from hf_hybrid.scaling.report.page import ReportArguments, write_report
 from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.options import explained_errors, parse_arguments
@@ -27,6 +30,8 @@ def main() -> None:
         args, _ = parse_arguments([ReportArguments], argv)
         if not args.study:
             raise ValueError("study: name the folder of a study, as in: python recipes/report.py runs/sample-study")
+        if args.copy_to:
+            refuse_copy(StudyFolder(args.study), Path(os.path.abspath(args.copy_to)))
         page, text = write_report(args.study, args.step_profile)
         print(f"{page}\n{text}")
         if args.copy_to:

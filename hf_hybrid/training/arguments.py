@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_hybrid.data.batches.mix import MixConfig
+from hf_hybrid.evaluation.folder import default_folder
 from hf_hybrid.models.seen_embeddings import EXACT_OPTIMIZERS
 from hf_hybrid.utils.files import cache_folder
 from hf_hybrid.utils.options import option
@@ -320,7 +321,9 @@ class EvaluationArguments:
     index: str = option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
     bm25: bool = option(False, "Evaluate BM25 beside the model.")
     compare: str | None = option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
-    output_dir: str = option("runs/evaluation", "The folder for eval.json and all else.")
+    output_dir: str = option(
+        None, "The folder for eval.json and all else; by default runs/eval/ and the names of model and corpus."
+    )
     save_runs: bool = option(False, "Write the rankings and the judgements as TREC files.")
     run_depth: int = option(1000, "Places of each ranking in the TREC files.")
     keep_embeddings: bool = option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
@@ -347,12 +350,12 @@ class EvaluationArguments:
                 extra = {"bm25s": "bm25"}.get(package, package)
                 raise ValueError(f'{package} is not installed: pip install ".[{extra}]", in a clone.')
         _refuse_out_of_range(self)
+        if self.output_dir is None:
+            self.output_dir = default_folder(self.model, self.corpus, self.revision)
         if not self.output_dir.strip():
             raise ValueError("output_dir is empty; name a folder.")
         if os.path.isfile(self.output_dir):
             raise ValueError(f"output_dir={self.output_dir!r} is a file; name a folder.")
-        if os.path.exists(os.path.join(self.output_dir, "run.json")):
-            raise ValueError(f"output_dir={self.output_dir!r} holds a training run, whose eval.json would be lost.")
         if self.run_depth != 1000 and not self.save_runs:
             raise ValueError(f"run_depth={self.run_depth} without save_runs: nothing is so deep. Add --save_runs.")
 
