@@ -5,7 +5,8 @@
         --passage_prompt "passage: " --save_runs true
     hf-hybrid eval --model runs/mine/model --corpus miracl --settings monolingual --num_processes 2
 
-The same command goes on where a killed one stopped.
+The same command goes on where a killed one stopped. The output folder is by default one for each model and corpus. A
+folder that holds another evaluation is refused, unless `--overwrite` replaces it.
 Launchers of processes start it as `accelerate launch -m hf_hybrid eval`, or by the recipe eval.py.
 """
 
@@ -19,10 +20,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_hybrid.data.languages import split_codes
+from hf_hybrid.evaluation.folder import (
+    BM25_NAME,
+    COMPARISON_NAME,
+    HEAT_MAP_NAME,
+    default_folder,
+    open_evaluation,
+    planned_names,
+)
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import cache_folder
 from hf_hybrid.utils.options import check_ranges, explained_errors, option, parse_arguments
@@ -75,7 +84,9 @@ class EvaluationArguments:
     index: str = option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
     bm25: bool = option(False, "Evaluate BM25 beside the model.")
     compare: str | None = option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
-    output_dir: str = option("runs/evaluation", "The folder for eval.json and all else.")
+    output_dir: str = option(
+        None, "The folder for eval.json and all else; by default runs/eval/ and the names of model and corpus."
+    )
     save_runs: bool = option(False, "Write the rankings and the judgements as TREC files.")
     run_depth: int = option(1000, "Places of each ranking in the TREC files.")
     keep_embeddings: bool = option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
@@ -102,17 +113,18 @@ class EvaluationArguments:
                 extra = {"bm25s": "bm25"}.get(package, package)
                 raise ValueError(f'{package} is not installed: pip install ".[{extra}]", in a clone.')
         check_ranges(self, _RANGES)
+        if self.output_dir is None:
+            self.output_dir = default_folder(self.model, self.corpus, self.revision)
         if not self.output_dir.strip():
             raise ValueError("output_dir is empty; name a folder.")
         if os.path.isfile(self.output_dir):
             raise ValueError(f"output_dir={self.output_dir!r} is a file; name a folder.")
-        if os.path.exists(os.path.join(self.output_dir, "run.json")):
-            raise ValueError(f"output_dir={self.output_dir!r} holds a training run, whose eval.json would be lost.")
         if self.run_depth != 1000 and not self.save_runs:
             raise ValueError(f"run_depth={self.run_depth} without save_runs: nothing is so deep. Add --save_runs.")
 
 
 ARGUMENTS = (EvaluationArguments,)
+FLAGS = {"overwrite": "Begin anew where output_dir holds another evaluation, whose files are deleted."}
 
 
 def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> None:
@@ -125,8 +137,8 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
     # Arguments
     started_at = time.perf_counter()
     with explained_errors(program):
-        args, _ = parse_arguments(
-            ARGUMENTS, argv, launch=True, program=program, introduction=introduction("eval", program)
+        args, rest = parse_arguments(
+            ARGUMENTS, argv, flags=FLAGS, launch=True, program=program, introduction=introduction("eval", program)
         )
 
     import torch
@@ -149,21 +161,22 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
         if args.compare:
             measures = split_codes(args.measures) or []
             check_comparable(args.compare, args.output_dir, corpus.fingerprint, args.max_queries, measures)
+        outputs = open_outputs(args, corpus, rest.overwrite)
         model = open_model(args, process.device)
     say(f"devices: {process.num_processes} x {process.device}")
     say(f"corpus: {corpus!r}")
 
     # Evaluation
     with explained_errors(program):
-        columns = {"model": evaluate(args, model, corpus, Path(args.output_dir))}
+        columns = {"model": evaluate(args, model, corpus, outputs)}
         if args.bm25:
-            columns["BM25"] = evaluate(args, None, corpus, Path(args.output_dir) / "bm25")
+            columns["BM25"] = evaluate(args, None, corpus, outputs.within(BM25_NAME))
 
     # What it leaves
     if process.is_main_process:
         say("\n" + table(dict(columns)))
         with explained_errors(program):
-            tell_more(args, columns["model"])
+            tell_more(args, columns["model"], outputs)
         say(f"\n{time.perf_counter() - started_at:.0f} s. All pairs of languages: {args.output_dir}/eval.json")
         say(f"Values of single queries: {args.output_dir}/{PER_QUERY_NAME}")
     distributed.leave_at_exit()
@@ -182,6 +195,36 @@ def open_corpus(args: EvaluationArguments) -> ParallelCorpus:
     )
     share = args.held_out
     return corpus.split(held_out=int(share) if share.is_integer() else share)[1] if share else corpus
+
+
+def open_outputs(args: EvaluationArguments, corpus: ParallelCorpus, overwrite: bool) -> OutputFolder:
+    """Return the output folder, if this evaluation may write there."""
+    from accelerate import PartialState
+
+    asked = {"settings": split_codes(args.settings) or [], "measures": split_codes(args.measures) or []}
+    compares = args.compare is not None
+    names = planned_names(corpus.languages, asked["settings"], args.save_runs, args.bm25, compares)
+    problem = None
+    if PartialState().is_main_process:
+        evaluated = describe(args, corpus, asked, str(args.model))
+        try:
+            open_evaluation(args.output_dir, evaluated, names, overwrite)
+        except ValueError as error:
+            problem = str(error)
+    if (problem := distributed.from_first(problem)) is not None:
+        raise ValueError(problem)
+    return OutputFolder(args.output_dir)
+
+
+def describe(args: EvaluationArguments, corpus: ParallelCorpus, asked: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what eval.json says of the evaluation of a model, or of BM25."""
+    from hf_hybrid.evaluation.evaluate import what_is_evaluated
+    from hf_hybrid.records.environment import environment
+
+    asked = {**asked, "max_queries": args.max_queries}
+    return what_is_evaluated(
+        corpus, **asked, model=name, arguments=dataclasses.asdict(args), environment=environment()
+    )
 
 
 def open_model(args: EvaluationArguments, device: torch.device) -> Any:
@@ -214,13 +257,12 @@ def open_model(args: EvaluationArguments, device: torch.device) -> Any:
     return encoder.to(device).eval()
 
 
-def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, folder: Path) -> Scores:
+def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, outputs: OutputFolder) -> Scores:
     """Evaluate a model, or BM25 without one, and write all but pictures to the folder."""
     from accelerate import PartialState
 
-    from hf_hybrid.evaluation.evaluate import evaluate_bm25, evaluate_retrieval, what_is_evaluated
+    from hf_hybrid.evaluation.evaluate import evaluate_bm25, evaluate_retrieval
     from hf_hybrid.evaluation.per_query import EvaluationFiles
-    from hf_hybrid.records.environment import environment
     from hf_hybrid.records.run_folder import RunFolder
 
     asked: dict[str, Any] = {
@@ -228,7 +270,7 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, fold
         "measures": split_codes(args.measures) or [],
         "max_queries": args.max_queries,
     }
-    with EvaluationFiles(folder, corpus, args.save_runs, args.run_depth) as details:
+    with EvaluationFiles(outputs, corpus, args.save_runs, args.run_depth) as details:
         shown: dict[str, Any] = {**asked, "details": details, "show_progress": PartialState().is_main_process}
         if model is None:
             scores = evaluate_bm25(corpus, **shown)
@@ -240,34 +282,34 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, fold
                 query_prompt=None if own_prompts else args.query_prompt,
                 passage_prompt=None if own_prompts else args.passage_prompt,
                 batch_tokens=args.batch_tokens,
-                embedding_dir=folder / "embeddings",
+                embedding_dir=outputs.within("embeddings"),
                 keep_embeddings=args.keep_embeddings,
                 index=args.index,
                 **shown,
             )
     if PartialState().is_main_process:
         with suppress(OSError):  # there are others' embeddings in it
-            (folder / "embeddings").rmdir()
-        name, arguments = "BM25" if model is None else args.model, dataclasses.asdict(args)
-        evaluated = what_is_evaluated(corpus, **asked, model=name, arguments=arguments, environment=environment())
-        RunFolder(folder).write_eval({"before": None, "after": scores, "evaluated": evaluated})
+            (outputs.path / "embeddings").rmdir()
+        evaluated = describe(args, corpus, asked, "BM25" if model is None else str(args.model))
+        RunFolder(outputs).write_eval({"before": None, "after": scores, "evaluated": evaluated})
     return scores
 
 
-def tell_more(args: EvaluationArguments, scores: Scores) -> None:
+def tell_more(args: EvaluationArguments, scores: Scores, outputs: OutputFolder) -> None:
     """The comparison that was asked for, and a picture where there are several pairs of languages."""
     from hf_hybrid.evaluation.compare import compare, comparison_table, write_comparison
     from hf_hybrid.evaluation.heat_map import pair_heat_map
 
-    folder, measures = Path(args.output_dir), split_codes(args.measures) or []
-    for name in ("comparison.json", "heat_map.png"):  # of an earlier evaluation
-        (folder / name).unlink(missing_ok=True)
+    folder, measures = outputs.path, split_codes(args.measures) or []
+    outputs.delete(COMPARISON_NAME, HEAT_MAP_NAME)  # of an earlier evaluation
     if args.compare:
         found = compare(folder, args.compare, measures)
-        write_comparison(folder / "comparison.json", found, args.compare)
+        outputs.claim(COMPARISON_NAME)
+        write_comparison(folder / COMPARISON_NAME, found, args.compare)
         print(f"\nCompared with {args.compare}:\n{comparison_table(found)}")
     if len(scores["pairs"]) > 1:
+        outputs.claim(HEAT_MAP_NAME)
         try:
-            print(f"\nHeat map of the pairs: {pair_heat_map(scores, folder / 'heat_map.png', measures[0])}")
+            print(f"\nHeat map of the pairs: {pair_heat_map(scores, folder / HEAT_MAP_NAME, measures[0])}")
         except ImportError as error:  # not worth the evaluation
             print(f"\n{error}")

@@ -11,11 +11,14 @@ STUDY is a folder that `hf-hybrid scale` made. It gets report.html and report.md
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from hf_hybrid.scaling.report.copy import copy_study
+from hf_hybrid.scaling.grid.folder import StudyFolder
+from hf_hybrid.scaling.report.copy import copy_study, refuse_copy
 from hf_hybrid.scaling.report.page import write_report
 from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.options import explained_errors, option, parse_arguments
@@ -53,6 +56,8 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid report") -
         args, _ = parse_arguments(ARGUMENTS, words, program=program, introduction=introduction("report", program))
         if not args.study:
             raise ValueError("study: name the folder of a study, as in: hf-hybrid report runs/sample-study")
+        if args.copy_to:
+            refuse_copy(StudyFolder(args.study), Path(os.path.abspath(args.copy_to)))
         page, text = write_report(args.study, args.step_profile)
         print(f"{page}\n{text}")
         if args.copy_to:

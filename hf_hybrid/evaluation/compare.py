@@ -61,7 +61,7 @@ def check_comparable(
 
     Example:
 
-        >>> check_comparable("nowhere", "runs/evaluation", "0a1b", None)
+        >>> check_comparable("nowhere", "runs/new", "0a1b", None)
         Traceback (most recent call last):
         ...
         ValueError: ... is not there; nowhere must be the output of an evaluation (recipes/eval.py).

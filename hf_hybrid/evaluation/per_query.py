@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -31,9 +29,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import PER_QUERY_NAME
 from hf_hybrid.utils import distributed
-from hf_hybrid.utils.files import delete_unfinished, replacing
+from hf_hybrid.utils.files import delete_unfinished
 
 from .aggregate import KEYS, POOL
 
@@ -59,7 +58,7 @@ class EvaluationFiles:
     """Writes these files language by language; use it as a context manager, which leaves nothing half-written.
 
     Args:
-        folder (`str` or `Path`): Where to.
+        folder (`str`, `Path` or `OutputFolder`): Where to.
         corpus (`ParallelCorpus`): What is evaluated on.
         save_runs (`bool`, *optional*, defaults to `False`): Write rankings and judgements too.
         run_depth (`int`, *optional*, defaults to 1000): Places of each ranking that are written.
@@ -79,7 +78,8 @@ class EvaluationFiles:
     ) -> None:
         if run_depth < 1:
             raise ValueError(f"run_depth={run_depth}: give at least 1.")
-        self.folder, self.corpus, self.tag = Path(folder), corpus, _word(tag)
+        self.outputs, self.corpus, self.tag = OutputFolder.of(folder), corpus, _word(tag)
+        self.folder = self.outputs.path
         self.run_depth = run_depth if save_runs else 0
         self._ids = cache(self._read_ids)
         self._schema = pa.schema([(name, pa.string()) for name in KEYS])
@@ -88,8 +88,7 @@ class EvaluationFiles:
 
     def __enter__(self) -> EvaluationFiles:
         if distributed.rank() == 0:  # rankings of an earlier evaluation would stand beside those of this one
-            for name in ("runs", "qrels"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.outputs.delete("runs", "qrels")
             delete_unfinished(self.folder, older_than_s=0.0)  # of an evaluation that was killed here
         return self
 
@@ -108,7 +107,10 @@ class EvaluationFiles:
         queries = self._read_ids(self.corpus.QUERY, ranks.query_language)
         query_ids = [queries[row] for row in ranks.query_rows]
         self._add_values(ranks.query_language, query_ids, values)
-        for ranking in _rankings(ranks, {found.passage_language for found in values}) if self.run_depth else ():
+        rankings = _rankings(ranks, {found.passage_language for found in values}) if self.run_depth else []
+        names = [name for ranking in rankings for name in (_run_name(ranking), _qrels_name(ranking))]
+        self.outputs.claim(*names)  # at once: each time waits for the disk
+        for ranking in rankings:
             self._write_run(ranking, ranks, query_ids)
             self._write_qrels(ranking, ranks, query_ids)
 
@@ -140,7 +142,7 @@ class EvaluationFiles:
     def _add_values(self, language: str, query_ids: list[str], values: Sequence[QueryValues]) -> None:
         """A row group: what is held in memory is of one language."""
         if self._writer is None:
-            unfinished = self._opened.enter_context(replacing(self.folder / PER_QUERY_NAME))
+            unfinished = self._opened.enter_context(self.outputs.writing(PER_QUERY_NAME))
             self._writer = self._opened.enter_context(pyarrow.parquet.ParquetWriter(unfinished, self._schema))
         ids, tables = pa.array(query_ids, pa.string()), []
         for found in values:
@@ -167,7 +169,7 @@ class EvaluationFiles:
                 "tag": pa.repeat(self.tag, len(query)),
             }
         )
-        _write(self.folder / "runs" / f"{ranking.name}.trec", table)
+        self._write(_run_name(ranking), table)
 
     def _write_qrels(self, ranking: _Ranking, ranks: LanguageRanks, query_ids: list[str]) -> None:
         relevant = ranks.relevant.take(ranking.chosen_R)
@@ -179,7 +181,19 @@ class EvaluationFiles:
                 "relevance": relevant.gain_R,
             }
         )
-        _write(self.folder / "qrels" / f"{ranking.name}.qrels", table)
+        self._write(_qrels_name(ranking), table)
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        with self.outputs.writing(name) as unfinished:
+            pyarrow.csv.write_csv(table, unfinished, _TREC)
+
+
+def _run_name(ranking: _Ranking) -> str:
+    return f"runs/{ranking.name}.trec"
+
+
+def _qrels_name(ranking: _Ranking) -> str:
+    return f"qrels/{ranking.name}.qrels"
 
 
 def _rankings(ranks: LanguageRanks, passage_languages: set[str]) -> list[_Ranking]:
@@ -193,11 +207,6 @@ def _rankings(ranks: LanguageRanks, passage_languages: set[str]) -> list[_Rankin
         every_R = np.ones(len(ranks.relevant.query_R), dtype=bool)
         found.append(_Ranking(f"{ranks.query_language}-all", ranks.best[POOL], 0, every_R))
     return found
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with replacing(path) as unfinished:
-        pyarrow.csv.write_csv(table, unfinished, _TREC)
 
 
 def _word(name: str) -> str:

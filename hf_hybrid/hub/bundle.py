@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from hf_hybrid import __version__
 from hf_hybrid.records.environment import installed_versions, normal_name
 from hf_hybrid.records.manifest import write_manifest
+from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import (
     BUNDLE_NAME,
     EVALUATIONS_NAME,
@@ -44,11 +45,11 @@ from hf_hybrid.records.run_folder import (
     Run,
     RunFolder,
 )
-from hf_hybrid.utils.files import UNFINISHED, replace_folder
+from hf_hybrid.utils.files import UNFINISHED
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.strict_json import read_json_lines
 
-from .model_card import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
+from .model_card import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, pictures_in, write_card
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,8 +86,9 @@ def write_bundle(folder: str | os.PathLike[str]) -> Path:
         _write_card(source.path, unfinished)
         (unfinished / LOCK_NAME).write_text(lock, encoding="utf-8")
         shutil.copyfile(source.path / MODEL_NAME / MANIFEST_NAME, unfinished / MODEL_HASHES_NAME)
+        (unfinished / OUTPUTS_NAME).unlink()
         write_manifest(unfinished)
-        replace_folder(unfinished, path)
+        source.outputs.put_folder(unfinished, BUNDLE_NAME)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # only what did not get so far is there still
     return path
@@ -176,10 +178,11 @@ def _write_card(folder: Path, bundle: Path) -> None:
     if not card.is_file() or card.read_bytes() != card_text(bundle).encode():
         write_card(bundle)
         return
-    shutil.copyfile(card, bundle / CARD_NAME)
-    for name in (PICTURES_NAME, EVAL_RESULTS_NAME):
-        if (folder / name).is_dir():
-            shutil.copytree(folder / name, bundle / name, copy_function=shutil.copyfile)
+    eval_results = (path.relative_to(folder).as_posix() for path in folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml"))
+    for name in (CARD_NAME, *pictures_in(card.read_bytes()), *eval_results):
+        if (folder / name).is_file():
+            (bundle / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / name, bundle / name)
 
 
 def _environment_lock(run: Run, earlier: Path) -> str:

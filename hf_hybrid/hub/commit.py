@@ -388,7 +388,7 @@ class PushRecord:
                 raise ValueError(f"expected format {_FORMAT}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{self.path} cannot be read ({error!r}): delete it; the next push then needs --overwrite."
+                f"{self.path} cannot be read ({error!r}): move it away; the next push then needs --overwrite."
             ) from None
         return pushes
 

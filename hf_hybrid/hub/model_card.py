@@ -14,7 +14,6 @@ import importlib.util
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 from hf_hybrid.evaluation.heat_map import pair_change_map, pair_heat_map
 from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import CardOptions, RunFolder
-from hf_hybrid.utils.files import replacing
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import Markdown, escape, plain
 
@@ -35,6 +33,7 @@ from .card_sections import has_pictures, limits, results
 
 CARD_NAME = "README.md"
 PICTURES_NAME = "pictures"
+PICTURE_NAMES = ("pairs_after.png", "pairs_change.png")
 EVAL_RESULTS_NAME = ".eval_results"
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 
@@ -52,9 +51,11 @@ def write_card(folder: str | os.PathLike[str], options: CardOptions | None = Non
         `Path`: `README.md` in the folder.
 
     Raises:
-        ValueError: When the folder holds no run, a file is damaged, or an option is not what the Hub takes.
+        ValueError: When the folder holds no run, a file is damaged, an option is not what the Hub takes, or a file is
+            in the way that no recipe wrote. Nothing was written then.
     """
     run_folder = RunFolder(folder)
+    outputs = run_folder.outputs
     chosen: dict[str, Any] = dict(run_folder.read_card_options() if options is None else options)
     files = read_files(folder, options)
     several = has_pictures(files._replace(options={}))
@@ -63,14 +64,26 @@ def write_card(folder: str | os.PathLike[str], options: CardOptions | None = Non
         events.event("warning", logging.WARNING, problem='no pictures in the card: pip install ".[plots]", in a clone')
     chosen = {name: value for name, value in chosen.items() if name != "pictures" and value is not None}
     chosen |= {} if drawn or not several else {"pictures": False}
-    if chosen or (run_folder.path / "card.json").exists():
+    renews_options = bool(chosen) or (run_folder.path / "card.json").exists()
+    entries = eval_entries(files)
+    eval_results = {
+        f"{EVAL_RESULTS_NAME}/{entry.dataset_id.rsplit('/', 1)[-1]}.yaml": entries for entry in entries[:1]
+    }
+    pictures = picture_names(files._replace(options={})) if drawn else []
+    names = [CARD_NAME, *(["card.json"] if renews_options else []), *eval_results]
+    outputs.check(*names, *(f"{PICTURES_NAME}/{name}" for name in pictures))
+    if renews_options:
         run_folder.write_card_options(chosen)  # type: ignore[arg-type]
-    _draw(files, run_folder.path / PICTURES_NAME) if drawn else _delete(run_folder.path / PICTURES_NAME)
-    _write_eval_results(files, run_folder.path / EVAL_RESULTS_NAME)
-    path = run_folder.path / CARD_NAME
-    with replacing(path) as unfinished:
+    outputs.delete(PICTURES_NAME, EVAL_RESULTS_NAME)
+    if drawn:
+        outputs.claim(*(f"{PICTURES_NAME}/{name}" for name in pictures))
+        _draw(files, run_folder.path / PICTURES_NAME)
+    for name, found in eval_results.items():
+        with outputs.writing(name) as unfinished:
+            unfinished.write_text(yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False), "utf-8")
+    with outputs.writing(CARD_NAME) as unfinished:
         unfinished.write_text(card_text(folder), encoding="utf-8", newline="\n")
-    return path
+    return run_folder.path / CARD_NAME
 
 
 def can_draw() -> bool:
@@ -81,8 +94,19 @@ def can_draw() -> bool:
 def picture_names(files: CardFiles) -> list[str]:
     """The pictures that a card refers to."""
     shown = results(files)
-    names = {"pairs_after.png": shown.get("picture"), "pairs_change.png": shown.get("change_picture")}
-    return [name for name, referred_to in names.items() if referred_to]
+    referred_to = (shown.get("picture"), shown.get("change_picture"))
+    return [name for name, shows in zip(PICTURE_NAMES, referred_to, strict=True) if shows]
+
+
+def pictures_in(card: bytes) -> list[str]:
+    """Return the names of the pictures that the text of a card refers to, with their folder.
+
+    Example:
+
+        >>> pictures_in(b"![Heat map](pictures/pairs_after.png)")
+        ['pictures/pairs_after.png']
+    """
+    return sorted({name.decode() for name in re.findall(rb"\b%s/[\w.-]+" % PICTURES_NAME.encode(), card)})
 
 
 def card_text(folder: str | os.PathLike[str]) -> str:
@@ -168,23 +192,8 @@ def _draw(files: CardFiles, folder: Path) -> None:
     before, after = files.evaluation["before"], files.scores
     assert after is not None
     shown = results(files)
-    _delete(folder)
     measure = shown["measure"]
     pair_heat_map(after, folder / "pairs_after.png", measure, f"{plain(measure)} after training")
     if before is not None and shown["change_picture"]:
         title = f"{plain(measure)}: after minus before"
         pair_change_map(before, after, folder / "pairs_change.png", measure, title)
-
-
-def _write_eval_results(files: CardFiles, folder: Path) -> None:
-    """`.eval_results/`, a file for the benchmark; nothing where there is none."""
-    _delete(folder)
-    if entries := eval_entries(files):
-        name = entries[0].dataset_id.rsplit("/", 1)[-1]
-        with replacing(folder / f"{name}.yaml") as unfinished:
-            unfinished.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), "utf-8")
-
-
-def _delete(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)

@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, get_token
 
 from hf_hybrid.records.manifest import checkpoints, find_damage, read_manifest
+from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import (
     BUNDLE_NAME,
     EVALUATIONS_NAME,
@@ -35,7 +36,7 @@ from .card_command import word
 from .card_metadata import corpus_name, hub_languages, licence_fields
 from .commit import RECORD_NAME
 from .errors import HubError
-from .model_card import CARD_NAME, PICTURES_NAME
+from .model_card import CARD_NAME, EVAL_RESULTS_NAME, pictures_in
 
 Files = dict[str, Path | bytes]
 
@@ -51,7 +52,9 @@ def run_files(folder: str | os.PathLike[str]) -> Files:
     """What is published of a run beside its model: the card with its pictures, what it was made from, the bundle."""
     folder = Path(folder)
     found: Files = {name: published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
-    named = [folder / CARD_NAME, *folder.glob(f"{PICTURES_NAME}/*.png"), *folder.glob(".eval_results/*.yaml")]
+    card = folder / CARD_NAME
+    pictures = pictures_in(card.read_bytes()) if card.is_file() else []
+    named = [card, *(folder / name for name in pictures), *folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml")]
     found |= {path.relative_to(folder).as_posix(): path for path in named if path.is_file()}
     return found | (bundle_files(folder) if is_finished(folder) else {})
 
@@ -70,7 +73,7 @@ def bundle_files(folder: Path) -> Files:
             f"{bundle} is not as it was written: {damage}. Delete {bundle}; then the training command of the run, "
             f"given again, trains nothing and makes the bundle anew, or the same push goes without it. {UNSENT}"
         )
-    return {path.relative_to(folder).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+    return {f"{BUNDLE_NAME}/{name}": bundle / name for name in (*listed_files(bundle), MANIFEST_NAME)}
 
 
 def is_finished(folder: Path) -> bool:
@@ -179,11 +182,11 @@ def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> F
 
 
 def all_files(folder: Path) -> Iterator[Path]:
-    """Those of a folder and its folders, but for hidden ones, what Python compiled, and the record of pushes."""
+    """Those of a folder and its folders, but for hidden ones, what Python compiled, and the records kept here."""
     if not folder.is_dir():
         raise HubError(f"{folder} is no folder. {UNSENT}")
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in ("__pycache__", RECORD_NAME):
+        if path.name.startswith(".") or path.name in ("__pycache__", RECORD_NAME, OUTPUTS_NAME):
             continue
         if path.is_dir():
             yield from all_files(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,13 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from hf_hybrid.records.events import event
+from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder, differences
 from hf_hybrid.records.run_folder import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, CardOptions, RunFolder
-from hf_hybrid.utils.files import UNFINISHED, replace_folder
+from hf_hybrid.utils.files import UNFINISHED, files_in
+from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import first_difference
 
-from .bundle import LOCK_NAME, write_bundle
+from .bundle import LOCK_NAME, belongs, write_bundle
 from .errors import HubError
-from .model_card import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, write_card
+from .model_card import CARD_NAME, EVAL_RESULTS_NAME, PICTURE_NAMES, PICTURES_NAME, card_text, pictures_in, write_card
 from .payload import UNSENT, is_finished, run_files
 
 
@@ -86,8 +87,8 @@ def to_be_published(folder: Path, options: CardOptions, keep_card: bool) -> Iter
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place, folder.resolve().name)
         copy.mkdir()
-        names = [CARD_NAME, *(path.name for pattern in ("*.json", "*.jsonl") for path in folder.glob(pattern))]
-        for name in filter(lambda name: (folder / name).is_file(), names):
+        names = {CARD_NAME, *(path.name for pattern in ("*.json", "*.jsonl") for path in folder.glob(pattern))}
+        for name in filter(lambda name: (folder / name).is_file(), names - {OUTPUTS_NAME}):
             shutil.copyfile(folder / name, copy / name)
         for name in (PICTURES_NAME, EVAL_RESULTS_NAME):
             if (folder / name).is_dir():
@@ -99,9 +100,17 @@ def to_be_published(folder: Path, options: CardOptions, keep_card: bool) -> Iter
             for name in (LOCK_NAME, CARD_NAME):
                 if (folder / BUNDLE_NAME / name).is_file():
                     shutil.copyfile(folder / BUNDLE_NAME / name, copy / BUNDLE_NAME / name)
+        OutputFolder(copy).note(*files_in(copy))
         renew_card(copy, options, keep_card)
         renew_bundle(copy)
         yield copy
+
+
+def can_renew(folder: Path) -> bool:
+    """Whether card and bundle may be written to a run folder, or a file that no recipe wrote is in the way."""
+    pictures = [f"{PICTURES_NAME}/{name}" for name in PICTURE_NAMES]
+    there = [f"{BUNDLE_NAME}/{name}" for name in files_in(folder / BUNDLE_NAME) if belongs(name)]
+    return not OutputFolder(folder).taken(CARD_NAME, "card.json", *pictures, *there)
 
 
 def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_card: bool = False) -> list[str]:
@@ -110,29 +119,44 @@ def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_car
     Args:
         folder (`Path`): The run folder.
         options (`CardOptions`): What the card says besides.
-        target (`Path`): What is there gives way, if it is such a folder.
+        target (`Path`): A new folder, or one that has a card of the same run.
         keep_card (`bool`, *optional*, defaults to `False`): A card that was edited by hand is taken as it is.
 
     Returns:
         `list[str]`: The names of the files; neither the model nor the bundle is among them.
 
     Raises:
-        HubError: When there is no finished run, its card was edited by hand, or something else is in the target's
-            place.
+        HubError: When there is no finished run, or its card was edited by hand.
+        ValueError: When the target holds something else, another run, or a file of a name that is to be written and
+            that this command did not write.
     """
     if not is_finished(folder):
         raise HubError(f"{folder} holds no run that has come to its end. {UNSENT}")
-    if target.exists() and not (target / "run.json").is_file():
+    outputs = OutputFolder(target, "card_folder")
+    outputs.check_kind("model card")
+    if outputs.kind is None and target.is_dir() and any(target.iterdir()):
         raise HubError(f"{target} is there and holds no card of a run. Give the name of a new folder. {UNSENT}")
+    _refuse_another_run(folder, target)
     with to_be_published(folder, options, keep_card) as copy:
         files = {name: content for name, content in run_files(copy).items() if not name.startswith(f"{BUNDLE_NAME}/")}
-        unfinished = target.with_name(f"{UNFINISHED}{target.name}")
+        outputs.begin("model card", *files)
+        unfinished = target / f"{UNFINISHED}card"
         for name, content in files.items():
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    replace_folder(unfinished, target)
+    outputs.put_folder(unfinished)
     return sorted(files)
+
+
+def _refuse_another_run(folder: Path, target: Path) -> None:
+    if not (target / "run.json").is_file():
+        return
+    then, now = (publishable(RunFolder(path).read_run()).get("identity") or {} for path in (target, folder))
+    if changed := differences(then, now):
+        raise ValueError(
+            f"{target} holds the card of another run: {'; '.join(changed[:3])}. Choose another card_folder."
+        )
 
 
 def _is_of_bundle(folder: Path, card: bytes) -> bool:
@@ -143,5 +167,5 @@ def _is_of_bundle(folder: Path, card: bytes) -> bool:
 
 def _is_up_to_date(folder: Path, text: str, options: CardOptions) -> bool:
     """Whether the card of the files has these options, and its pictures are there."""
-    named = re.findall(rf"{PICTURES_NAME}/[\w.-]+", text)
-    return options == RunFolder(folder).read_card_options() and all((folder / name).exists() for name in named)
+    there = all((folder / name).exists() for name in pictures_in(text.encode()))
+    return there and options == RunFolder(folder).read_card_options()

@@ -7,6 +7,7 @@ it is to be kept.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_hybrid import __version__
+from hf_hybrid.records.events import event
 from hf_hybrid.records.run_folder import CardOptions
 from hf_hybrid.utils.files import cache_folder, size_words
 
@@ -31,7 +33,7 @@ from .payload import (
     size_of,
     study_files,
 )
-from .published_card import card_options, renew_bundle, renew_card, to_be_published
+from .published_card import can_renew, card_options, renew_bundle, renew_card, to_be_published
 
 _AS_USUAL = PushOptions()
 _NOBODY = (
@@ -110,7 +112,11 @@ def push_run(
     published_files(folder, unfinished)  # what is refused is refused before a card is written
     told = card_options(folder, repo_id, card)
     message = f"{folder.resolve().name}, by hf-hybrid {__version__}"
-    if options.dry_run:
+    renews = can_renew(folder)
+    if not renews and not options.dry_run:
+        problem = f"card and bundle are renewed for the push, but not in {folder}: it does not list them as its own"
+        event("warning", logging.WARNING, problem=problem)
+    if options.dry_run or not renews:
         with to_be_published(folder, told, keep_card) as copy:
             return _push(pusher, model_files(folder, unfinished) | run_files(copy), message)
     renew_card(folder, told, keep_card)

@@ -17,6 +17,7 @@ from typing import Any
 
 from hf_hybrid.utils.redaction import redact, redacted
 
+from .output_folder import OutputFolder
 from .run_folder import EVENTS_NAME
 
 _logger = logging.getLogger("hf_hybrid")
@@ -49,7 +50,7 @@ def configure(level: int, folder: str | os.PathLike[str] | None = None) -> None:
     handlers[0].setLevel(level)
     handlers[0].setFormatter(_LineFormatter())
     if folder is not None and _rank() == 0:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        OutputFolder(folder).claim(EVENTS_NAME)
         handlers.append(logging.FileHandler(Path(folder) / EVENTS_NAME, encoding="utf-8"))
         handlers[1].setFormatter(_JsonFormatter())
         handlers[1].addFilter(lambda record: hasattr(record, "event"))

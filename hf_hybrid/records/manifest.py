@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from hf_hybrid.utils.files import replacing, sha256, sync
 from hf_hybrid.utils.strict_json import read_json
 
-from .run_folder import MANIFEST_NAME
+from .output_folder import MANIFEST_NAME, OutputFolder
 
 _FORMAT = {"name": "hf_hybrid manifest", "version": 1}
 
@@ -94,13 +94,23 @@ def find_damage(folder: str | os.PathLike[str]) -> str | None:
 
 
 def checkpoints(run_folder: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoints of a run folder, the newest first, damaged ones included."""
-    found = [
-        (int(match[1]), path)
-        for path in Path(run_folder).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and path.is_dir()
-    ]
-    return [path for _, path in sorted(found, reverse=True)]
+    """Return the checkpoints of a run folder, the newest first, damaged ones included.
+
+    A folder of that name without a manifest, if none was written there, holds files of somebody else.
+    """
+    outputs, found = OutputFolder(run_folder), []
+    for path in checkpoint_folders(run_folder):
+        manifest = f"{path.name}/{MANIFEST_NAME}"
+        if (outputs.path / manifest).exists() or outputs.lists(manifest):
+            found.append(path)
+    return found
+
+
+def checkpoint_folders(run_folder: str | os.PathLike[str]) -> list[Path]:
+    """Return all folders that have the name of a checkpoint, the newest first."""
+    paths = [path for path in Path(run_folder).glob("checkpoint-*") if path.is_dir()]
+    named = [path for path in paths if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(named, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 | file              | content                                           | written                     |
 |-------------------|---------------------------------------------------|-----------------------------|
+| `outputs.jsonl`   | the files here that a recipe may replace or delete | before each of them         |
 | `run.json`        | `Run`: what was run, on what, how it ended        | at the start, at the end    |
 | `resources.jsonl` | `ResourceLine`: one line per logging step         | appended                    |
 | `resources.json`  | `Resources`: totals of the run                    | at the end                  |
@@ -28,25 +29,31 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from hf_hybrid.utils.files import delete_folder, replacing
 from hf_hybrid.utils.strict_json import loads
+
+from .output_folder import MANIFEST_NAME as MANIFEST_NAME
+from .output_folder import OutputFolder
 
 SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
 EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
-MODEL_NAME, MANIFEST_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "manifest.json", "evaluations", "bundle"
+LOCK_NAME = "run.lock"
+MODEL_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "evaluations", "bundle"
 PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
 MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is left out there
 STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
 STATUSES = ("running", "finished", "interrupted", "failed")
 SCORE_GROUPS = ("monolingual", "cross_lingual", "multilingual", "bias")  # of `Scores`, in the order of tables
-
-_CHECKPOINT = re.compile(r"(damaged-)?checkpoint-\d+")
+# Files that every run writes, or may write, whatever it is.
+FIXED_NAMES = (
+    *("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json"),
+    *("README.md", EVENTS_NAME, HEARTBEAT_NAME),
+    *(f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}" for when in ("before", "after")),
+)
 
 
 class _Run(TypedDict):
@@ -186,7 +193,7 @@ class RunFolder:
     """Reads and writes the files of one run.
 
     Args:
-        path (`str` or `Path`): The folder; it is made when the first file is written.
+        path (`str`, `Path` or `OutputFolder`): The folder; it is made when the first file is written.
 
     Example:
 
@@ -198,21 +205,13 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.outputs = OutputFolder.of(path)
+        self.path = self.outputs.path
         self.resource_lines_path, self.curve_path = self.path / "resources.jsonl", self.path / "curve.jsonl"
 
     def clear(self) -> None:
-        """Delete what a run left: only what runs write, and only where one has; all else stays."""
-        checkpoints = [path for path in self.path.glob("*checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-        if not (self.path / "run.json").exists() and not any((path / MANIFEST_NAME).exists() for path in checkpoints):
-            return
-        folders = (MODEL_NAME, NOT_FINITE_NAME, EVALUATIONS_NAME, BUNDLE_NAME, "pictures", ".eval_results")
-        for path in [*checkpoints, *(self.path / name for name in folders)]:
-            delete_folder(path)
-        files = ("plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)
-        for name in (*files, HEARTBEAT_NAME, "README.md", "card.json"):  # not hub.json: what is on the Hub stays there
-            (self.path / name).unlink(missing_ok=True)
-        (self.path / "run.json").unlink(missing_ok=True)  # last: it says that a run was here
+        """Delete what runs have written here; all else stays, and so does the record of pushes."""
+        self.outputs.delete_all(keep=[LOCK_NAME])
 
     def write_run(self, run: Run) -> None:
         """Write `run.json`; call again with another `status` when the run ends."""
@@ -273,7 +272,7 @@ class RunFolder:
 
     def keep_resource_lines(self, last_step: int) -> None:
         """Drop the lines after `last_step`, and a torn one: a resumed run does those steps again."""
-        _keep_lines(self.resource_lines_path, ResourceLine, last_step)
+        self._keep_lines(self.resource_lines_path, ResourceLine, last_step)
 
     def append_curve_line(self, line: CurveLine) -> None:
         """Append to `curve.jsonl`."""
@@ -285,21 +284,28 @@ class RunFolder:
 
     def keep_curve_lines(self, last_step: int) -> None:
         """Drop the lines after `last_step`, and a torn one."""
-        _keep_lines(self.curve_path, CurveLine, last_step)
+        self._keep_lines(self.curve_path, CurveLine, last_step)
 
     def _append(self, path: Path, line: Mapping[str, Any], schema: type) -> None:
         _check_keys(line, schema, path)
         finite = {key: None if _is_not_finite(value) else value for key, value in line.items()}
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.outputs.claim(path.name)
         with open(path, "a", encoding="utf-8") as file:
             file.write(_dumps(finite) + "\n")
+
+    def _keep_lines(self, path: Path, schema: type, last_step: int) -> None:
+        lines, _ = _read_lines(path, schema)
+        kept = [text + b"\n" for text, line in zip(_texts(path)[:-1], lines, strict=True) if line["step"] <= last_step]
+        with self.outputs.writing(path.name) as unfinished:
+            unfinished.write_bytes(b"".join(kept))
 
     def _write(self, name: str, content: Mapping[str, Any], schema: type, indent: int | None = 2) -> None:
         path = self.path / name
         _check_keys(content, schema, path)
         versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
         _refuse_not_finite(versioned, path)
-        _replace(path, f"{_dumps(versioned, indent=indent)}\n".encode())
+        with self.outputs.writing(name) as unfinished:
+            unfinished.write_bytes(f"{_dumps(versioned, indent=indent)}\n".encode())
 
     def _read(self, name: str, schema: type) -> Any:
         path = self.path / name
@@ -328,12 +334,6 @@ def _read_lines(path: Path, schema: type) -> tuple[list[Any], int]:
     texts = _texts(path)
     lines = [_line(text, schema, f"{path}, line {number}") for number, text in enumerate(texts[:-1], start=1)]
     return lines, int(bool(texts[-1]))  # a whole line ends in a newline: what follows the last one is torn
-
-
-def _keep_lines(path: Path, schema: type, last_step: int) -> None:
-    lines, _ = _read_lines(path, schema)
-    kept = [text + b"\n" for text, line in zip(_texts(path)[:-1], lines, strict=True) if line["step"] <= last_step]
-    _replace(path, b"".join(kept))
 
 
 def _line(text: bytes, schema: type, place: str) -> Any:
@@ -375,8 +375,3 @@ def _refuse_not_finite(value: Any, place: Path | str) -> None:
 
 def _dumps(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(content)

@@ -26,8 +26,9 @@ from hf_hybrid import __version__
 from hf_hybrid.data.batches.token_cache import tokenizer_fingerprint
 from hf_hybrid.data.sides import SIDE_NAMES
 from hf_hybrid.models.fingerprint import add_weights
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.utils import distributed
-from hf_hybrid.utils.files import delete_unfinished, is_whole, replacing
+from hf_hybrid.utils.files import delete_unfinished, is_whole
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
@@ -162,8 +163,8 @@ class EmbeddingStore:
     Args:
         encoder (`TextEncoder`): The model.
         corpus (`ParallelCorpus`): The texts.
-        folder (`str` or `Path`, *optional*): Where shards stay, for a run that goes on after a kill; the processes of
-            a machine share it. By default a temporary folder.
+        folder (`str`, `Path` or `OutputFolder`, *optional*): Where shards stay, for a run that goes on after a kill;
+            the processes of a machine share it. By default a temporary folder.
         model_key (`str`, *optional*): What tells the model from others in `folder`; by default a hash of its weights.
         keep (`bool`, *optional*, defaults to `False`): Leave the shards in `folder` when all went well.
     """
@@ -180,16 +181,20 @@ class EmbeddingStore:
         self._writes, self._temporary = distributed.local_rank() == 0, folder is None
         if folder is None:
             made = tempfile.mkdtemp(prefix="hf-hybrid-embeddings-") if self._writes else None
-            self.folder = Path(distributed.from_all(made)[distributed.rank() - distributed.local_rank()])
+            self.outputs = OutputFolder(distributed.from_all(made)[distributed.rank() - distributed.local_rank()])
         else:
             named = encoder.key() if model_key is None else f"{model_key} {json.dumps(encoder.prompts)}"
             name = distributed.from_first(named)
-            self.folder = Path(folder) / hashlib.sha256(f"{corpus.base_fingerprint} {name}".encode()).hexdigest()[:16]
+            key = hashlib.sha256(f"{corpus.base_fingerprint} {name}".encode()).hexdigest()[:16]
+            self._around = OutputFolder.of(folder)
+            self.outputs = self._around.within(key)
+        self.folder = self.outputs.path
         self._kept = self.folder / "keep"  # marks what an evaluation that does not keep its own must leave
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             delete_unfinished(self.folder)
             if keep:
+                self.outputs.claim(self._kept.name)
                 self._kept.touch()
 
     def __enter__(self) -> EmbeddingStore:
@@ -198,9 +203,10 @@ class EmbeddingStore:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None:  # else the others may be elsewhere, and would be waited for in vain
             distributed.barrier()
-        done = self._temporary or (error is None and not self._kept.exists())
-        if done and self._writes:
+        if self._temporary and self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
+        elif error is None and not self._kept.exists() and self._writes:
+            self._around.delete(self.folder.name)
 
     def shards(
         self, side: int, language: str, rows: np.ndarray, advance: Callable[[int], Any] = lambda _: None
@@ -226,7 +232,7 @@ class EmbeddingStore:
             if absent:
                 embeddings_ND = self._encode(side, language, chosen)
                 if self._writes:
-                    with replacing(path, sealed=True) as unfinished:
+                    with self.outputs.writing(path.name, sealed=True) as unfinished:
                         np.save(unfinished, embeddings_ND)
             advance(len(chosen))
         distributed.barrier()

@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hf_hybrid.records.manifest import checkpoints, find_damage, write_manifest
+from hf_hybrid.records.manifest import checkpoint_folders, checkpoints, find_damage, write_manifest
+from hf_hybrid.records.output_folder import MANIFEST_NAME, OutputFolder
 from hf_hybrid.utils import distributed
-from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder, size_words
+from hf_hybrid.utils.files import UNFINISHED, size_words
 
 GIB = 2**30
 
@@ -26,13 +27,23 @@ def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], N
     Args:
         run_folder (`str` or `Path`): Where they lie.
         complain (`Callable[[str], None]`): Is told of each newer one what is wrong with it.
+
+    Raises:
+        ValueError: When a newer one is damaged and no run wrote it here.
     """
-    for path in checkpoints(run_folder):
+    outputs = OutputFolder(run_folder)
+    for path in set(checkpoint_folders(run_folder)) - set(whole_or_damaged := checkpoints(run_folder)):
+        outputs.delete(path.name)  # the rest of one whose deletion a kill has ended
+    for path in whole_or_damaged:
         if (damage := find_damage(path)) is None:
             return path
+        if not outputs.lists(f"{path.name}/{MANIFEST_NAME}"):
+            raise ValueError(
+                f"{path} is damaged: {damage}. No run wrote it here: move it away, or choose another folder."
+            )
         aside = path.with_name(f"damaged-{path.name}")
         complain(f"{path} is damaged and is left out, as {aside.name}: {damage}.")
-        replace_folder(path, aside)
+        outputs.move_folder(path.name, aside.name)
     return None
 
 
@@ -65,7 +76,7 @@ def write_folder(
 
     def finish(_: Path) -> None:
         write_manifest(unfinished)
-        replace_folder(unfinished, path)
+        OutputFolder(path.parent).put_folder(unfinished, path.name)
 
     try:
         for stage in (begin if writes else _nothing, *stages, finish if writes else _nothing):
@@ -83,7 +94,7 @@ def _nothing(_: Path) -> None:
 def rotate(
     run_folder: str | os.PathLike[str], limit: int | None, keep: Sequence[str | os.PathLike[str] | None]
 ) -> None:
-    """Delete all but `limit` checkpoints.
+    """Delete all but `limit` checkpoints; those that no run wrote here stay too.
 
     Args:
         run_folder (`str` or `Path`): Where they lie.
@@ -96,7 +107,7 @@ def rotate(
     kept = [path for path in found if path.resolve() in wanted]
     others = [path for path in found if path not in kept]
     for path in others[max(0, limit - len(kept)) :]:
-        delete_folder(path)
+        OutputFolder(run_folder).delete(path.name)
 
 
 def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed_bytes: int) -> None:

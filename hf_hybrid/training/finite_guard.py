@@ -22,9 +22,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_hybrid.records.events import event
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import NOT_FINITE_NAME
 from hf_hybrid.utils import distributed
-from hf_hybrid.utils.files import replacing
 
 _CONSTANT_LINES = 10
 _COLLAPSED = 0.99  # mean cosine of two texts; of untrained and of well trained encoders it is well below
@@ -51,7 +51,7 @@ class FiniteGuard:
     """
 
     def __init__(self, folder: Path, limit: int, describe: Callable[[int], dict[str, Any]]) -> None:
-        self.folder, self.limit, self._describe = folder / NOT_FINITE_NAME, limit, describe
+        self.outputs, self.limit, self._describe = OutputFolder(folder), limit, describe
         self._pending: deque[_Pending] = deque()
         self._in_a_row = 0
 
@@ -100,10 +100,11 @@ class FiniteGuard:
         self._in_a_row = 0 if finite else self._in_a_row + 1
         if finite:
             return
-        path = self.folder / f"step-{step:07}.json"
+        name = f"{NOT_FINITE_NAME}/step-{step:07}.json"
+        path = self.outputs.path / name
         if distributed.rank() == 0:
             content = {"step": step, "gradient_norm": str(float(norm)), **self._describe(step)}
-            with replacing(path) as unfinished:
+            with self.outputs.writing(name) as unfinished:
                 unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             event(
                 "skipped_step",

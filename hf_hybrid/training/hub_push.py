@@ -22,11 +22,11 @@ from transformers.trainer_utils import HubStrategy
 from hf_hybrid.hub.commit import PushOptions
 from hf_hybrid.hub.errors import HubError, without_token
 from hf_hybrid.hub.model_card import CARD_NAME, write_card
-from hf_hybrid.hub.payload import RUN_FILES, Files, checkpoint_files, model_files
+from hf_hybrid.hub.payload import RUN_FILES, Files, checkpoint_files, listed_files, model_files
 from hf_hybrid.hub.push import open_repository, push_files, push_run
 from hf_hybrid.records.events import event
 from hf_hybrid.records.manifest import checkpoints
-from hf_hybrid.records.run_folder import MODEL_NAME
+from hf_hybrid.records.run_folder import MANIFEST_NAME, MODEL_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import UNFINISHED
 
@@ -258,8 +258,8 @@ def _training_state(strategy: HubStrategy, checkpoint: Path) -> tuple[Files, fro
     if strategy == HubStrategy.EVERY_SAVE:
         return {}, frozenset()
     place = checkpoint.name if strategy == HubStrategy.ALL_CHECKPOINTS else _LAST_CHECKPOINT
-    paths = [path for path in checkpoint.rglob("*") if path.is_file()]
-    state: Files = {f"{place}/{path.relative_to(checkpoint).as_posix()}": path for path in paths}
+    names = [*listed_files(checkpoint), MANIFEST_NAME]
+    state: Files = {f"{place}/{name}": checkpoint / name for name in names}
     return state, frozenset(state) if strategy == HubStrategy.ALL_CHECKPOINTS else frozenset()
 
 

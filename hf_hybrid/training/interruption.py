@@ -18,12 +18,11 @@ from filelock import FileLock, Timeout
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_hybrid.records.events import utc
-from hf_hybrid.records.run_folder import HEARTBEAT_NAME
+from hf_hybrid.records.output_folder import OutputFolder
+from hf_hybrid.records.run_folder import HEARTBEAT_NAME, LOCK_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.distributed import RESUME_ME
-from hf_hybrid.utils.files import replacing
 
-LOCK_NAME = "run.lock"
 _LOCK_WAIT_S = 10.0  # workers of a killed run, which share its lock, take a few seconds to notice
 _BEAT_EVERY_S = 10.0
 _SECOND_CTRL_C_S = 3.0
@@ -50,14 +49,18 @@ def alone_in(folder: str | os.PathLike[str], wait_s: float = _LOCK_WAIT_S) -> It
         wait_s (`float`, *optional*, defaults to 10.0): How long the other one is waited for.
 
     Raises:
-        ValueError: On all processes, when there is another run.
+        ValueError: On all processes, when there is another run, or a file of somebody else where the lock is to be.
     """
     folder, problem = Path(folder), ""
     lock = FileLock(folder / LOCK_NAME, timeout=wait_s, is_singleton=True)
     if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            outputs = OutputFolder(folder)
+            outputs.claim(*lock_names(outputs))
             lock.acquire()
+        except ValueError as error:
+            problem = str(error)
         except Timeout:
             beat = folder / HEARTBEAT_NAME
             seen = f" Its last sign of life: {beat.read_text(encoding='utf-8').strip()}" if beat.exists() else ""
@@ -70,6 +73,13 @@ def alone_in(folder: str | os.PathLike[str], wait_s: float = _LOCK_WAIT_S) -> It
     finally:
         if distributed.rank() == 0:
             lock.release()
+
+
+def lock_names(outputs: OutputFolder) -> list[str]:
+    """Return the name of the lock, which empties its file; nothing where the file is empty, whoever made it."""
+    path = outputs.path / LOCK_NAME
+    is_empty = path.is_file() and not path.stat().st_size and not outputs.lists(LOCK_NAME)
+    return [] if is_empty else [LOCK_NAME]
 
 
 @contextmanager
@@ -153,14 +163,14 @@ class Heartbeat(TrainerCallback):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path, self._last = Path(folder) / HEARTBEAT_NAME, 0.0
+        self.outputs, self._last = OutputFolder(folder), 0.0
 
     def beat(self, phase: str, step: int = 0, max_steps: int = 0) -> None:
         """Write it now, from the first process."""
         self._last = time.monotonic()
         if distributed.rank() == 0:
             content = {"time": utc(time.time()), "phase": phase, "step": step, "max_steps": max_steps}
-            with replacing(self.path, durable=False) as unfinished:
+            with self.outputs.writing(HEARTBEAT_NAME, durable=False) as unfinished:
                 unfinished.write_text(json.dumps({**content, "host": socket.gethostname(), "pid": os.getpid()}) + "\n")
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

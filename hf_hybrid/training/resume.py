@@ -19,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_model_param_count
 
 from hf_hybrid.records.events import event
+from hf_hybrid.records.output_folder import differences
 from hf_hybrid.records.run_folder import MANIFEST_NAME, STATE_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import delete_unfinished
@@ -131,12 +132,9 @@ class ResumableTrainer(ChunkedTrainer):
             ValueError: Where they differ; it names both values of each setting.
         """
         now = json.loads(json.dumps(self.identity()))
-        changed = [
-            f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
-            for name in {**now, **then}
-            if then.get(name) != now.get(name) and name != "plan"  # which follows from the others
-        ]
-        if changed or then.get("plan") != now.get("plan"):
+        plans = then.get("plan"), now.get("plan")  # which follow from the others
+        changed = differences({**then, "plan": None}, {**now, "plan": None})
+        if changed or plans[0] != plans[1]:
             changed = changed or ["its plan differs, of another release perhaps"]
             raise ValueError(
                 f"{place} belongs to another run: {'; '.join(changed)}. Choose another output_dir, or begin anew in "
@@ -209,8 +207,9 @@ class ResumableTrainer(ChunkedTrainer):
 
         It is not pushed, whatever `push_to_hub` says: what is published is the run, at its checkpoints and its end.
         """
-        path = Path(output_dir or self.args.output_dir)
+        path, run_folder = Path(output_dir or self.args.output_dir), Path(self.args.output_dir)
         shared = path.exists() and not (path / MANIFEST_NAME).exists()  # with files of others
+        shared &= path.resolve().parent != run_folder.resolve()  # in a run folder they are told from ours
         if _internal_call or distributed.from_first(shared):
             super().save_model(output_dir, _internal_call=True)
             return

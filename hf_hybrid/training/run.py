@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -21,16 +22,18 @@ from huggingface_hub import try_to_load_from_cache
 from hf_hybrid.data.corpus import documents
 from hf_hybrid.evaluation.evaluate import what_is_evaluated
 from hf_hybrid.evaluation.per_query import EvaluationFiles
-from hf_hybrid.hub.bundle import write_bundle
-from hf_hybrid.hub.model_card import CARD_NAME, write_card
+from hf_hybrid.hub.bundle import belongs, write_bundle
+from hf_hybrid.hub.model_card import CARD_NAME, PICTURE_NAMES, PICTURES_NAME, write_card
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.records import events
 from hf_hybrid.records.environment import environment
-from hf_hybrid.records.run_folder import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, PER_QUERY_NAME
+from hf_hybrid.records.output_folder import MANIFEST_NAME
+from hf_hybrid.records.run_folder import BUNDLE_NAME, EVALUATIONS_NAME, FIXED_NAMES, MODEL_NAME, PER_QUERY_NAME
 from hf_hybrid.utils import distributed, redaction
+from hf_hybrid.utils.files import files_in
 
 from . import checkpoints
-from .interruption import Interrupted, alone_in, ends_on_signal
+from .interruption import Interrupted, alone_in, ends_on_signal, lock_names
 
 if TYPE_CHECKING:
     from hf_hybrid.data.batches.schedule import HybridSchedule
@@ -42,6 +45,13 @@ if TYPE_CHECKING:
     from .trainer import HybridTrainer
 
 _WHEN = ("before", "after")
+# Names of files in model folders and checkpoints, of this release and of the libraries that it uses.
+_OF_MODELS = re.compile(
+    r"(config|generation_config|manifest|special_tokens_map|added_tokens|vocab|unigram|modules|sentence_bert_config"
+    r"|config_sentence_transformers|trainer_state|hybrid_state)\.json|(model|pytorch_model|tokenizer|sentencepiece)\b.*"
+    r"|tokenizer_config\.json|(vocab|merges)\.txt|spiece\.model|training_args\.bin|(optimizer|scheduler|scaler)\b.*"
+    r"|rng_state.*|\d_[A-Z]\w+/.*|(global_step|optimizer_|pytorch_model_).*|latest|zero_to_fp32\.py|README\.md"
+)
 
 
 class RunResult(NamedTuple):
@@ -70,12 +80,15 @@ def run_training(
         overwrite (`bool`, *optional*, defaults to `False`): Delete what the folder holds of an earlier run first.
 
     Raises:
-        ValueError: When another process writes to the folder, or it holds another run.
+        ValueError: When another process writes to the folder, or it holds another run, an output of another kind, or
+            a file that no recipe wrote where this run is to write one.
         Interrupted: When the process was told to stop; `run.json` says so too.
         HubError: When `push_to_hub` was asked for and did not go well. A run that has come to its end is safe, and the
             same call, or the command in the message, completes the push.
     """
     args = trainer.args
+    if (problem := distributed.from_first(_find_foreign(folder))) is not None:
+        raise ValueError(problem)
     with alone_in(folder.path), ends_on_signal():
         trainer.open_hub(anew=overwrite)
         if overwrite and distributed.rank() == 0:
@@ -117,6 +130,29 @@ def run_log_level(args: HybridTrainingArguments) -> int:
     return args.get_process_log_level()
 
 
+def _find_foreign(folder: RunFolder) -> str | None:
+    """In words, why a run must not write to the folder, before it has done anything."""
+    if distributed.rank() != 0:
+        return None
+    outputs = folder.outputs
+    checkpoint_names = {path.name for path in checkpoints.checkpoint_folders(folder.path)}
+    checkpoint_names -= {path.name for path in checkpoints.checkpoints(folder.path)}  # which are not written again
+    in_the_way = [
+        f"{name}/{file}"
+        for name in (MODEL_NAME, *sorted(checkpoint_names))
+        for file in files_in(folder.path / name)
+        if _OF_MODELS.fullmatch(file)
+    ]
+    bundle = [f"{BUNDLE_NAME}/{file}" for file in files_in(folder.path / BUNDLE_NAME) if belongs(file)]
+    pictures = [f"{PICTURES_NAME}/{name}" for name in PICTURE_NAMES]
+    folders = [f"{name}/{MANIFEST_NAME}" for name in (MODEL_NAME, BUNDLE_NAME)]
+    try:
+        outputs.begin("run", *FIXED_NAMES, *lock_names(outputs), *folders, *pictures, *bundle, *in_the_way)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _evaluate_train_evaluate(
     trainer: HybridTrainer, folder: RunFolder, evaluated: dict[str, Any], before: Scores | None
 ) -> RunResult:
@@ -124,7 +160,7 @@ def _evaluate_train_evaluate(
 
     def measure(when: str, step: int) -> Scores:
         trainer.heartbeat.beat(f"evaluating {when} training", step, args.max_steps)
-        with EvaluationFiles(_values_path(folder, when).parent, corpus) as details:
+        with EvaluationFiles(folder.outputs.within(f"{EVALUATIONS_NAME}/{when}"), corpus) as details:
             scores = trainer.score(corpus, details)
         events.event("evaluation", when=when, MAP=round(scores["multilingual"]["MAP"], 4))
         return scores

@@ -9,9 +9,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub.constants import HF_HOME
 
@@ -120,6 +120,47 @@ def _moved_aside(path: Path) -> Path | None:
     doomed = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}-{path.name}")
     os.replace(path, doomed)
     return doomed
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the names of all files of a folder, in order, but for unfinished ones; a link to a folder is a file."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        folders[:] = [name for name in folders if not name.startswith(UNFINISHED)]
+        kept = [name for name in [*names, *links] if not name.startswith(UNFINISHED)]
+        found += [Path(place, name).relative_to(folder).as_posix() for name in kept]
+    return sorted(found)
+
+
+def unlink_files(folder: Path, names: Sequence[str]) -> None:
+    """Delete files of a folder, and folders in it that are empty then."""
+    for name in names:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():  # somebody else's, made since
+            continue
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (folder / name).unlink()
+    delete_empty_folders(folder, names)
+
+
+def delete_empty_folders(folder: Path, names: Iterable[str]) -> None:
+    """Delete the folders of files that were deleted, where no file is left in them; models have empty folders too."""
+    parents = {part for name in names for part in folders_above(name)}
+    inside = {place for part in parents for place, _, _ in os.walk(folder / part)}
+    for place in sorted(inside, key=len, reverse=True):
+        with suppress(OSError):
+            os.rmdir(place)
+
+
+def folders_above(name: str) -> list[str]:
+    """Return the folders that a file of this name is in, from the top.
+
+    Example:
+
+        >>> folders_above("model/1_Pooling/config.json")
+        ['model', 'model/1_Pooling']
+    """
+    return [str(part) for part in PurePosixPath(name).parents if str(part) != "."][::-1]
 
 
 def sync(path: str | os.PathLike[str]) -> None:

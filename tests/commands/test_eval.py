@@ -58,7 +58,7 @@ def test_a_training_run_keeps_its_scores(evaluate: Callable[..., Any], tmp_path:
     (tmp_path / "run.json").write_text("{}")
     found = evaluate("--output_dir", tmp_path, check=False)
     assert found.returncode == 2
-    assert "holds a training run" in found.stderr
+    assert "holds a run, and this command writes an evaluation" in found.stderr
 
 
 def test_a_model_in_sentence_transformers_has_the_same_scores(evaluate: Callable[..., Any], tmp_path: Path) -> None:

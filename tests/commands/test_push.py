@@ -337,7 +337,7 @@ def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tm
     found = push_command(run, "--card_folder", target, "--licence", "apache-2.0")
     assert found.status == 0, found.printed
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    assert names == {name for name in RECORDS | PICTURES if not name.startswith("bundle/")}
+    assert names == {"outputs.jsonl", *(name for name in RECORDS | PICTURES if not name.startswith("bundle/"))}
     assert card_text(target) == (target / "README.md").read_text()
     assert "apache-2.0" in (target / "README.md").read_text()
     assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))

@@ -435,8 +435,8 @@ def test_a_study_may_be_another_until_a_cell_has_begun(
     assert read()[3] != first[3]
     assert list(load_corpus(folder.path / "corpora" / "eval").languages) == ["de"]
     begun = folder.path / "cells" / "mono-L2-seed2" / "log.txt"
-    begun.parent.mkdir(parents=True)
-    begun.touch()
+    with folder.outputs.nested("cells/mono-L2-seed2").writing("log.txt") as unfinished:
+        unfinished.touch()
     assert "--overwrite to begin anew" in found_by("--list").stderr
     assert read()[0] == ["mono-L2-seed2"]
     monkeypatch.setattr(Sweep, "run", lambda *_: {})
@@ -454,7 +454,7 @@ def test_a_folder_of_something_else_is_left_alone(
     for words in (["--list"], ["--overwrite"]):
         found = run("--config", asked(place, study_dir=str(tmp_path), arms="mono"), *words)
         assert (found.returncode, message in found.stderr) == (2, True)
-        assert "choose another study_dir" in found.stderr
+        assert "hoose another study_dir" in found.stderr
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -22,6 +22,7 @@ from hf_hybrid.data.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.evaluation.per_query import EvaluationFiles
 from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
+from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import PER_QUERY_NAME, Scores
 from hf_hybrid.retrieval import faiss as approximate
 from tests.support.toys import toy_corpus
@@ -86,7 +87,9 @@ def evaluated(
 
 
 def files_of(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != OUTPUTS_NAME
+    )
 
 
 def names(languages: Sequence[str] = LANGUAGES) -> list[str]:

@@ -106,8 +106,8 @@ def test_corpora_in_folders_tell_more_under_whatever_name(
 def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
     before = contents(write_bundle(run_folder))
     assert contents(write_bundle(run_folder)) == before
-    (run_folder / "bundle" / "left over").write_text("of a bundle before")
-    assert contents(write_bundle(run_folder)) == before
+    (run_folder / "bundle" / "mine.txt").write_text("of somebody else")
+    assert contents(write_bundle(run_folder)) == {**before, "mine.txt": b"of somebody else"}
 
 
 def test_what_came_after_the_run_does_not_make_another_bundle(run_folder: Path) -> None:

@@ -93,10 +93,11 @@ def test_what_is_published_is_the_layout(run: Path) -> None:
 
 def test_a_bundle_and_results_of_benchmarks_go_along_unchanged(run: Path) -> None:
     shutil.rmtree(run / "bundle")
-    for name in ("bundle/logs/a.jsonl", ".eval_results/MIRACL.yaml", "pictures/a.png", "pictures/notes.txt"):
+    for name in ("bundle/logs/a.jsonl", ".eval_results/MIRACL.yaml", "pictures/a.png", "pictures/b.png"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(f"as it is: {name}")
     write_manifest(run / "bundle")
+    (run / "README.md").write_text("![A](pictures/a.png)")  # other pictures are not the card's
     more = {"bundle/logs/a.jsonl", "bundle/manifest.json", ".eval_results/MIRACL.yaml", "pictures/a.png"}
     found = published_files(run)
     assert set(found) == MODEL | RECORDS | more
@@ -195,7 +196,7 @@ def test_the_newest_whole_checkpoint_is_what_an_unfinished_run_has(run: Path) ->
         ("README.md", f"Load it with {TOKEN}"),
         ("README.md", f"\0, then {'x' * 9000} hf_{'A1b2' * 8}"[1:]),
         (".eval_results/a.yaml", "source: https://me:pass@hub.example/x"),
-        ("pictures/log.png", "said: ghp_" + "A1b2" * 9),
+        (".eval_results/b.yaml", "said: ghp_" + "A1b2" * 9),
     ],
 )
 def test_a_file_that_holds_a_secret_stops_the_push(name: str, content: str, run: Path, hub: HubServer) -> None:
@@ -317,21 +318,26 @@ def test_a_card_that_the_hub_refuses_is_told_of(run: Path, hub: HubServer) -> No
 
 
 def test_only_what_pushes_have_put_there_is_deleted(run: Path, hub: HubServer) -> None:
-    (run / "pictures").mkdir()
-    for name in ("a.png", "b.png"):
-        (run / "pictures" / name).write_bytes(b"\x89PNG" + name.encode())
+    (run / ".eval_results").mkdir()
+    for name in ("a.yaml", "b.yaml"):
+        (run / ".eval_results" / name).write_text(f"name: {name}")
     push_run(run, REPO)
     put(hub, "theirs.txt", b"hi")
     put(hub, "pictures/c.png", b"\x89PNG")
-    (run / "pictures" / "a.png").unlink()
+    (run / ".eval_results" / "a.yaml").unlink()
     dry = push_run(run, REPO, PushOptions(dry_run=True))
-    assert dry.commit.deleted == ["bundle/pictures/a.png", "pictures/a.png"]
+    assert dry.commit.deleted == [".eval_results/a.yaml", "bundle/.eval_results/a.yaml"]
     assert "not go well now" in dry.describe()
     pushed = push_run(run, REPO, PushOptions(overwrite=True))
     assert pushed.commit.deleted == dry.commit.deleted
-    assert files(hub) == LAYOUT | {"theirs.txt", "bundle/pictures/b.png", "pictures/b.png", "pictures/c.png"}
-    shutil.rmtree(run / "pictures")
-    assert push_run(run, REPO).commit.deleted == ["bundle/pictures/b.png", "pictures/b.png"]
+    assert files(hub) == LAYOUT | {
+        "theirs.txt",
+        "bundle/.eval_results/b.yaml",
+        ".eval_results/b.yaml",
+        "pictures/c.png",
+    }
+    shutil.rmtree(run / ".eval_results")
+    assert push_run(run, REPO).commit.deleted == [".eval_results/b.yaml", "bundle/.eval_results/b.yaml"]
     assert files(hub) == LAYOUT | {"theirs.txt", "pictures/c.png"}
 
 
@@ -401,7 +407,7 @@ def test_what_was_pushed_is_remembered(tmp_path: Path) -> None:
         json.dumps(json.loads(record.path.read_text()) | {"pushes": {"x": {}}}),
     ):
         record.path.write_text(text)
-        with pytest.raises(ValueError, match=r"hub\.json cannot be read .*: delete it"):
+        with pytest.raises(ValueError, match=r"hub\.json cannot be read .*: move it away"):
             record.entry(main)
 
 
@@ -416,7 +422,7 @@ def test_a_run_that_begins_anew_keeps_what_it_knows_of_the_hub(run: Path, hub: H
     push_run(run, REPO)
     (run / "mine.txt").write_text("stays")
     RunFolder(run).clear()
-    assert {path.name for path in run.iterdir()} == {"hub.json", "mine.txt", "run.lock"}
+    assert {path.name for path in run.iterdir()} == {"hub.json", "mine.txt", "outputs.jsonl", "run.lock"}
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_second_write_replaces_the_first(folder: RunFolder) -> None:
     folder.write_run(make_run("running"))
     folder.write_run(make_run("finished"))
     assert folder.read_run()["status"] == "finished"
-    assert [path.name for path in folder.path.iterdir()] == ["run.json"]
+    assert {path.name for path in folder.path.iterdir()} == {"run.json", "outputs.jsonl"}
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
@@ -137,7 +137,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     with pytest.raises(OSError, match="disk full"):
         folder.write_run(make_run("finished"))
     assert folder.read_run()["status"] == "running"
-    assert [path.name for path in folder.path.iterdir()] == ["run.json"]
+    assert {path.name for path in folder.path.iterdir()} == {"run.json", "outputs.jsonl"}
 
 
 def test_unknown_status_is_refused(folder: RunFolder) -> None:

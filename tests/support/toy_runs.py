@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.training.arguments import HybridTrainingArguments
 from hf_hybrid.training.trainer import HybridTrainer
 from tests.support.toys import toy_corpus, toy_encoder
@@ -99,6 +100,7 @@ def run(folder: Path, corpus: ParallelCorpus | None = None, *callbacks: TrainerC
 def killed_after(step: int, folder: Path, run_folder: Path) -> Path:
     """What a kill after the checkpoint of a step would have left of a run."""
     shutil.copytree(run_folder / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    shutil.copyfile(run_folder / OUTPUTS_NAME, folder / OUTPUTS_NAME)
     return folder
 
 

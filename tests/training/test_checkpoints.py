@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import MANIFEST_NAME
 from hf_hybrid.training.checkpoints import checkpoints, find_damage, newest_whole, rotate, write_folder, write_manifest
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, delete_unfinished, replacing
@@ -44,7 +45,8 @@ def checkpoint(run: Path, step: int) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Of what is in a folder, but for the list of what was written."""
+    return sorted(path.name for path in folder.iterdir() if path.name != OUTPUTS_NAME)
 
 
 def flip(path: Path) -> None:
@@ -166,7 +168,7 @@ class TestKills:
         assert "stale.pt" not in names(checkpoint(tmp_path, 2))
 
     def test_a_checkpoint_of_the_same_step_is_replaced(self, tmp_path: Path) -> None:
-        write(tmp_path / "checkpoint-2", {"optimizer.pt": b"damaged", "old": b""})
+        fill(tmp_path / "checkpoint-2", lambda folder: write(folder, {"optimizer.pt": b"damaged", "old": b""}))
         assert find_damage(checkpoint(tmp_path, 2)) is None
         assert "old" not in names(tmp_path / "checkpoint-2")
         assert names(tmp_path) == ["checkpoint-2"]

@@ -246,7 +246,7 @@ def test_a_damaged_record_of_pushes_is_told_to_all_processes(
         return problem
 
     monkeypatch.setattr("hf_hybrid.training.hub_push.distributed.from_first", from_first)
-    with pytest.raises(HubError, match=r"hub\.json cannot be read .*: delete it"):
+    with pytest.raises(HubError, match=r"hub\.json cannot be read .*: move it away"):
         trainer.open_hub()
     assert len(told) == 1, "the other processes would wait for ever"
 

@@ -18,8 +18,8 @@ import os
 from pathlib import Path
 from typing import Any, TypedDict
 
+from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.utils.files import replacing
 from hf_hybrid.utils.strict_json import read_json
 
 from .arms import Absent, Cell, Stage, in_study
@@ -83,7 +83,7 @@ class StudyFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path, self.outputs = Path(path), OutputFolder(path, "study_dir")
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -92,7 +92,7 @@ class StudyFolder:
     def write(self, name: str, content: Any) -> None:
         """Write a file as a whole; NaN and infinities are refused, for JSON has none (ValueError)."""
         text = json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False, allow_nan=False)
-        with replacing(self.path / name) as unfinished:
+        with self.outputs.writing(name) as unfinished:
             unfinished.write_text(f"{text}\n", encoding="utf-8")
 
     def read(self, name: str) -> Any:
@@ -111,6 +111,22 @@ class StudyFolder:
     def cell_path(self, cell: Cell) -> Path:
         """The folder of a cell."""
         return self.path / "cells" / cell["id"]
+
+    def open_cell(self, cell: Cell) -> OutputFolder:
+        """Return the output folder of a cell, and list those of its stages; each has a list of its own.
+
+        Raises:
+            ValueError: When something else is in the place of one.
+        """
+        for name in self.lists_of(cell)[1:]:
+            self.outputs.claim(name)
+        return self.outputs.nested(f"cells/{cell['id']}")
+
+    def lists_of(self, cell: Cell) -> list[str]:
+        """Return the names of the lists of output folders of a cell: its own, and those of its stages."""
+        places = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in cell["stages"]]
+        folders = {Path(place).relative_to(self.path).as_posix(): None for place in places}
+        return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"cells/{cell['id']}": None, **folders}]
 
     def stage_path(self, stage: Stage) -> Path:
         """Where the files of a stage go."""
@@ -138,9 +154,9 @@ class StudyFolder:
 
     def write_failure(self, cell: Cell, failure: Failure) -> None:
         """Write down how a cell failed."""
-        with replacing(self.cell_path(cell) / "failure.json") as unfinished:
+        with self.open_cell(cell).writing("failure.json") as unfinished:
             unfinished.write_text(json.dumps(failure, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def forget_failure(self, cell: Cell) -> None:
         """It is run again, or has come to its end."""
-        (self.cell_path(cell) / "failure.json").unlink(missing_ok=True)
+        self.open_cell(cell).delete("failure.json")

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,9 @@ from transformers import set_seed
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.languages import split_codes
 from hf_hybrid.data.sources.load import load_corpus
+from hf_hybrid.data.storage import MANIFEST
 from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.training.arguments import (
     DataArguments,
     HybridTrainingArguments,
@@ -28,7 +29,7 @@ from hf_hybrid.training.arguments import (
     ModelArguments,
 )
 from hf_hybrid.training.run import encoder_from_scratch
-from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder, replacing
+from hf_hybrid.utils.files import UNFINISHED, delete_folder
 from hf_hybrid.utils.options import find_settings, parse_arguments
 from hf_hybrid.utils.redaction import redacted
 
@@ -141,10 +142,10 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def write_configs(folder: Path, settings: Settings) -> None:
+def write_configs(outputs: OutputFolder, settings: Settings) -> None:
     """Write what cells begin with, for their `--config`."""
     for name, found in {"train": settings.train, "mlm": settings.mlm}.items():
-        with replacing(folder / "configs" / f"{name}.yaml") as unfinished:
+        with outputs.writing(f"configs/{name}.yaml") as unfinished:
             unfinished.write_text(yaml.safe_dump(found, allow_unicode=True), encoding="utf-8")
 
 
@@ -181,12 +182,12 @@ def open_inputs(study: StudyArguments, data_args: DataArguments) -> Inputs:
     return Inputs(parts[0], parts[1].select_languages(chosen), order, sets, named, held_out=True)
 
 
-def save_inputs(inputs: Inputs, folder: Path, begun: bool) -> Inputs:
+def save_inputs(inputs: Inputs, outputs: OutputFolder, begun: bool) -> Inputs:
     """Write what was held out, and what is left, to the study.
 
     Args:
         inputs (`Inputs`): Of `open_inputs`.
-        folder (`Path`): Of the study.
+        outputs (`OutputFolder`): Of the study.
         begun (`bool`): Whether cells have been made from what is there, so that it must not change.
 
     Returns:
@@ -197,23 +198,25 @@ def save_inputs(inputs: Inputs, folder: Path, begun: bool) -> Inputs:
     """
     if not inputs.held_out:
         return inputs
-    train = _saved(inputs.train, folder / "corpora" / "train", begun)
-    return inputs._replace(train=train, evaluation=_saved(inputs.evaluation, folder / "corpora" / "eval", begun))
+    train = _saved(inputs.train, outputs, "corpora/train", begun)
+    return inputs._replace(train=train, evaluation=_saved(inputs.evaluation, outputs, "corpora/eval", begun))
 
 
-def _saved(part: ParallelCorpus, folder: Path, begun: bool) -> ParallelCorpus:
+def _saved(part: ParallelCorpus, outputs: OutputFolder, name: str, begun: bool) -> ParallelCorpus:
     """The part as files of its own; those that are there are kept where they are of the same part."""
+    folder = outputs.path / name
     aside = folder.with_name(f"{UNFINISHED}{folder.name}")
     delete_folder(aside)
     fingerprint = part.save(aside).fingerprint
-    if not folder.exists() or ParallelCorpus.load(folder).fingerprint != fingerprint:
-        if begun and folder.exists():
+    is_there = (folder / MANIFEST).is_file()
+    if not is_there or ParallelCorpus.load(folder).fingerprint != fingerprint:
+        if begun and is_there:
             delete_folder(aside)
             raise ValueError(
                 f"{folder} holds other items or languages than this study would: choose another study_dir, or "
                 "--overwrite to begin anew."
             )
-        replace_folder(aside, folder)
+        outputs.put_folder(aside, name)
     delete_folder(aside)
     return ParallelCorpus.load(folder)
 
@@ -232,23 +235,25 @@ def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
 # Step 3
 
 
-def make_base(path: Path, corpus: ParallelCorpus, model_args: ModelArguments, seed: int) -> None:
+def make_base(outputs: OutputFolder, name: str, corpus: ParallelCorpus, model_args: ModelArguments, seed: int) -> None:
     """Make the model that the cells of a seed begin with, unless it is there.
 
     Args:
-        path (`Path`): Its folder.
+        outputs (`OutputFolder`): Of the study.
+        name (`str`): Of its folder there.
         corpus (`ParallelCorpus`): In the languages of the largest set.
         model_args (`ModelArguments`): Its size, prompts and lengths.
         seed (`int`): Of the weights.
     """
-    if path.exists():
+    path = outputs.path / name
+    if (path / "config.json").is_file():
         return
     set_seed(seed)
     encoder = encoder_from_scratch(HybridEncoder, model_args, corpus)
     aside = path.with_name(f"{UNFINISHED}{path.name}")
     delete_folder(aside)
     encoder.save_pretrained(aside)
-    replace_folder(aside, path)
+    outputs.put_folder(aside, name)
 
 
 def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from transformers import AutoTokenizer
 
 from hf_hybrid.records.environment import environment
-from hf_hybrid.training.interruption import LOCK_NAME
-from hf_hybrid.utils.files import delete_folder, replacing
+from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
+from hf_hybrid.records.run_folder import FIXED_NAMES, LOCK_NAME
+from hf_hybrid.training.interruption import lock_names
 
 from .arguments import StudyArguments
 from .arms import Absent, Cell, Shared, difference_of_cells, difference_of_settings, grid, stages_of
@@ -35,10 +36,14 @@ from .inputs import (
     token_premiums,
     write_configs,
 )
-from .sweep import PARTS, delete_cells, has_begun
+from .sweep import LOG_NAME, PARTS, has_begun
 
+_FIXED_NAMES = ("study.json", "table.json", "fits.json", "configs/train.yaml", "configs/mlm.yaml")
 # In a folder that holds no study: what a scheduler, a text editor or recipes/report.py puts there.
-_MAY_BE_THERE = (".*", "*.log", "*.txt", "*.out", "*.err", "*.yaml", "*.yml", "report.*", "step_profile.json")
+_MAY_BE_THERE = (
+    *(".*", "*.log", "*.txt", "*.out", "*.err", "*.yaml", "*.yml", "report.*", "step_profile.json"),
+    *(OUTPUTS_NAME, LOCK_NAME),
+)
 
 
 class Asked(NamedTuple):
@@ -71,6 +76,7 @@ def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> A
         ValueError: When something of it cannot be, or the folder is not one of a study.
     """
     _refuse_other_folder(folder)
+    folder.outputs.check_kind("study")
     settings = read_settings(args)
     model, data = settings.model_args.model_name_or_path, settings.data_args
     if overwrite:
@@ -78,23 +84,22 @@ def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> A
     inputs = open_inputs(args, data)
     if model is not None:
         AutoTokenizer.from_pretrained(model)  # a name that there is not is told now
-    return Asked(
-        args,
-        settings,
-        inputs,
-        *grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None),
+    cells, absent = grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None)
+    for cell in cells:  # each has a list of its own, if it has begun
+        OutputFolder(folder.cell_path(cell), "study_dir").check(LOG_NAME, "failure.json", *FIXED_NAMES)
+    folder.outputs.check(
+        *_FIXED_NAMES, *lock_names(folder.outputs), *(f"cells/{cell['id']}/{OUTPUTS_NAME}" for cell in cells)
     )
+    return Asked(args, settings, inputs, cells, absent)
 
 
 def _refuse_other_folder(folder: StudyFolder) -> None:
-    """Refuse what holds a run, or files of somebody else."""
-    if folder.has("study.json") or not folder.path.is_dir():
+    """Refuse files of somebody else where there is no study yet."""
+    if folder.outputs.kind is not None or not folder.path.is_dir():
         return
-    if folder.has("run.json"):
-        raise ValueError(f"{folder.path} holds a run, as its run.json says: choose another study_dir.")
     names = sorted(path.name for path in folder.path.iterdir())
     strange = [name for name in names if not any(fnmatch(name, pattern) for pattern in _MAY_BE_THERE)]
-    if strange and LOCK_NAME not in names:  # which a study takes before it writes anything
+    if strange:
         raise ValueError(f"{folder.path} is no study, but holds {strange[0]}: choose another study_dir, or a new one.")
 
 
@@ -120,10 +125,11 @@ def open_study(
         ValueError: When the folder holds another study that has begun; it names what differs.
     """
     args, settings = asked.args, asked.settings
+    folder.outputs.begin("study")
     if overwrite:
-        delete_cells(folder)
+        folder.outputs.delete_all(keep=[LOCK_NAME])
     begun = has_begun(folder)
-    inputs = save_inputs(asked.inputs, folder.path, begun)
+    inputs = save_inputs(asked.inputs, folder.outputs, begun)
     shared = shared_options(args, settings, inputs)
     bases = _base_paths(args, settings)
     resolver = BudgetResolver(args, settings, inputs, next(iter(bases.values())), run_pilots)
@@ -136,10 +142,10 @@ def open_study(
                 "anew."
             )
         earlier = None
-        delete_folder(folder.path / "cells")  # short runs of the former study
-    write_configs(folder.path, settings)
+        folder.outputs.delete("cells")  # short runs of the former study
+    write_configs(folder.outputs, settings)
     if shared.base is None:
-        _make_bases(bases, settings, inputs, begun)
+        _make_bases(folder.outputs, bases, settings, inputs, begun)
     budget = resolver.resolve(asked.cells, shared, earlier["budget"] if earlier else None)
     study: Study = {
         "language_order": inputs.order,
@@ -197,10 +203,12 @@ def _base_paths(args: StudyArguments, settings: Settings) -> dict[int, str]:
     return {seed: str(Path(args.study_dir, "base", f"seed-{seed}")) for seed in sorted({*args.seed_list, 1})}
 
 
-def _make_bases(paths: Mapping[int, str], settings: Settings, inputs: Inputs, begun: bool) -> None:
+def _make_bases(
+    outputs: OutputFolder, paths: Mapping[int, str], settings: Settings, inputs: Inputs, begun: bool
+) -> None:
     corpus = inputs.train.select_languages(inputs.sets[max(inputs.sets)])
     made_of = json.dumps({**_describe_base(settings), "corpus": corpus.fingerprint})
-    folder = Path(paths[1]).parent
+    folder = outputs.path / "base"
     note = folder / "made_of.json"
     if not note.exists() or note.read_text(encoding="utf-8") != made_of:
         if note.exists() and begun:  # its tokenizer is of the texts of the largest set of languages
@@ -208,11 +216,11 @@ def _make_bases(paths: Mapping[int, str], settings: Settings, inputs: Inputs, be
                 f"{folder} was made of other texts than this study's: choose another study_dir, or --overwrite to "
                 "begin anew."
             )
-        delete_folder(folder)
-        with replacing(note) as unfinished:
+        outputs.delete("base")
+        with outputs.writing("base/made_of.json") as unfinished:
             unfinished.write_text(made_of, encoding="utf-8")
-    for seed, path in paths.items():
-        make_base(Path(path), corpus, settings.model_args, seed)
+    for seed in paths:
+        make_base(outputs, f"base/seed-{seed}", corpus, settings.model_args, seed)
 
 
 def _describe_base(settings: Settings) -> dict[str, Any]:

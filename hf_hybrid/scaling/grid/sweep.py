@@ -9,18 +9,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal
-from hf_hybrid.utils.files import delete_folder
+from hf_hybrid.records.manifest import checkpoint_folders
+from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
+from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal, lock_names
+from hf_hybrid.utils.files import files_in, unlink_files
 from hf_hybrid.utils.redaction import redact
 
 from .arms import Cell, Stage, command_of
@@ -29,6 +33,11 @@ from .folder import StudyFolder
 LOG_NAME = "log.txt"
 PARTS = ("cells", "base", "corpora", "configs", "pilots")  # folders of a study
 _TAIL_BYTES = 65_536
+# Files of built corpora and of token ids, as `cache_dir` has them: their folders are named by a hash.
+_CACHED = re.compile(
+    r"tokens/[0-9a-f]{32}/[^/]+\.(queries|passages)\.(arrow|arrow\.seal|json)"
+    r"|[^/]+-[0-9a-f]{8,64}/(manifest\.json|items\.arrow|rows\.npy|[^/]+\.(queries|passages)\.arrow|[^/]+\.negatives\.\w+\.npy)"
+)
 
 
 class Sweep:
@@ -93,7 +102,8 @@ class Sweep:
         return f": {self.folder.read_failure(cell)['last_line']}"
 
     def _run_cell(self, cell: Cell) -> str:
-        path = self.folder.cell_path(cell)
+        path, outputs = self.folder.cell_path(cell), self.folder.open_cell(cell)
+        outputs.claim(LOG_NAME, *lock_names(outputs))
         path.mkdir(parents=True, exist_ok=True)
         if self._stopping.is_set() or not self._is_free(path):
             return "missing"
@@ -114,9 +124,9 @@ class Sweep:
     def _tidy(self, cell: Cell) -> None:
         """Delete what only a run that goes on needs; the models stay."""
         for stage in cell["stages"]:
-            for path in self.folder.stage_path(stage).glob("checkpoint-*"):
-                delete_folder(path)
-        delete_folder(self.folder.cell_path(cell) / "cache")
+            outputs = OutputFolder(self.folder.stage_path(stage))
+            outputs.delete(*(path.name for path in checkpoint_folders(outputs)))
+        delete_cached(self.folder.cell_path(cell) / "cache")
 
     def _is_free(self, path: Path) -> bool:
         """Wait until no process of an earlier sweep writes there; False where this one is told to stop."""
@@ -189,14 +199,12 @@ def last_line(log: Path, code: int) -> str:
 def has_begun(folder: StudyFolder) -> bool:
     """Whether a cell has files of its own; the short runs before a budget of time are no cells."""
     cells = [path for path in folder.path.glob("cells/*") if not path.name.startswith("pilot-")]
-    return any(file.name != LOCK_NAME for path in cells for file in path.glob("*"))
+    cells = [path for path in cells if folder.outputs.lists(f"cells/{path.name}/{OUTPUTS_NAME}")]
+    return any((path / name).exists() for path in cells for name in OutputFolder(path).listed("") if name != LOCK_NAME)
 
 
-def delete_cells(folder: StudyFolder) -> None:
-    """Delete what a study has written: only what studies write, and only where one has."""
-    if not (folder.has("study.json") or folder.has(LOCK_NAME)):
-        return
-    for name in PARTS:
-        delete_folder(folder.path / name)
-    for name in ("table.json", "fits.json", "study.json"):  # the last says that a study was here
-        (folder.path / name).unlink(missing_ok=True)
+def delete_cached(folder: Path) -> None:
+    """Delete what a cell has cached, and nothing else that lies there."""
+    unlink_files(folder, [name for name in files_in(folder) if _CACHED.fullmatch(name)])
+    with suppress(OSError):
+        folder.rmdir()

@@ -19,14 +19,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_hybrid.records.manifest import write_manifest
+from hf_hybrid.records.manifest import read_manifest, write_manifest
+from hf_hybrid.records.output_folder import put_files
 from hf_hybrid.records.run_folder import EVENTS_NAME, MANIFEST_NAME
-from hf_hybrid.scaling.grid.arms import STUDY, Cell
+from hf_hybrid.scaling.grid.arms import STUDY, Cell, difference_of_settings
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
-from hf_hybrid.utils.files import UNFINISHED, delete_folder, replace_folder
+from hf_hybrid.utils.files import UNFINISHED, delete_folder, files_in, replace_folder
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.strict_json import read_json, read_json_lines
 
@@ -48,10 +50,13 @@ def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -
         `Path`: The copy.
 
     Raises:
-        ValueError: When the target holds something else, or a file of the study is missing or damaged.
+        ValueError: When the target holds something else, such as the copy of another study or a file that is not of a
+            copy, or a file of the study is missing or damaged.
     """
     study, target = StudyFolder(folder), Path(os.path.abspath(target))
-    _refuse(study.path, target)
+    if lacking := [name for name in NEEDED if not (study.path / name).is_file()]:
+        raise ValueError(f"{study.path} has no {lacking[0]}: a copy is of a study whose report is written.")
+    refuse_copy(study, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{UNFINISHED}{target.name}")
     delete_folder(aside)  # left by a kill
@@ -59,15 +64,30 @@ def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -
         for name in names_of(study, study.read("study.json")):
             _copy(study.path / name, aside / name)
         write_manifest(aside)
-        replace_folder(aside, target)
+        own = _files_of_copy(target)
+        if set(files_in(target)) <= {*own}:
+            replace_folder(aside, target)
+        else:
+            put_files(aside, target, own)
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # only what did not get so far is there still
     return target
 
 
-def _refuse(study: Path, target: Path) -> None:
-    if lacking := [name for name in NEEDED if not (study / name).is_file()]:
-        raise ValueError(f"{study} has no {lacking[0]}: a copy is of a study whose report is written.")
+def _files_of_copy(target: Path) -> list[str]:
+    """What an earlier copy has written, as its own manifest says."""
+    manifest = target / MANIFEST_NAME
+    return [*read_manifest(manifest), MANIFEST_NAME] if manifest.is_file() else []
+
+
+def refuse_copy(folder: StudyFolder, target: Path) -> None:
+    """Raise a ValueError where a copy cannot be written; nothing is changed.
+
+    Args:
+        folder (`StudyFolder`): The study, which may have no report yet.
+        target (`Path`): Where the copy is to be.
+    """
+    study = folder.path
     here = Path(os.path.abspath(study))
     if target == here or here in target.parents or target in here.parents:
         raise ValueError(f"copy_to={str(target)!r} and the study {study} lie in each other: name another folder.")
@@ -78,6 +98,29 @@ def _refuse(study: Path, target: Path) -> None:
         raise ValueError(
             f"copy_to={str(target)!r} holds other files than a copy of a study: name a new folder, or empty that one."
         )
+    if not earlier:
+        return
+    now, then = published_study(folder.read("study.json")), StudyFolder(target).read("study.json")
+    if difference := difference_of_settings(_identity(then), _identity(now)):
+        raise ValueError(
+            f"copy_to={str(target)!r} holds the copy of another study: {difference}. Name another folder, or delete "
+            "that one yourself."
+        )
+    own = _files_of_copy(target)
+    names = {MANIFEST_NAME, *NEEDED, *names_of(folder, folder.read("study.json"))}
+    if taken := sorted(name for name in names if (target / name).exists() and name not in own):
+        raise ValueError(
+            f"copy_to={str(target)!r} holds {taken[0]}, which is not of the copy: {MANIFEST_NAME} does not list it. "
+            "Move it away, or name another folder."
+        )
+
+
+def _identity(study: Mapping[str, Any]) -> dict[str, Any]:
+    """What copies of one study have in common; a study may get more cells."""
+    corpora = {part: found["fingerprint"] for part, found in study["corpus"].items()}
+    budget = {name: study["budget"][name] for name in ("kind", "value")}
+    settings = {name: study[name] for name in ("base", "train_settings", "mlm_settings", "eval_every")}
+    return {"corpus": corpora, **settings, "budget": budget}
 
 
 def names_of(folder: StudyFolder, study: Study) -> list[str]:

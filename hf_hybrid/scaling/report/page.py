@@ -14,12 +14,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from hf_hybrid import __version__
+from hf_hybrid.records.manifest import read_manifest
+from hf_hybrid.records.output_folder import MANIFEST_NAME, OutputFolder
 from hf_hybrid.utils.files import replacing
 from hf_hybrid.utils.text import Markdown, escape, sentence, table
 
@@ -52,15 +55,23 @@ def write_report(
 
     Raises:
         ImportError: When the libraries that draw are not installed.
-        ValueError: When a file of the study is missing or damaged.
+        ValueError: When a file of the study is missing or damaged, or one of another origin is in the report's place.
     """
+    outputs, manifest = OutputFolder(folder, "study"), Path(folder, MANIFEST_NAME)
+    of_copy = read_manifest(manifest) if manifest.is_file() else {}  # a copy has a manifest in place of a list
+    names = [REPORT_NAME, MARKDOWN_NAME, *([PROFILE_NAME] if step_profile is not None else [])]
+    outputs.check(*(name for name in names if name not in of_copy))
+
+    def writing(name: str) -> AbstractContextManager[Path]:
+        return replacing(Path(folder, name)) if name in of_copy else outputs.writing(name)
+
     if step_profile is not None:
         content = Path(step_profile).read_bytes()
-        with replacing(Path(folder, PROFILE_NAME)) as unfinished:
+        with writing(PROFILE_NAME) as unfinished:
             unfinished.write_bytes(content)
     texts = {REPORT_NAME: report_text(folder), MARKDOWN_NAME: markdown_text(folder)}
     for name, text in texts.items():
-        with replacing(Path(folder, name)) as unfinished:
+        with writing(name) as unfinished:
             unfinished.write_text(text, encoding="utf-8", newline="\n")
     return Path(folder, REPORT_NAME), Path(folder, MARKDOWN_NAME)
 

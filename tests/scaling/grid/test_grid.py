@@ -40,7 +40,7 @@ from hf_hybrid.scaling.grid.arms import (
 from hf_hybrid.scaling.grid.fits import QUANTITIES, make_fits, values_of
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import NOT_REACHED
-from hf_hybrid.scaling.grid.sweep import Sweep, delete_cells
+from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_of, make_table, table_text
 from hf_hybrid.scaling.planner.hardware import hardware_of_run
 from hf_hybrid.scaling.planner.measured_runs import read_measured
@@ -314,7 +314,7 @@ class TestSweep:
     def test_a_cell_that_outlived_its_sweep_is_waited_for(self, folder: StudyFolder) -> None:
         cell = fake_cell("a", "")
         path = folder.cell_path(cell)
-        path.mkdir(parents=True)
+        folder.open_cell(cell).claim(LOCK_NAME)
         held, free = path / "held", path / "free"
         code = f"""
             import os, sys, time
@@ -340,11 +340,12 @@ class TestSweep:
         for name in ("cells/a/x", "mine/y"):
             (folder.path / name).parent.mkdir(parents=True)
             (folder.path / name).touch()
-        delete_cells(folder)
-        assert (folder.path / "cells/a/x").exists()
         folder.write("study.json", {})
-        delete_cells(folder)
-        assert sorted(path.name for path in folder.path.iterdir()) == ["mine"]
+        with folder.outputs.nested("cells/a").writing("eval.json") as unfinished:
+            unfinished.touch()
+        folder.outputs.delete_all()
+        left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+        assert left == {"cells/a/x", "mine/y"}
 
 
 # What is read off
