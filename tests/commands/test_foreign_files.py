@@ -1,6 +1,6 @@
 """No recipe changes a file that it did not write: each recipe, with files and outputs of others in its output folder.
 
-    FOREIGN_FILES_TABLE=table.md pytest tests/test_foreign_files.py
+    FOREIGN_FILES_TABLE=table.md pytest tests/commands/test_foreign_files.py
 
 appends a row for each recipe and situation to a Markdown table.
 """
@@ -149,7 +149,8 @@ def place(inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         def run_here(command: list[str], **options: Any) -> Any:
             if options:  # another program
                 return subprocess_run(command, **options)
-            ended = call(Path(command[1]).stem, *command[2:])
+            assert command[1:3] == ["-m", "hf_hybrid"]
+            ended = call(command[3], *command[4:])
             told.append(ended.stderr)
             return SimpleNamespace(returncode=ended.returncode)
 

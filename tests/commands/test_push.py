@@ -1,6 +1,6 @@
 """`recipes/push.py` where things go wrong: all of a commit is there or nothing, and the same command completes it.
 
-    PUSH_FAULTS_TABLE=faults.md pytest tests/test_push.py
+    PUSH_FAULTS_TABLE=faults.md pytest tests/commands/test_push.py
 
 appends a row for each fault to a Markdown table.
 """

@@ -20,9 +20,9 @@ from hf_hybrid.hub import bundle as bundle_module
 from hf_hybrid.hub import card_sections
 from hf_hybrid.hub.bundle import belongs, files_of, write_bundle
 from hf_hybrid.hub.model_card import write_card
+from hf_hybrid.records import environment as environment_module
 from hf_hybrid.records.environment import environment, installed_version, installed_versions
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.training import meters
 from hf_hybrid.verification import evidence
 from hf_hybrid.verification.evidence import Given
 from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG
@@ -173,7 +173,7 @@ def test_of_two_releases_the_one_that_is_imported_counts_everywhere(
 def test_the_processor_is_named_as_the_kernel_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = tmp_path / "cpuinfo"
     told.write_text("processor\t: 0\nmodel name\t: Fast (R) One: the second\nprocessor\t: 1\nmodel name\t: Other\n")
-    monkeypatch.setattr(meters, "_CPU_INFO", told)
+    monkeypatch.setattr(environment_module, "_CPU_INFO", told)
     assert environment()["cpu"].startswith("Fast (R) One: the second, ")
     told.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")  # as on ARM
     assert re.fullmatch(r"\w.*, \w+", environment()["cpu"])

@@ -1,7 +1,7 @@
 """Policies against the packages that they are named after, on random runs, and the names of measures.
 
-`PARITY_RUNS=1000 pytest -s tests/test_policies.py -k parity` compares on so many runs and prints how far they are
-apart.
+`PARITY_RUNS=1000 pytest -s tests/metrics/test_policies.py -k parity` compares on so many runs and prints how
+far they are apart.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 outside of the folders for it, nothing hangs, and what is refused is refused by a ValueError or an OSError, at the door
 of a recipe by one line and no traceback.
 
-    BAD_INPUTS_TABLE=bad_inputs.md pytest tests/test_bad_*.py
+    BAD_INPUTS_TABLE=bad_inputs.md pytest tests/*/test_bad_*.py
 
 appends the rows to a Markdown table.
 """

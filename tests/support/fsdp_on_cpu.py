@@ -1,4 +1,6 @@
-"""Run a script with FSDP on CPU processes: `accelerate launch --config_file fsdp2.yaml tests/fsdp_on_cpu.py SCRIPT`.
+"""Run a script with FSDP on CPU processes.
+
+`accelerate launch --config_file fsdp2.yaml tests/support/fsdp_on_cpu.py SCRIPT` starts it.
 
 torch's `fully_shard` works over gloo, but accelerate turns FSDP on only where it finds GPUs.  This takes that
 condition away; what follows is what accelerate does on GPUs.

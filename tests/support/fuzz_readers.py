@@ -1,6 +1,6 @@
-"""Fuzzes every reader with changed files, for a bounded time: see `tests/fuzzing.py`.
+"""Fuzzes every reader with changed files, for a bounded time: see `tests/support/fuzzing.py`.
 
-    python tests/fuzz_readers.py --seconds 60 --seed 1 --target jsonl --target beir
+    python tests/support/fuzz_readers.py --seconds 60 --seed 1 --target jsonl --target beir
 
 A finding is printed with the bytes that make it, and saved with all files and the traceback. Arrow, NumPy and Parquet
 files are not here: this project alone writes them, and they are mapped, not parsed.

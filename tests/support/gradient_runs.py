@@ -1,6 +1,6 @@
 """Gradients of one optimizer step for each kind of batch, plain and in chunks, on any number of ranks.
 
-    LAUNCHER tests/gradient_runs.py MODEL CORPUS CACHE OUT
+    LAUNCHER tests/support/gradient_runs.py MODEL CORPUS CACHE OUT
 
 For each case a folder `OUT/<kind>-<plain or cached>` with the model after the step, which is SGD: the change of each
 weight is its gradient.  The step averages two batches of one cell, the second one short, so slices are uneven.

@@ -1,6 +1,7 @@
 """A run of `recipes/train.py`, and once more from its checkpoint of step 3, in the same processes.
 
-`accelerate launch --config_file FILE tests/resumed_run.py OPTIONS` leaves `whole/` and `again/` in the output_dir.
+`accelerate launch --config_file FILE tests/support/resumed_run.py OPTIONS` leaves `whole/` and `again/` in
+the output_dir.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Gradients of 2 and 4 processes are those of one, for each kind of batch, with GradCache and without: one table.
 
-`GRADIENT_TABLE=full pytest -s tests/test_gradient_equality.py` prints it.
+`GRADIENT_TABLE=full pytest -s tests/training/test_gradient_equality.py` prints it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def one_process(inputs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    run_recipe(*inputs, folder, script="tests/gradient_runs.py", launch=shipped("cpu"))
+    run_recipe(*inputs, folder, script="tests/support/gradient_runs.py", launch=shipped("cpu"))
     return folder
 
 
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_one_process(
     name: str, num_processes: int, one_process: Path, inputs: list[Path], tmp_path: Path
 ) -> None:
     launch = shipped(name, "--num_processes", str(num_processes))
-    run_recipe(*inputs, tmp_path, script="tests/gradient_runs.py", launch=launch)
+    run_recipe(*inputs, tmp_path, script="tests/support/gradient_runs.py", launch=launch)
     for kind, chunks in CASES:
         expected = gradients(one_process / f"{kind}-plain", inputs[0])
         found = difference(gradients(tmp_path / f"{kind}-{chunks}", inputs[0]), expected)

@@ -1,6 +1,6 @@
 """`verify` passes what is untouched, and finds what was altered, whether or not the manifest was made anew to hide it.
 
-    VERIFY_TABLE=verify.md pytest tests/test_verify.py
+    VERIFY_TABLE=verify.md pytest tests/verification/test_verify.py
 
 writes what was altered and what was found as a Markdown table.
 """
