@@ -52,6 +52,7 @@ def of_kind(*words: str) -> list[str]:
     return [command for command in ALL if any(word in command.split() for word in words)]
 
 
+OF_THE_SCRIPT = [command for command in ALL if command.startswith("hf-hybrid ")]
 OF_STUDIES = [command for command in of_kind("recipes/verify.py") if "stud" in command]
 
 
@@ -79,7 +80,7 @@ def run(folder: Path, command: str) -> str:
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
     recipes = (f"recipes/{name}.py" for name in ("train", "mlm", "eval", "push", "verify", "scale", "report"))
-    known = {*of_kind("make", "pip", *recipes), *of_kind(".venv/bin/pre-commit", "venv")}
+    known = {*of_kind("make", "pip", *recipes), *OF_THE_SCRIPT, *of_kind(".venv/bin/pre-commit", "venv")}
     assert len(ALL) > 12
     assert [command for command in ALL if command not in known] == []
 
@@ -144,6 +145,18 @@ def test_launch_commands_run(command: str, folder: Path) -> None:
         return
     options += " --overwrite --output_dir runs/again"
     assert "monolingual/MAP" in run(folder, f"{shlex.join(words)} {options}")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("command", OF_THE_SCRIPT)
+def test_commands_of_the_console_script_run(command: str, folder: Path) -> None:
+    words = ["python", "-m", "hf_hybrid", *shlex.split(command)[1:]]  # the script is there once it is installed
+    options = "--max_queries 3" if "eval" in words else f"{SMALLER} --overwrite"
+    output = "runs/evaluation" if "eval" in words else "runs/console"
+    told = run(folder, f"{shlex.join(words)} {options} --output_dir {output}")
+    assert "monolingual/MAP" in told
+    assert ("2 x cpu" in told) == ("--num_processes" in words)
 
 
 @pytest.mark.slow
