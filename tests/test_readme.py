@@ -52,6 +52,7 @@ def of_kind(*words: str) -> list[str]:
     return [command for command in ALL if any(word in command.split() for word in words)]
 
 
+OF_THE_SCRIPT = [command for command in ALL if command.startswith("hf-hybrid ")]
 OF_STUDIES = [command for command in of_kind("recipes/verify.py") if "stud" in command]
 
 
@@ -79,7 +80,7 @@ def run(folder: Path, command: str) -> str:
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
     recipes = (f"recipes/{name}.py" for name in ("train", "mlm", "eval", "push", "verify", "scale", "report"))
-    known = {*of_kind("make", "pip", *recipes), *of_kind(".venv/bin/pre-commit", "venv")}
+    known = {*of_kind("make", "pip", *recipes), *OF_THE_SCRIPT, *of_kind(".venv/bin/pre-commit", "venv")}
     assert len(ALL) > 12
     assert [command for command in ALL if command not in known] == []
 
@@ -147,6 +148,18 @@ def test_launch_commands_run(command: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("command", OF_THE_SCRIPT)
+def test_commands_of_the_console_script_run(command: str, folder: Path) -> None:
+    words = ["python", "-m", "hf_hybrid", *shlex.split(command)[1:]]  # the script is there once it is installed
+    options = "--max_queries 3" if "eval" in words else f"{SMALLER} --overwrite"
+    output = "runs/evaluation" if "eval" in words else "runs/console"
+    told = run(folder, f"{shlex.join(words)} {options} --output_dir {output}")
+    assert "monolingual/MAP" in told
+    assert ("2 x cpu" in told) == ("--num_processes" in words)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", of_kind("recipes/mlm.py"))
 def test_language_modelling_runs(command: str, folder: Path) -> None:
     words = shlex.split(command)
@@ -172,7 +185,8 @@ def test_studies_are_run_told_of_and_checked(folder: Path) -> None:
             words = shlex.join([PLACES.get(word, word) for word in shlex.split(command)])
             assert "mono-L1-seed1" in run(folder, f"{words} --eval_languages en --languages 1 --order en --list")
         else:
-            assert "mono-L1-seed1" in run(folder, f"{command} {smaller}")
+            again = "--overwrite" if "recipes/sample" in command else ""  # the former place of the same settings
+            assert "mono-L1-seed1" in run(folder, f"{command} {smaller} {again}")
     for command in of_kind("recipes/report.py"):
         assert "report.html" in run(folder, command)
     for command in OF_STUDIES:
