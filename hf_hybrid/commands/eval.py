@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from hf_hybrid.data.corpus import ParallelCorpus
-    from hf_hybrid.records.run_folder import Scores
+    from hf_hybrid.records.schema import Scores
 
 # Preparing a large corpus, which the others wait for, takes longer than a collective may.
 PATIENCE = timedelta(hours=12)
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
 
     from hf_hybrid.evaluation.compare import check_comparable
     from hf_hybrid.evaluation.evaluate import check_asked, table
-    from hf_hybrid.records.run_folder import PER_QUERY_NAME
+    from hf_hybrid.records.schema import PER_QUERY_NAME
 
     with explained_errors(program):
         check_asked(split_codes(args.settings) or [], split_codes(args.measures) or [], args.max_queries)

@@ -21,10 +21,17 @@ from typing import Any, cast
 
 from hf_hybrid.hub.card_metadata import doubts
 from hf_hybrid.hub.commit import PushOptions
-from hf_hybrid.hub.published_card import card_options, write_card_folder
-from hf_hybrid.hub.push import Pushed, check_repo_id, push_metric, push_run, push_study
+from hf_hybrid.hub.push import (
+    Pushed,
+    card_options,
+    check_repo_id,
+    push_metric,
+    push_run,
+    push_study,
+    write_card_folder,
+)
 from hf_hybrid.records import events
-from hf_hybrid.records.run_folder import CardOptions
+from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.utils.options import explained_errors, option, parse_arguments
 
 from .console import introduction

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from hf_hybrid.metrics.beir_cross_lingual import bias, ranking
-from hf_hybrid.records.run_folder import Scores
+from hf_hybrid.records.schema import Scores
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
-    from hf_hybrid.records.run_folder import Scores
+    from hf_hybrid.records.schema import Scores
     from hf_hybrid.retrieval.search import Best, Relevant
 
 POOL = "*"  # what stands for all passage languages together

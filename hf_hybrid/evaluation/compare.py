@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from hf_hybrid.metrics.beir_cross_lingual.significance import Comparison, compare_cells, macro_interval
-from hf_hybrid.records.run_folder import PER_QUERY_NAME, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import PER_QUERY_NAME
 from hf_hybrid.utils.files import replacing
 
 from .aggregate import POOL

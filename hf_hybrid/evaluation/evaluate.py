@@ -21,7 +21,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_hybrid.metrics.beir_cross_lingual import ranking
-from hf_hybrid.records.run_folder import SCORE_GROUPS
+from hf_hybrid.records.schema import SCORE_GROUPS
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.retrieval.bm25 import TermPool
 from hf_hybrid.retrieval.embeddings import EmbeddingStore, TextEncoder
@@ -34,7 +34,7 @@ from .relevance import judged_queries, judgements
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
-    from hf_hybrid.records.run_folder import Scores
+    from hf_hybrid.records.schema import Scores
 
 SETTINGS = ("monolingual", "cross_lingual", "multilingual")
 INDEXES = ("exact", "faiss")

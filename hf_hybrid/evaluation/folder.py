@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hf_hybrid.records.output_folder import OutputFolder, differences
-from hf_hybrid.records.run_folder import PER_QUERY_NAME, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import PER_QUERY_NAME
 
 COMPARISON_NAME, HEAT_MAP_NAME, BM25_NAME = "comparison.json", "heat_map.png", "bm25"
 # Options that change the numbers; which corpus, languages and items are used is in the fingerprint of the corpus.

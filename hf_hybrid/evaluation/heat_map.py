@@ -12,7 +12,7 @@ from hf_hybrid.records.scores import first_measure, pair_matrix
 from hf_hybrid.utils.files import replacing
 
 if TYPE_CHECKING:
-    from hf_hybrid.records.run_folder import Scores
+    from hf_hybrid.records.schema import Scores
 
 _MOST_WRITTEN = 20  # languages up to which each cell has its number
 _INCHES_A_CELL, _INCHES_AROUND = 0.42, 2.2

@@ -30,7 +30,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from hf_hybrid.records.output_folder import OutputFolder
-from hf_hybrid.records.run_folder import PER_QUERY_NAME
+from hf_hybrid.records.schema import PER_QUERY_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import delete_unfinished
 

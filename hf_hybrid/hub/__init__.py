@@ -8,6 +8,5 @@
 * `bundle`: `write_bundle`: everything about a run that can be checked
 * `payload`: which files go to the Hub for a run, the metric or a study
 * `commit`: one commit, whole or nothing; what was pushed from a folder
-* `published_card`: the card and bundle as they are published
-* `push`: `push_run`, `push_metric`, `push_study`
+* `push`: `push_run`, `push_metric`, `push_study`; the card and bundle as they are published
 """

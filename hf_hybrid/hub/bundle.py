@@ -34,7 +34,8 @@ from hf_hybrid import __version__
 from hf_hybrid.records.environment import installed_versions, normal_name
 from hf_hybrid.records.manifest import write_manifest
 from hf_hybrid.records.output_folder import OUTPUTS_NAME
-from hf_hybrid.records.run_folder import (
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import (
     BUNDLE_NAME,
     EVALUATIONS_NAME,
     EVENTS_NAME,
@@ -43,7 +44,6 @@ from hf_hybrid.records.run_folder import (
     MOST_VALUES_BYTES,
     PER_QUERY_NAME,
     Run,
-    RunFolder,
 )
 from hf_hybrid.utils.files import UNFINISHED
 from hf_hybrid.utils.redaction import publishable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
-from hf_hybrid.records.run_folder import CardOptions, Evaluation, Plan, Resources, Run, Scores
+from hf_hybrid.records.schema import CardOptions, Evaluation, Plan, Resources, Run, Scores
 from hf_hybrid.utils.text import plain
 
 if TYPE_CHECKING:

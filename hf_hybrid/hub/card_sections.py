@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_hybrid.records.run_folder import MOST_VALUES_BYTES, Scores
+from hf_hybrid.records.schema import MOST_VALUES_BYTES, Scores
 from hf_hybrid.records.scores import first_measure, pair_matrix
 from hf_hybrid.utils.text import Markdown, escape, listed, plain, sentence, table
 

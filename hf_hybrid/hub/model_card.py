@@ -22,7 +22,8 @@ from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 
 from hf_hybrid.evaluation.heat_map import pair_change_map, pair_heat_map
 from hf_hybrid.records import events
-from hf_hybrid.records.run_folder import CardOptions, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import Markdown, escape, plain
 

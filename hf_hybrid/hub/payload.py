@@ -17,7 +17,8 @@ from huggingface_hub import DatasetCardData, get_token
 
 from hf_hybrid.records.manifest import checkpoints, find_damage, read_manifest
 from hf_hybrid.records.output_folder import OUTPUTS_NAME
-from hf_hybrid.records.run_folder import (
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import (
     BUNDLE_NAME,
     EVALUATIONS_NAME,
     EVENTS_NAME,
@@ -26,7 +27,6 @@ from hf_hybrid.records.run_folder import (
     MODEL_NAME,
     STATE_NAME,
     Run,
-    RunFolder,
 )
 from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text

@@ -1,8 +1,9 @@
 """What a run leaves on disk, in files that later tools read without torch.
 
+* `schema`: names of files and what each holds
 * `output_list`: `outputs.jsonl`, the list of the files that recipes wrote to a folder
 * `output_folder`: `OutputFolder`: replace and delete only listed files
-* `run_folder`: `RunFolder`: the files of one run, their schema and version
+* `run_folder`: `RunFolder`: read and write the files of one run
 * `events`: what happened when, as lines on stderr and in `events.jsonl`
 * `manifest`: sizes and hashes of the files of a folder; whole checkpoints
 * `environment`: versions, devices and git revision

@@ -18,7 +18,7 @@ from typing import Any
 from hf_hybrid.utils.redaction import redact, redacted
 
 from .output_folder import OutputFolder
-from .run_folder import EVENTS_NAME
+from .schema import EVENTS_NAME
 
 _logger = logging.getLogger("hf_hybrid")
 

@@ -32,8 +32,8 @@ from hf_hybrid.utils.strict_json import read_json
 
 from .output_list import OUTPUTS_NAME as OUTPUTS_NAME
 from .output_list import OutputList, relative_name
+from .schema import MANIFEST_NAME
 
-MANIFEST_NAME = "manifest.json"
 # A file that tells what a folder holds. Of several the first one decides, since runs have an eval.json too.
 _MARKERS = {"study.json": "study", "run.json": "run", "eval.json": "evaluation"}
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")

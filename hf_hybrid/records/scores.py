@@ -9,10 +9,10 @@ import numpy as np
 
 from hf_hybrid.data.languages import split_pair
 
-from .run_folder import SCORE_GROUPS
+from .schema import SCORE_GROUPS
 
 if TYPE_CHECKING:
-    from .run_folder import Scores
+    from .schema import Scores
 
 
 def first_measure(scores: Scores) -> str:

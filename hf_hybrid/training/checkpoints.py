@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hf_hybrid.records.manifest import checkpoint_folders, checkpoints, find_damage, write_manifest
-from hf_hybrid.records.output_folder import MANIFEST_NAME, OutputFolder
+from hf_hybrid.records.output_folder import OutputFolder
+from hf_hybrid.records.schema import MANIFEST_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import UNFINISHED, size_words
 

@@ -23,7 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_hybrid.records.events import event
 from hf_hybrid.records.output_folder import OutputFolder
-from hf_hybrid.records.run_folder import NOT_FINITE_NAME
+from hf_hybrid.records.schema import NOT_FINITE_NAME
 from hf_hybrid.utils import distributed
 
 _CONSTANT_LINES = 10

@@ -26,7 +26,7 @@ from hf_hybrid.hub.payload import RUN_FILES, Files, checkpoint_files, listed_fil
 from hf_hybrid.hub.push import open_repository, push_files, push_run
 from hf_hybrid.records.events import event
 from hf_hybrid.records.manifest import checkpoints
-from hf_hybrid.records.run_folder import MANIFEST_NAME, MODEL_NAME
+from hf_hybrid.records.schema import MANIFEST_NAME, MODEL_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import UNFINISHED
 

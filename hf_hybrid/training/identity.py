@@ -13,7 +13,8 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 from hf_hybrid.data.sides import SIDE_PLURALS
-from hf_hybrid.records.run_folder import Run, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import Run
 
 from .arguments import DataArguments, HybridTrainingArguments, ModelArguments
 

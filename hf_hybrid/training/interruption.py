@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_hybrid.records.events import utc
 from hf_hybrid.records.output_folder import OutputFolder
-from hf_hybrid.records.run_folder import HEARTBEAT_NAME, LOCK_NAME
+from hf_hybrid.records.schema import HEARTBEAT_NAME, LOCK_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.distributed import RESUME_ME
 

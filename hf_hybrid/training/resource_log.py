@@ -28,7 +28,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from hf_hybrid.models.flops import FLOPS_FORMULA, HEAD_FORMULA, encoder_flops, encoder_shape, head_parameters
-from hf_hybrid.records.run_folder import BytesSent, ResourceLine, Resources, RunFolder, Share
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import BytesSent, ResourceLine, Resources, Share
 from hf_hybrid.utils import distributed
 
 from . import communication

@@ -20,7 +20,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 
 from hf_hybrid.records.events import event
 from hf_hybrid.records.output_folder import differences
-from hf_hybrid.records.run_folder import MANIFEST_NAME, STATE_NAME
+from hf_hybrid.records.schema import MANIFEST_NAME, STATE_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import delete_unfinished
 

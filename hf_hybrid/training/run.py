@@ -27,8 +27,14 @@ from hf_hybrid.hub.model_card import CARD_NAME, PICTURE_NAMES, PICTURES_NAME, wr
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.records import events
 from hf_hybrid.records.environment import environment
-from hf_hybrid.records.output_folder import MANIFEST_NAME
-from hf_hybrid.records.run_folder import BUNDLE_NAME, EVALUATIONS_NAME, FIXED_NAMES, MODEL_NAME, PER_QUERY_NAME
+from hf_hybrid.records.schema import (
+    BUNDLE_NAME,
+    EVALUATIONS_NAME,
+    FIXED_NAMES,
+    MANIFEST_NAME,
+    MODEL_NAME,
+    PER_QUERY_NAME,
+)
 from hf_hybrid.utils import distributed, redaction
 from hf_hybrid.utils.files import files_in
 
@@ -39,7 +45,8 @@ if TYPE_CHECKING:
     from hf_hybrid.data.batches.schedule import HybridSchedule
     from hf_hybrid.data.corpus import ParallelCorpus
     from hf_hybrid.models.encoder import HybridEncoder
-    from hf_hybrid.records.run_folder import Plan, RunFolder, Scores
+    from hf_hybrid.records.run_folder import RunFolder
+    from hf_hybrid.records.schema import Plan, Scores
 
     from .arguments import HybridTrainingArguments
     from .trainer import HybridTrainer

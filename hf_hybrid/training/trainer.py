@@ -33,7 +33,7 @@ from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.models import seen_embeddings
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.models.fingerprint import model_name
-from hf_hybrid.records.run_folder import Scores
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.utils import distributed
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hf_hybrid.evaluation.aggregate import POOL
-from hf_hybrid.records.run_folder import CurveLine, ResourceLine
+from hf_hybrid.records.schema import CurveLine, ResourceLine
 
 from .evidence import Evidence
 from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied

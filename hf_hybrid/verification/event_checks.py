@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from hf_hybrid.records.run_folder import EVENTS_NAME, Run
+from hf_hybrid.records.schema import EVENTS_NAME, Run
 
 from .evidence import Evidence
 from .findings import Finding, compared, satisfied

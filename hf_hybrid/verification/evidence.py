@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from hf_hybrid.data.sources.load import open_corpora
-from hf_hybrid.records.run_folder import (
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import (
     EVALUATIONS_NAME,
     EVENTS_NAME,
     MOST_VALUES_BYTES,
@@ -23,7 +24,6 @@ from hf_hybrid.records.run_folder import (
     ResourceLine,
     Resources,
     Run,
-    RunFolder,
 )
 from hf_hybrid.utils.strict_json import read_json_lines
 

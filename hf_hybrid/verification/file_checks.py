@@ -14,7 +14,7 @@ import pyarrow.parquet
 from hf_hybrid.hub.bundle import LOCK_NAME, MODEL_HASHES_NAME, NEEDED, belongs, files_of, without_ids
 from hf_hybrid.hub.model_card import CARD_NAME
 from hf_hybrid.records.manifest import Entry, read_manifest
-from hf_hybrid.records.run_folder import (
+from hf_hybrid.records.schema import (
     BUNDLE_NAME,
     EVALUATIONS_NAME,
     EVENTS_NAME,

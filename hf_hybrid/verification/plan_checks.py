@@ -18,7 +18,7 @@ from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
-    from hf_hybrid.records.run_folder import Run
+    from hf_hybrid.records.schema import Run
 
 
 def check_plan(evidence: Evidence) -> Iterator[Finding]:

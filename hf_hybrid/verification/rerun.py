@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_hybrid.records.run_folder import Run, Scores
+from hf_hybrid.records.schema import Run, Scores
 
 from .evidence import Evidence, made_in_python
 from .findings import UNKNOWN, Finding, compared

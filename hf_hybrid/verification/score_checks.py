@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hf_hybrid.evaluation.aggregate import scores_of_queries
-from hf_hybrid.records.run_folder import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores
+from hf_hybrid.records.schema import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluation, Scores
 from hf_hybrid.records.scores import flatten_scores
 
 from .evidence import Evidence

@@ -33,7 +33,7 @@ from hf_hybrid.hub.model_card import CARD_NAME
 from hf_hybrid.metrics.beir_cross_lingual import ranking
 from hf_hybrid.records.environment import installed_version
 from hf_hybrid.records.manifest import read_manifest
-from hf_hybrid.records.run_folder import MANIFEST_NAME, PER_QUERY_NAME, Scores
+from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME, Scores
 from hf_hybrid.scaling.grid.fits import make_fits
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.report.copy import NEEDED, names_of

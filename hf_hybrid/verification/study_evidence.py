@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from hf_hybrid.records.run_folder import MANIFEST_NAME, PER_QUERY_NAME
+from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME
 from hf_hybrid.scaling.grid.arms import Cell, Stage
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import Table, make_table

@@ -48,7 +48,8 @@ from hf_hybrid.hub.model_card import (
     write_card,
 )
 from hf_hybrid.records.environment import installed_version
-from hf_hybrid.records.run_folder import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME
 from hf_hybrid.utils.files import sha256
 
 from .cost_checks import check_resources

@@ -13,7 +13,7 @@ from hf_hybrid.evaluation import aggregate
 from hf_hybrid.evaluation.aggregate import POOL, LanguageRanks, Tally, query_values
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.metrics.beir_cross_lingual import bias
-from hf_hybrid.records.run_folder import Scores
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.retrieval.search import Relevant
 from tests.support.toys import toy_corpus
 

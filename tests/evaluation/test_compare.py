@@ -18,7 +18,8 @@ from hf_hybrid.evaluation.compare import KEYS, check_comparable, compare, compar
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.evaluation.per_query import EvaluationFiles
 from hf_hybrid.metrics.beir_cross_lingual.significance import bootstrap_interval, compare_cells, holm
-from hf_hybrid.records.run_folder import PER_QUERY_NAME, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import PER_QUERY_NAME
 from tests.support.toys import toy_corpus
 
 SETTINGS = ("monolingual", "cross_lingual", "multilingual")

@@ -20,7 +20,7 @@ import torch
 from hf_hybrid.data.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval, scores_table
 from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
-from hf_hybrid.records.run_folder import Scores
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.retrieval import search
 from tests.support.toys import LargestTensor, toy_corpus, toy_encoder

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from hf_hybrid.evaluation.heat_map import pair_change_map, pair_heat_map
-from hf_hybrid.records.run_folder import Scores
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import pair_matrix
 from tests.support.card_runs import CODES as BABEL
 

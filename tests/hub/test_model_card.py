@@ -41,7 +41,8 @@ from hf_hybrid.hub.card_command import (
 )
 from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
 from hf_hybrid.hub.model_card import card_text, read_files, write_card
-from hf_hybrid.records.run_folder import CardOptions, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.training.arguments import (
     DataArguments,
     HybridTrainingArguments,

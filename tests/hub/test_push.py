@@ -24,7 +24,8 @@ from hf_hybrid.hub.model_card import card_text
 from hf_hybrid.hub.payload import METRIC_FOLDER, model_files, published_files, refuse_secrets, study_files
 from hf_hybrid.hub.push import push_metric, push_run, push_study
 from hf_hybrid.records.manifest import find_damage, write_manifest
-from hf_hybrid.records.run_folder import CardOptions, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.utils.files import sha256
 from tests.support import pushes
 from tests.support.hub.server import HubServer, api, environment

@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from hf_hybrid.records import run_folder
-from hf_hybrid.records.run_folder import CardOptions, Evaluation, ResourceLine, Resources, Run, RunFolder, Scores
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import CardOptions, Evaluation, ResourceLine, Resources, Run, Scores
 
 
 def make_run(status: str = "running") -> Run:

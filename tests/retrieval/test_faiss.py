@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
-from hf_hybrid.records.run_folder import Scores
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.retrieval import faiss as approximate
 from hf_hybrid.retrieval import search

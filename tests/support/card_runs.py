@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from babel import localedata
 
-from hf_hybrid.records.run_folder import Resources, Run, RunFolder, Scores
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import Resources, Run, Scores
 
 MEASURES = ("MAP", "nDCG@10", "MRR@10", "Recall@100")
 BIAS = ("rank_distance", "PEER", "same_language_share@10", "same_language_recall@100", "MRC@10")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_hybrid.records.run_folder import Resources, RunFolder, Scores
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import Resources, Scores
 from hf_hybrid.scaling.grid.arms import ARMS, Cell, Shared, Stage, budget_key, grid, stages_of
 from hf_hybrid.scaling.grid.fits import make_fits
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder

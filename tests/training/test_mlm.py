@@ -28,7 +28,7 @@ from hf_hybrid.data.batches.token_cache import TokenCache
 from hf_hybrid.data.corpus import CorpusBuilder, ParallelCorpus, documents
 from hf_hybrid.data.sides import PASSAGE, QUERY
 from hf_hybrid.models.masked_lm import MaskedLanguageModel
-from hf_hybrid.records.run_folder import STATE_NAME
+from hf_hybrid.records.schema import STATE_NAME
 from hf_hybrid.training.arguments import HybridTrainingArguments, MlmTrainingArguments
 from hf_hybrid.training.mlm_trainer import MlmTrainer
 from tests.support import families

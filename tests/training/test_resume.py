@@ -22,7 +22,8 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from hf_hybrid.data.corpus import ParallelCorpus
-from hf_hybrid.records.run_folder import STATE_NAME, RunFolder
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import STATE_NAME
 from hf_hybrid.training.checkpoints import checkpoints, find_damage, write_manifest
 from hf_hybrid.training.interruption import RESUME_ME, Interrupted, StopOnSignal, alone_in, ends_on_signal
 from tests.support.recipe_runs import losses, run_recipe, shipped, write_jsonl_corpus, write_model

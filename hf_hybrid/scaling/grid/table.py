@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 
-from hf_hybrid.records.run_folder import RunFolder, Scores
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.scaling.planner.measured_runs import typical_step_time
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from hf_hybrid.records.run_folder import Run
+    from hf_hybrid.records.schema import Run
 
 KINDS, PRECISIONS = ("cpu", "gpu"), ("float32", "bf16")
 _TEXTS = {"name": None, "kind": KINDS, "precision": PRECISIONS, "currency": None}

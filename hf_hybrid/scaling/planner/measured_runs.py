@@ -14,7 +14,8 @@ from .hardware import Hardware, hardware_of_run
 from .workload import ModelSize, Workload
 
 if TYPE_CHECKING:
-    from hf_hybrid.records.run_folder import ResourceLine, Resources, Run, RunFolder
+    from hf_hybrid.records.run_folder import RunFolder
+    from hf_hybrid.records.schema import ResourceLine, Resources, Run
 
 WARMUP_STEPS = 5
 _SHAPE = re.compile(r"num_matmul_parameters=(\d+), num_layers=(\d+), hidden_size=(\d+)")

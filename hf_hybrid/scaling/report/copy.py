@@ -25,7 +25,7 @@ from typing import Any
 
 from hf_hybrid.records.manifest import read_manifest, write_manifest
 from hf_hybrid.records.output_folder import put_files
-from hf_hybrid.records.run_folder import EVENTS_NAME, MANIFEST_NAME
+from hf_hybrid.records.schema import EVENTS_NAME, MANIFEST_NAME
 from hf_hybrid.scaling.grid.arms import STUDY, Cell, difference_of_settings
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, files_in, replace_folder

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_hybrid.records.run_folder import RunFolder, Scores
+from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import pair_matrix
 from hf_hybrid.scaling.grid.arms import Cell
 from hf_hybrid.scaling.grid.fits import QUANTITIES, Quantity, values_of

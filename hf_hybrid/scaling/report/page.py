@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 from hf_hybrid import __version__
 from hf_hybrid.records.manifest import read_manifest
-from hf_hybrid.records.output_folder import MANIFEST_NAME, OutputFolder
+from hf_hybrid.records.output_folder import OutputFolder
+from hf_hybrid.records.schema import MANIFEST_NAME
 from hf_hybrid.utils.files import replacing
 from hf_hybrid.utils.text import Markdown, escape, sentence, table
 

@@ -1,0 +1,156 @@
+"""The schema of what a run leaves: names of files, and what each JSON file holds. Readers of a file start here."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+SCHEMA_NAME = "hf_hybrid run folder"
+SCHEMA_VERSION = 1
+EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
+LOCK_NAME = "run.lock"
+MANIFEST_NAME = "manifest.json"  # of folders whose files are listed with their hashes
+MODEL_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "evaluations", "bundle"
+PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
+MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is left out there
+STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
+STATUSES = ("running", "finished", "interrupted", "failed")
+SCORE_GROUPS = ("monolingual", "cross_lingual", "multilingual", "bias")  # of `Scores`, in the order of tables
+# Files that every run writes, or may write, whatever it is.
+FIXED_NAMES = (
+    *("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json"),
+    *("README.md", EVENTS_NAME, HEARTBEAT_NAME),
+    *(f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}" for when in ("before", "after")),
+)
+
+
+class _Run(TypedDict):
+    config: dict[str, Any]  # every argument
+    corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source; at the end how many texts were cut
+    mix: str
+    plan: dict[str, Any]  # steps and pairs per cell
+    seed: int
+    world_size: int
+    environment: dict[str, Any]  # versions, device names, git revision
+    status: str  # one of STATUSES
+
+
+class Run(_Run, total=False):
+    """`run.json`."""
+
+    # absent in files of before
+    identity: dict[str, Any]  # what must be the same where the run goes on
+    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, commit (of the checkpoint
+    # on the Hub that training began from), step (at the end: whose weights the model has)
+    model: dict[str, Any]
+
+
+class Plan(TypedDict):
+    """`plan.json`."""
+
+    cells: list[dict[str, str]]  # kind and cell
+    batches: list[int]  # for each batch of the run the number of its cell
+    fingerprint: str  # sha256 of these, as `schedule.plan_fingerprint` makes it
+
+
+class ResourceLine(TypedDict):
+    """A line of `resources.jsonl`. Amounts are those since the line before, so that lines add up to the totals."""
+
+    step: int
+    time_s: float
+    pairs: int
+    tokens: int
+    padding_tokens: int
+    kind: str | None  # None where the steps of this line are of several kinds
+    cell: str | None  # likewise
+    loss: float | None
+    data_wait_s: float
+    peak_device_memory_gib: float | None  # so far, the highest of all ranks
+    host_memory_gib: float  # now, the highest of all ranks
+    energy_wh: float | None
+
+
+class CurveLine(TypedDict):
+    """A line of `curve.jsonl`: an evaluation during training, and what training had taken until then."""
+
+    step: int
+    train_time_s: float
+    tokens: int
+    energy_wh: float | None
+    measures: dict[str, float]  # "multilingual/MAP" and the others of `flatten_scores`
+
+
+class Share(TypedDict):
+    """What one language or one cell took."""
+
+    steps: int
+    tokens: int
+    time_s: float
+
+
+class BytesSent(TypedDict):
+    """What the processes sent each other in training, over all of them and all steps."""
+
+    embeddings: int  # counted: embeddings and their gradients
+    weights: int  # weights and their gradients, by the formula
+    formula: str
+
+
+class _Resources(TypedDict):
+    train_time_s: float
+    setup_time_s: float
+    num_steps: int
+    num_pairs: int
+    tokens: int
+    padding_tokens: int
+    pairs_per_s: float | None
+    tokens_per_s: float | None
+    flops: float | None
+    flops_formula: str
+    mfu: float | None
+    peak_device_memory_gib: list[float] | None  # per rank
+    peak_host_memory_gib: list[float]  # per rank
+    energy_wh: float | None  # summed over ranks
+    energy_source: str | None  # nvml, rapl, codecarbon
+    per_language: dict[str, Share]
+    per_cell: dict[str, Share]
+
+
+class Resources(_Resources, total=False):
+    """`resources.json`. None means: not measured."""
+
+    bytes_sent: BytesSent | None  # None on one process; absent in files of before it was counted
+
+
+class Scores(TypedDict):
+    """One evaluation; a measure is named as in the literature (`MAP`, `nDCG@10`, `MRR@10`, `Recall@100`)."""
+
+    monolingual: dict[str, float]
+    cross_lingual: dict[str, float]
+    multilingual: dict[str, float]
+    bias: dict[str, float]  # rank_distance, PEER, MRC@10, same_language_share@10 and others, see `bias.py`
+    pairs: dict[str, dict[str, float]]  # "de-en": query language, passage language
+    num_queries: int
+
+
+class _BeforeAfter(TypedDict):
+    before: Scores | None
+    after: Scores | None
+
+
+class Evaluation(_BeforeAfter, total=False):
+    """`eval.json`; what was evaluated on what may be absent, as in files of before it was written down."""
+
+    evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
+    values_bytes: dict[str, int]  # of a run: size of per_query.parquet `before` and `after`
+
+
+class CardOptions(TypedDict, total=False):
+    """`card.json`: what the model card says and no other file of the run knows. None, or absent: not known."""
+
+    repo_id: str | None  # where the model is published, as in user/name
+    licence: str | None  # of the model
+    base_model: str | None  # Hub id of the checkpoint that training began from
+    datasets: list[str] | None  # Hub ids of the training data
+    carbon_intensity_g_per_kwh: float | None  # of the electricity that the run used
+    carbon_intensity_source: str | None  # who says so, for which place and time
+    pictures: bool | None  # False where none could be drawn: then the card refers to none
