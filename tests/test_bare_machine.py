@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from tests.support.recipe_runs import REPOSITORY
 
 PROGRAM = """
@@ -56,6 +58,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_a_step_runs_without_the_data_packages(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))

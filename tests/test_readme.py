@@ -17,6 +17,8 @@ from tests.support.hub.server import HubServer
 from tests.support.pushes import TOKEN, USERS, push_command
 from tests.support.recipe_runs import REPOSITORY, write_jsonl_corpus, write_model
 
+pytestmark = pytest.mark.slow
+
 READMES = [
     "README.md",
     "recipes/README.md",
@@ -103,7 +105,6 @@ def test_extras_are_declared(command: str) -> None:
     assert all(extra in setup["options.extras_require"] for group in extras for extra in group.split(","))
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("command", of_kind("recipes/eval.py"))
 def test_evaluation_commands_run(command: str, folder: Path) -> None:
@@ -112,7 +113,6 @@ def test_evaluation_commands_run(command: str, folder: Path) -> None:
     assert "monolingual/" in run(folder, f"{shlex.join(words)} {options}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted({*of_kind("recipes/verify.py")} - {*OF_STUDIES}))
 def test_verify_commands_run(command: str, folder: Path) -> None:
     assert "\n0 wrong, " in run(folder, f"{command} --cache_dir cache")
@@ -131,7 +131,6 @@ def test_push_commands_run(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert "beir_cross_lingual.py" in hub.repo("user/beir_cross_lingual", repo_type="space").files()
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("command", of_kind("recipes/train.py"))
 def test_launch_commands_run(command: str, folder: Path) -> None:
@@ -147,7 +146,6 @@ def test_launch_commands_run(command: str, folder: Path) -> None:
     assert "monolingual/MAP" in run(folder, f"{shlex.join(words)} {options}")
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("command", OF_THE_SCRIPT)
 def test_commands_of_the_console_script_run(command: str, folder: Path) -> None:
@@ -159,7 +157,6 @@ def test_commands_of_the_console_script_run(command: str, folder: Path) -> None:
     assert ("2 x cpu" in told) == ("--num_processes" in words)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", of_kind("recipes/mlm.py"))
 def test_language_modelling_runs(command: str, folder: Path) -> None:
     words = shlex.split(command)
@@ -170,7 +167,6 @@ def test_language_modelling_runs(command: str, folder: Path) -> None:
     assert "monolingual/MAP" in run(folder, f"{command} {options} --overwrite")
 
 
-@pytest.mark.slow
 def test_studies_are_run_told_of_and_checked(folder: Path) -> None:
     (folder / "MACHINE.yaml").write_text("name: L40S\nmemory_per_device_gib: 44\nmatrix_tflops: 180\n")
     (folder / "HERE.yaml").write_text("name: here\nkind: cpu\nmatrix_tflops: 0.1\n")
@@ -193,7 +189,6 @@ def test_studies_are_run_told_of_and_checked(folder: Path) -> None:
         assert "\n0 wrong, " in run(folder, command)
 
 
-@pytest.mark.slow
 def test_python_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     found = doctest.testfile(str(REPOSITORY / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)

@@ -58,6 +58,7 @@ def test_rows_of_other_runs_stay(measuring: ModuleType, tmp_path: Path) -> None:
     assert [(row["batch_size"], row["value"]) for row in rows] == [(64, 2.0), (32, 3.0)]
 
 
+@pytest.mark.slow
 def test_a_child_answers_runs_out_of_memory_or_fails(measuring: ModuleType, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.recipe_runs import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = REPOSITORY / "benchmarks" / "kill_test.py"
 KILLS, STEPS = 4, 24
 
@@ -30,7 +32,6 @@ def row(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return row
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_as_one_left_alone(row: dict[str, Any]) -> None:
     equal = {name: value for name, value in row.items() if name.startswith("equal_")}
     assert set(equal) >= {"equal_weights", "equal_losses", "equal_scores", "equal_batches"}
@@ -39,7 +40,6 @@ def test_a_killed_run_ends_as_one_left_alone(row: dict[str, Any]) -> None:
     assert row["always_from_the_newest_checkpoint"]
 
 
-@pytest.mark.slow
 def test_the_kills_could_have_made_a_difference(row: dict[str, Any]) -> None:
     assert row["kills"] == len(row["kill_list"]) == KILLS
     assert row["kills_in_checkpoint"] >= KILLS / 2

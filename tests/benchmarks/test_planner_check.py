@@ -116,6 +116,7 @@ def test_a_prediction_knows_nothing_of_the_time_it_is_checked_with(planner_check
     assert not second["memory_gib_inside"]
 
 
+@pytest.mark.slow
 def test_the_recipe_takes_the_options_and_a_run_is_made_once(planner_check: ModuleType, tmp_path: Path) -> None:
     args = planner_check.parse(["--json", "x", "--folder", str(tmp_path), "--steps", "6"])
     options = {**planner_check.corners()[0], "chunk_tokens": 200, "scratch_hidden_size": 32}

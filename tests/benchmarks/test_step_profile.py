@@ -104,6 +104,7 @@ def test_parts_sum_to_the_step(take_apart: Callable[..., dict[str, Any]]) -> Non
     assert now == originals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["data_wait", "loss", "optimizer"])
 def test_time_is_found_where_it_was_put(
     take_apart: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, part: str
@@ -124,6 +125,7 @@ def test_time_is_found_where_it_was_put(
     assert PAUSE_S <= found["seconds"][part] < found["step_time_s"]
 
 
+@pytest.mark.slow
 def test_waits_are_counted_in_the_profiled_steps_alone(
     take_apart: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +144,7 @@ def test_waits_are_counted_in_the_profiled_steps_alone(
     assert found["host_sync_counts_per_step"]["aten::nonzero"] == 1
 
 
+@pytest.mark.slow
 def test_chunks_and_padding_show(take_apart: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = HybridEncoder.forward, []
 

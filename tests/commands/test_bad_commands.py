@@ -210,6 +210,7 @@ def test_a_folder_where_there_can_be_none(places: dict[str, list[object]]) -> No
         recipe("eval", *places["eval"], "--output_dir", "/proc/nothing/output")
 
 
+@pytest.mark.slow
 def test_the_door_of_a_process_of_its_own(tmp_path: Path) -> None:
     config = write(tmp_path / "config.yaml", f"mix: !!python/object/apply:os.system ['touch {tmp_path / 'canary'}']")
     found = run_recipe("--config", config, launch=[sys.executable], check=False)

@@ -34,6 +34,7 @@ def evaluate(quick: list[object]) -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
+@pytest.mark.slow
 def test_it_prints_and_leaves_what_it_says(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     found = evaluate("--output_dir", tmp_path, "--save_runs", "true", "--bm25", "true", "--max_queries", 20)
     evaluation = RunFolder(tmp_path).read_eval()
@@ -54,6 +55,7 @@ def test_it_prints_and_leaves_what_it_says(evaluate: Callable[..., Any], tmp_pat
     assert not (tmp_path / "embeddings").exists()
 
 
+@pytest.mark.slow
 def test_a_training_run_keeps_its_scores(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     found = evaluate("--output_dir", tmp_path, check=False)
@@ -61,6 +63,7 @@ def test_a_training_run_keeps_its_scores(evaluate: Callable[..., Any], tmp_path:
     assert "holds a run, and this command writes an evaluation" in found.stderr
 
 
+@pytest.mark.slow
 def test_a_model_in_sentence_transformers_has_the_same_scores(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     folders = [tmp_path / library for library in ("hf_hybrid", "sentence_transformers")]
     for folder in folders:
@@ -74,6 +77,7 @@ def test_a_model_in_sentence_transformers_has_the_same_scores(evaluate: Callable
     assert 0 < ours["num_queries"] <= 20 * 5
 
 
+@pytest.mark.slow
 def test_embeddings_that_are_kept_are_not_encoded_again(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     keep = ["--output_dir", tmp_path, "--keep_embeddings", "true"]
     evaluate(*keep)
@@ -85,6 +89,7 @@ def test_embeddings_that_are_kept_are_not_encoded_again(evaluate: Callable[..., 
     assert RunFolder(tmp_path).read_eval()["after"] == before
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_query_by_query(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     evaluate("--output_dir", tmp_path / "first")
     other = write_model(tmp_path / "other", hidden_size=16)
@@ -153,6 +158,7 @@ def test_mistakes_are_explained(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_must_be_named_and_no_traceback_is_shown() -> None:
     found = run_recipe(script="recipes/eval.py", launch=[sys.executable], check=False)
     assert found.returncode == 2

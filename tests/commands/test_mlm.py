@@ -74,6 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.slow
 class TestARunAndWhatFollows:
     """A retriever's run, masked language modelling on as many tokens, and contrastive training of what that left."""
 

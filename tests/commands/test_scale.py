@@ -129,6 +129,7 @@ CELLS = ["zero_shot-seed1", "bm25", "english-L1-seed1", "mono-L1-seed1", "mono-L
 CELLS += ["mlm-L1-seed1", "mlm-L2-seed1", "mlm_hybrid-L2-seed1"]
 
 
+@pytest.mark.slow
 class TestASmallStudy:
     @pytest.fixture
     def study(self, place: Path, run: Run, stages: list[str]) -> StudyFolder:
@@ -341,6 +342,7 @@ class TestBudgets:
         budget: dict[str, Any] = StudyFolder(tmp_path / "study").read("study.json")["budget"]
         return budget
 
+    @pytest.mark.slow
     def test_of_tokens(self, tmp_path: Path, run: Run, stages: list[str]) -> None:
         arms = "mono,pool,mlm"
         budget = self.steps(tmp_path, run, arms=arms, budget="tokens", budget_value="2000", languages="2")

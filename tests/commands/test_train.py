@@ -58,6 +58,7 @@ def quick(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object
     return [*QUICK, *cache, "--train_corpus", corpus, "--model_name_or_path", write_model(folder / "model")]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_readme_says(quick: list[object], tmp_path: Path) -> None:
     found = run_recipe(*quick, "--output_dir", tmp_path, "--disable_tqdm", "true")
     planned, table = found.stdout.index("plan: 3 steps"), found.stdout.index("monolingual/MAP")
@@ -192,6 +193,7 @@ class TestOneFolder:
         events = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text().splitlines()]
         assert events.count("start") == 1, "the events of the former run are gone"
 
+    @pytest.mark.slow
     def test_a_run_that_was_told_to_stop_goes_on(self, quick: list[object], tmp_path: Path, train: Train) -> None:
         """As a scheduler does it: SIGTERM, exit status 75, the same command again."""
         words = [*quick, "--max_steps", 200, "--save_steps", 150, "--evaluate_before", "false"]
@@ -249,6 +251,7 @@ def test_mistakes_are_explained_without_a_traceback(
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_line_is_named(quick: list[object], corpus: Path, tmp_path: Path, train: Train) -> None:
     folder = write_jsonl_corpus(tmp_path / "bad")
     with open(folder / "en.jsonl", "a", encoding="utf-8") as file:

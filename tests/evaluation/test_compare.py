@@ -92,6 +92,7 @@ def test_differences_are_those_of_eval_json(tmp_path: Path) -> None:
     assert all(abs(pooled - after[setting]["MAP"] + before[setting]["MAP"]) > 1e-4 for setting in SETTINGS)  # type: ignore[literal-required]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 def test_intervals_hold_the_truth_as_often_as_they_say(gaps: float, tmp_path: Path) -> None:
     truth, num_trials, languages = 0.02, 40, "abcd"
@@ -279,6 +280,7 @@ def test_a_result_does_not_depend_on_the_order_of_rows(small: Folders, tmp_path:
     assert compare(tmp_path / "shuffled", before, ["MAP"]) == compare(after, before, ["MAP"])
 
 
+@pytest.mark.slow
 def test_a_large_effect_is_seen_among_forty_languages(tmp_path: Path) -> None:
     names = [chr(ord("A") + number) for number in range(40)]
     keys = rows("".join(names), 100)

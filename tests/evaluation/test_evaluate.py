@@ -348,6 +348,7 @@ def test_each_set_is_encoded_once_and_only_what_is_needed() -> None:
         assert len(texts) == len(expected) < 20  # passages of the training part are no candidates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["languages missing", "tangled", "held-out part"])
 @pytest.mark.parametrize("block", [1, 7, 100, 1000])
 def test_small_blocks_give_identical_scores(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,7 @@ def test_numbers_are_written_where_there_is_room(written: list[tuple[str, float,
     assert written == [("1.00", 0, 0), (".26", 1, 0), (".00", 0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "count"), [(20, 400), (21, 0), (30, 0)])
 def test_many_languages_have_no_numbers_in_their_cells(
     number: int, count: int, written: list[tuple[str, float, float]], tmp_path: Path

@@ -19,6 +19,8 @@ from tests.support.hub.server import HubServer, environment
 from tests.support.pushes import REPO, TOKEN, USERS, push_command
 from tests.support.recipe_runs import REPOSITORY, run_recipe
 
+pytestmark = pytest.mark.slow
+
 TEXTS = {"query": ["Welche Währung hat Japan?"], "passage": ["जापान की मुद्रा येन है।", "पेरिस फ़्रांस की राजधानी है।"]}
 OPTIONS = [
     "--languages", "de,hi", "--max_steps", 4, "--global_batch_size", 16, "--scratch_hidden_size", 32,

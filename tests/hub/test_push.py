@@ -77,7 +77,7 @@ def put(hub: HubServer, name: str, content: bytes, revision: str = "main", token
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
-    assert loaded_by("import hf_hybrid.hub.push") & HEAVY == set()
+    assert loaded_by("hf_hybrid.hub.push") & HEAVY == set()
 
 
 def test_what_is_published_is_the_layout(run: Path) -> None:
@@ -470,6 +470,7 @@ def test_pauses_grow_and_heed_the_server(run: Path, hub: HubServer) -> None:
 # The metric
 
 
+@pytest.mark.slow
 def test_evaluate_loads_the_metric_from_its_space(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

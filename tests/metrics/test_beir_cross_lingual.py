@@ -410,6 +410,7 @@ print(doctest.testfile("beir_cross_lingual/README.md", module_relative=False))
 """
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_folder_works_alone(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "beir_cross_lingual", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(FOLDER / "tests.py", tmp_path / "tests_of_the_space.py")

@@ -114,6 +114,7 @@ def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torc
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd"])
 def test_the_model_is_the_one_that_training_all_rows_gives(
     optim: str, corpora: tuple[ParallelCorpus, ParallelCorpus], tmp_path: Path
@@ -131,6 +132,7 @@ def test_the_model_is_the_one_that_training_all_rows_gives(
     assert 0.9 < float(factors.mean()) < 0.999, "they have decayed"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_whole_table_and_goes_on(
     corpora: tuple[ParallelCorpus, ParallelCorpus], tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_checkpoint_has_the_whole_table_and_goes_on(
     assert_same_weights(again.model.state_dict(), whole.model.state_dict())
 
 
+@pytest.mark.slow
 def test_a_trainer_may_train_twice(corpora: tuple[ParallelCorpus, ParallelCorpus], tmp_path: Path) -> None:
     trainer = train(tmp_path / "run", corpora, seen_embeddings_only=True, max_steps=2)
     first = embeddings(trainer.model)

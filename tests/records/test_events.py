@@ -163,6 +163,7 @@ class TestLines:
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_the_events_and_signs_of_life_of_a_run(
         self, corpus: ParallelCorpus, tmp_path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
     ) -> None:

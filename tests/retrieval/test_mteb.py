@@ -99,6 +99,7 @@ def test_values_of_all_pairs_are_those_of_evaluate_retrieval(
     assert len({round(expected[pair]["MAP"], 6) for pair in PAIRS}) == len(PAIRS)
 
 
+@pytest.mark.slow
 def test_prompts_of_the_model_are_used(
     tmp_path: Path, corpus: ParallelCorpus, encoder: HybridEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def assert_same_end(trainer: HybridTrainer, reference: HybridTrainer) -> None:
 
 
 class TestRunsThatGoOn:
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{}, {"chunk_tokens": 100}, {"gradient_checkpointing": True}], ids=str)
     @pytest.mark.parametrize("where", ["in_forward", "in_backward"])
     def test_the_final_weights_are_those_of_an_undisturbed_run(
@@ -106,6 +107,7 @@ class TestRunsThatGoOn:
         assert tokens is not None
         assert tokens < options.get("chunk_tokens", 10_000)
 
+    @pytest.mark.slow
     def test_it_may_run_out_more_than_once(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         reference = train(tmp_path / "reference", corpus)
         failing = Failing(1, 3, 6)
@@ -113,11 +115,13 @@ class TestRunsThatGoOn:
         assert failing.failed == 3
         assert_same_end(trainer, reference)
 
+    @pytest.mark.slow
     def test_earlier_batches_of_the_optimizer_step_are_kept(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         reference = train(tmp_path / "reference", corpus, gradient_accumulation_steps=3)
         trainer = train(tmp_path / "disturbed", corpus, in_backward=Failing(3), gradient_accumulation_steps=3)
         assert_same_end(trainer, reference)
 
+    @pytest.mark.slow
     def test_the_log_counts_the_batch_once(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         reference = train(tmp_path / "reference", corpus)
         trainer = train(tmp_path / "disturbed", corpus, in_forward=Failing(1))
@@ -127,6 +131,7 @@ class TestRunsThatGoOn:
 
 
 class TestRunsThatCannot:
+    @pytest.mark.slow
     def test_advice_where_no_chunk_can_be_smaller(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match=r"Set --chunk_tokens to less, \d+ \(the longest text\) at the least"):
             train(tmp_path, corpus, in_forward=Failing(*range(1, 50)))

@@ -108,6 +108,7 @@ def _leave_out_step_3(trainer: ToyTrainer) -> None:
 
 
 class TestSteps:
+    @pytest.mark.slow
     @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "adafactor", "sgd"])
     def test_weights_and_optimizer_are_those_of_a_run_without_the_step(
         self, optim: str, corpus: ParallelCorpus, tmp_path: Path, warned: list
@@ -130,6 +131,7 @@ class TestSteps:
         assert [fact["step"] for fact in warned] == [3] * (3 if optim == "adamw_torch_fused" else 1)
         assert not same_weights(reference, run(tmp_path / "whole", corpus, **options)), "the step would have counted"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("last", [True, False])
     def test_one_batch_of_several_spoils_the_step(self, last: bool, corpus: ParallelCorpus, tmp_path: Path) -> None:
         options = {**SHORT, "gradient_accumulation_steps": 2, "chunk_tokens": 60}

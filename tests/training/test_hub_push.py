@@ -67,6 +67,7 @@ def vectors(model: HybridEncoder) -> torch.Tensor:
     return torch.as_tensor(model.encode(["en1 river stone", "de2 winter"], "query"))
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_at_its_checkpoints_and_at_its_end(hub: HubServer, tmp_path: Path) -> None:
     run = tmp_path / "mine"
     trainer = run_of(run, languages=("de", "en"), **PUSH, hub_token=TOKEN)
@@ -103,6 +104,7 @@ def test_a_run_is_pushed_at_its_checkpoints_and_at_its_end(hub: HubServer, tmp_p
     assert len(titles(hub)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "numbers", "during", "after"),
     [
@@ -157,6 +159,7 @@ def test_a_push_that_takes_long_is_not_waited_for(
     assert set(hub.repo(REPO).files()) == LAYOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -265,6 +268,7 @@ def test_a_run_that_goes_on_is_not_kept_from_it_by_the_hub(hub: HubServer, tmp_p
     assert not (tmp_path / "another" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_does_not_begin_a_push(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -524,6 +524,7 @@ def undisturbed(corpus: ParallelCorpus, folder: Path) -> ToyMlmTrainer:
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_the_loss_begins_at_chance_and_falls_below_what_counting_gives(self, tmp_path: Path) -> None:
         """Who knows how often each token occurs, and no more, has the entropy of that as loss; of languages with words
         of their own, the neighbours of a hidden word tell more."""
@@ -564,6 +565,7 @@ class TestRuns:
         assert resources["flops_formula"].endswith(numbers)
         assert "+ 6 * num_head_parameters * predicted_tokens" in resources["flops_formula"]
 
+    @pytest.mark.slow
     def test_chunks_give_the_same_gradients(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         options: dict[str, Any] = {"max_steps": 2, "save_strategy": "no", "gradient_accumulation_steps": 2}
         whole = run(tmp_path / "whole", corpus, **options, dropout=0.0)
@@ -577,6 +579,7 @@ class TestRuns:
             for name, weight in weights(whole).items():
                 torch.testing.assert_close(weights(other)[name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [

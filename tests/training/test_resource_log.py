@@ -155,6 +155,7 @@ def test_gradient_accumulation_counts_one_step_of_several_batches(tmp_path: Path
     assert totals["num_pairs"] == sum(2 * record_of(step).pairs for step in range(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_step", [3, 4])  # within a line, and at the end of one
 def test_a_resumed_run_ends_with_the_totals_of_one_that_was_not_stopped(tmp_path: Path, saved_step: int) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": saved_step, "padding_tokens": 5}
@@ -471,7 +472,7 @@ def test_an_unknown_meter_is_refused_at_once(tmp_path: Path) -> None:
 def test_peak_host_memory_is_this_process_s_own() -> None:
     """In a fresh process: here other tests may have left a peak above all that this one would take."""
     script = """
-from hf_hybrid import machine
+from hf_hybrid.training import meters
 before = meters.peak_host_memory()
 block = bytearray(200 * 2**20)
 block[:: 2**12] = b"x" * len(block[:: 2**12])

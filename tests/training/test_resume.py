@@ -80,8 +80,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     def note(name: str, level: int = 20, **facts: Any) -> None:
         found.append((name, facts))
 
-    for module in ("resumable", "chunked", "guard"):
-        monkeypatch.setattr(f"hf_hybrid.{module}.event", note)
+    for module in ("resume", "chunking", "finite_guard"):
+        monkeypatch.setattr(f"hf_hybrid.training.{module}.event", note)
     return found
 
 
@@ -106,6 +106,7 @@ class TestGoingOn:
         for name in ("num_steps", "num_pairs", "tokens", "flops"):
             assert resources[0][name] == resources[1][name], name
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [
@@ -124,6 +125,7 @@ class TestGoingOn:
         assert len(found.step_losses) < len(whole.step_losses)
         assert same_weights(found, whole)
 
+    @pytest.mark.slow
     def test_with_other_workers_and_to_rounding_in_other_chunks(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         whole = run(tmp_path / "whole", corpus, dropout=0.0)
         workers = killed_after(8, tmp_path / "workers", tmp_path / "whole")
@@ -146,6 +148,7 @@ class TestGoingOn:
         other = run(killed_after(8, tmp_path / "other", tmp_path / "whole"), corpus, chunk_tokens=5000)
         assert other.chunking.max_tokens == 5000, "what is asked for counts"
 
+    @pytest.mark.slow
     def test_killed_between_an_evaluation_and_the_save(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
         """The best model is that of the first evaluation or a later one, as without the kill."""
         options: dict[str, Any] = {
@@ -194,6 +197,7 @@ class TestGoingOn:
         assert find_damage(newest) is None, "written anew"
         assert not list((tmp_path / "run").glob(".unfinished*"))
 
+    @pytest.mark.slow
     def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(
         self, undisturbed: ToyTrainer, corpus: ParallelCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -211,6 +215,7 @@ class TestGoingOn:
         monkeypatch.undo()
         assert same_weights(run(tmp_path / "run", corpus), undisturbed)
 
+    @pytest.mark.slow
     def test_on_another_number_of_processes_dropout_follows_from_seed_and_step(
         self, folder: Path, corpus: ParallelCorpus, tmp_path: Path
     ) -> None:

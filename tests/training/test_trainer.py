@@ -61,11 +61,13 @@ def parameters(trainer: HybridTrainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in trainer.model.parameters()]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(corpus: ParallelCorpus, tmp_path: Path) -> None:
     found = losses(train(tmp_path / "run", corpus, max_steps=60, mix="mono=1", max_grad_norm=0))
     assert sum(found[-10:]) < 0.5 * sum(found[:10])
 
 
+@pytest.mark.slow
 def test_every_step_sees_the_batch_of_the_plan(corpus: ParallelCorpus, tmp_path: Path) -> None:
     seen = []
 
@@ -83,6 +85,7 @@ def test_every_step_sees_the_batch_of_the_plan(corpus: ParallelCorpus, tmp_path:
     assert seen == [(batch.cell.name, corpus.groups[batch.items].tolist()) for batch in plan]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_never_stopped(corpus: ParallelCorpus, tmp_path: Path) -> None:
     """Bit for bit on one CPU process, dropout and gradient accumulation included."""
     whole = train(tmp_path / "whole", corpus, save_strategy="steps", save_steps=3, gradient_accumulation_steps=2)
@@ -94,6 +97,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(corpus: ParallelCorpus,
     assert all(map(torch.equal, parameters(again), parameters(whole)))
 
 
+@pytest.mark.slow
 def test_the_best_model_is_the_one_loaded_at_the_end(corpus: ParallelCorpus, tmp_path: Path) -> None:
     train_part, held_out = corpus.split(0.3)
     trainer = train(
@@ -113,6 +117,7 @@ def test_the_best_model_is_the_one_loaded_at_the_end(corpus: ParallelCorpus, tmp
     assert all(map(torch.equal, saved.state_dict().values(), trainer.model.state_dict().values()))
 
 
+@pytest.mark.slow
 def test_several_evaluation_corpora_are_named(corpus: ParallelCorpus, tmp_path: Path) -> None:
     parts = corpus.split(0.5)
     trainer = train(tmp_path / "run", corpus, eval_corpus={"a": parts[0], "b": parts[1]}, max_steps=1)
@@ -125,6 +130,7 @@ def test_evaluation_without_a_corpus_is_refused(corpus: ParallelCorpus, tmp_path
         train(tmp_path / "run", corpus, max_steps=1).evaluate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [{"gradient_checkpointing": True}, {"dataloader_num_workers": 2}])
 def test_options_that_change_nothing_change_nothing(option: dict, corpus: ParallelCorpus, tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", corpus, model=toy_encoder(corpus))
@@ -132,6 +138,7 @@ def test_options_that_change_nothing_change_nothing(option: dict, corpus: Parall
     torch.testing.assert_close(losses(changed), losses(plain), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_compiled_once_for_all_batches(corpus: ParallelCorpus, tmp_path: Path) -> None:
     counts = []
 
@@ -153,6 +160,7 @@ def test_a_compiled_model_is_compiled_once_for_all_batches(corpus: ParallelCorpu
     assert counts[-1] == counts[2], "later batches were compiled anew"
 
 
+@pytest.mark.slow
 def test_bf16_stays_close(corpus: ParallelCorpus, tmp_path: Path) -> None:
     plain = losses(train(tmp_path / "plain", corpus, model=toy_encoder(corpus)))
     half = losses(train(tmp_path / "half", corpus, model=toy_encoder(corpus), bf16=True))
@@ -160,6 +168,7 @@ def test_bf16_stays_close(corpus: ParallelCorpus, tmp_path: Path) -> None:
     torch.testing.assert_close(half, plain, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_hard_negatives_and_symmetry_change_the_loss(tmp_path: Path) -> None:
     corpus = toy_corpus(num_items=80, negatives=3)
     changes: list[dict[str, Any]] = [{}, {"num_negatives": 2}, {"symmetric": True}]
@@ -171,6 +180,7 @@ def test_hard_negatives_and_symmetry_change_the_loss(tmp_path: Path) -> None:
     assert found[2][0] != found[0][0]
 
 
+@pytest.mark.slow
 def test_callbacks_reports_and_counted_tokens(corpus: ParallelCorpus, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     events = []
@@ -193,6 +203,7 @@ def test_callbacks_reports_and_counted_tokens(corpus: ParallelCorpus, tmp_path: 
     assert trainer.state.total_flos == pytest.approx(resources["flops"])
 
 
+@pytest.mark.slow
 def test_resources_are_those_of_the_plan(corpus: ParallelCorpus, tmp_path: Path) -> None:
     trainer = train(tmp_path / "run", corpus)
     resources = json.loads((tmp_path / "run" / "resources.json").read_text())
@@ -205,11 +216,13 @@ def test_resources_are_those_of_the_plan(corpus: ParallelCorpus, tmp_path: Path)
     assert resources["padding_tokens"] == 0, "packed batches have no padding"
 
 
+@pytest.mark.slow
 def test_padding_is_counted_where_there_is_some(corpus: ParallelCorpus, tmp_path: Path) -> None:
     train(tmp_path / "run", corpus, model=toy_encoder(corpus, attention="sdpa"), max_steps=2)
     assert json.loads((tmp_path / "run" / "resources.json").read_text())["padding_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_the_trained_one(corpus: ParallelCorpus, tmp_path: Path) -> None:
     trainer = train(tmp_path / "run", corpus, max_steps=2)
     trainer.save_model(str(tmp_path / "model"))
@@ -218,6 +231,7 @@ def test_the_saved_model_is_the_trained_one(corpus: ParallelCorpus, tmp_path: Pa
     assert (loaded.encode(texts, "query") == trainer.model.encode(texts, "query")).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

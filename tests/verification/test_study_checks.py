@@ -35,6 +35,8 @@ from tests.commands.test_scale import asked, run_stage_here
 from tests.support.recipe_runs import write_jsonl_corpus
 from tests.support.study_folders import collect
 
+pytestmark = pytest.mark.slow
+
 FAILED = "mlm-L1-seed1"  # and mlm-L2-seed1 was not begun
 PROFILE = Path(__file__).parents[2] / "benchmarks" / "step_profile.json"
 STUDIES = sorted(path.parent for path in PROFILE.parent.glob("studies/*/study.json"))
@@ -111,7 +113,6 @@ def test_a_study_and_its_copy_pass_and_most_of_them_is_known(study: Path, copy: 
     assert sorted(unknown[copy]) == sorted(both | {"cells/*/eval.json: after"})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_the_studies_that_were_run_pass(path: Path) -> None:
     found = verify(path)

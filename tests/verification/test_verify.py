@@ -41,6 +41,8 @@ from hf_hybrid.verification.rerun import compare_runs, unlike_machines
 from hf_hybrid.verification.verify import verify
 from tests.support.bundles import change, contents, finished_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

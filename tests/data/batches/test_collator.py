@@ -118,6 +118,7 @@ def reassemble(ranks: list[HybridInputs]) -> list:
     return [queries, pairs, negatives, groups]
 
 
+@pytest.mark.slow
 def test_the_stream_is_the_same_on_any_world_size(schedule: HybridSchedule, cache: TokenCache) -> None:
     hashes = {world_size: stream_hash(schedule, cache, world_size) for world_size in (1, 2, 4, 8, 16)}
     assert len(set(hashes.values())) == 1, hashes

@@ -90,6 +90,7 @@ def members(schedule: HybridSchedule, cell: Cell) -> set[int]:
     return {i for i in range(len(rows)) if rows[i, query, QUERY] >= 0 and (rows[i, wanted, PASSAGE] >= 0).any()}
 
 
+@pytest.mark.slow
 @every
 @given(schedules(), st.randoms(use_true_random=False))
 def test_a_batch_depends_on_its_step_alone(schedule: HybridSchedule, random: Any) -> None:
@@ -104,6 +105,7 @@ def test_a_batch_depends_on_its_step_alone(schedule: HybridSchedule, random: Any
     assert [again.batch(step).digest() for step in steps] == [expected[step] for step in steps]
 
 
+@pytest.mark.slow
 @every
 @given(schedules(num_steps=300))
 def test_steps_are_shared_out_by_largest_remainder_and_within_kinds_up_or_down(schedule: HybridSchedule) -> None:
@@ -134,6 +136,7 @@ def test_quotas_of_any_weights_add_up(weights: list[float], total: int, seed: in
         assert np.all(quotas >= 0)
 
 
+@pytest.mark.slow
 @every
 @given(schedules())
 def test_a_batch_is_what_its_cell_says(schedule: HybridSchedule) -> None:
@@ -161,6 +164,7 @@ def test_a_batch_is_what_its_cell_says(schedule: HybridSchedule) -> None:
                 assert {corpus.languages[language] for language in batch.query_languages} == {cell.query_language}
 
 
+@pytest.mark.slow
 @every
 @given(schedules(num_steps=120))
 def test_a_pass_gives_each_item_once_and_large_groups_take_turns(schedule: HybridSchedule) -> None:
@@ -188,6 +192,7 @@ class RowTokens:
         return np.array([side, LANGUAGES.index(language), row], dtype=np.int32)
 
 
+@pytest.mark.slow
 @every
 @given(schedules(num_steps=12), st.integers(1, 15))
 def test_the_slices_of_all_ranks_are_the_global_batch(schedule: HybridSchedule, world_size: int) -> None:

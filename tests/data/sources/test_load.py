@@ -702,6 +702,7 @@ def test_xquad_r_corpus() -> None:
     assert pinned(corpus, "th") == XQUAD_TH
 
 
+@pytest.mark.slow
 def test_benchmark_of_loading(tmp_path: Path) -> None:
     script = Path(__file__).resolve().parents[3] / "benchmarks" / "corpus_load.py"
     command = [sys.executable, str(script), "--small", "--folder", str(tmp_path), "--json", str(tmp_path / "out.json")]

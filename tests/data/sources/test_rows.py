@@ -104,6 +104,7 @@ def expected_groups(rows: dict[str, list[Row]], ids: list[str]) -> set[frozenset
     return {frozenset(group) for group in groups}
 
 
+@pytest.mark.slow
 @every
 @given(items(), st.data())
 def test_items_are_read_as_they_were_written_in_any_form(rows: dict[str, list[Row]], data: st.DataObject) -> None:
@@ -194,6 +195,7 @@ def beir_files(draw: st.DrawFn, beir: Beir) -> Files:
     return found
 
 
+@pytest.mark.slow
 @every
 @given(st.composite(Beir)(), st.data())
 def test_a_retrieval_set_is_read_as_it_was_written_in_any_form(beir: Beir, data: st.DataObject) -> None:
@@ -221,6 +223,7 @@ def load(corpus_format: str, files: Files, on_bad_row: str) -> str | tuple[str, 
             return named[1], int(named[2] or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus_format", ["jsonl", "beir", "pairs"])
 @every
 @given(data=st.data())

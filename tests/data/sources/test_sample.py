@@ -157,6 +157,7 @@ def test_passages_are_worded_otherwise(language: str) -> None:
         assert len(shared) <= 0.3 * min(len(words(query)), len(words(passage))), (relation, shared)
 
 
+@pytest.mark.slow
 def test_same_rows_in_every_process() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     outputs = [

@@ -549,6 +549,7 @@ def told_by(folder: Path) -> list[tuple[Any, ...]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_curve_goes_on_where_a_kill_left_it(tmp_path: Path) -> None:
     corpus = toy_corpus(num_items=40)

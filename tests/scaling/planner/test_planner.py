@@ -159,6 +159,7 @@ def test_a_run_without_steps_or_shape_is_refused(tmp_path: Path) -> None:
         read_measured(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_that_was_really_made_is_read(tmp_path: Path) -> None:
     from hf_hybrid.training.run import run_training

@@ -26,6 +26,8 @@ from hf_hybrid.scaling.report.page import figures_in, figures_of, write_report
 from hf_hybrid.scaling.report.sections import answer, subtitle
 from tests.support.study_folders import collect, write_study
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PROFILE = ROOT / "benchmarks" / "step_profile.json"
 HOSTILE = (
