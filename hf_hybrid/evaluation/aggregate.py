@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from hf_hybrid.metrics.beir_cross_lingual import bias, ranking
 from hf_hybrid.records.schema import Scores
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from hf_hybrid.data.corpus import ParallelCorpus
     from hf_hybrid.records.schema import Scores
     from hf_hybrid.retrieval.search import Best, Relevant
@@ -273,6 +274,8 @@ def scores_of_queries(values: pa.Table, measures: list[str]) -> Scores:
 
 def _groups(values: pa.Table) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """For each pair of languages, or language and pool, the columns of its queries, NaN where there is no value."""
+    import pyarrow as pa  # here: training needs none
+
     languages = zip(*(values[key].to_pylist() for key in KEYS[:2]), strict=True)
     rows: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, pair in enumerate(languages):

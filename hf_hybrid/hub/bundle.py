@@ -95,9 +95,9 @@ def write_bundle(folder: str | os.PathLike[str]) -> Path:
 
 
 def files_of(bundle: Path) -> list[str]:
-    """Names of the files of a bundle, with the folders that they are in, but for its manifest."""
+    """Names of the files of a bundle, with their folders, but for its manifest and a list of outputs."""
     names = (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir())
-    return sorted(name for name in names if name != MANIFEST_NAME)
+    return sorted(name for name in names if name not in (MANIFEST_NAME, OUTPUTS_NAME))
 
 
 def belongs(name: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from hf_hybrid.utils.files import replacing, sha256, sync
 from hf_hybrid.utils.strict_json import read_json
 
-from .output_folder import OutputFolder
+from .output_folder import OUTPUTS_NAME, OutputFolder
 from .schema import MANIFEST_NAME
 
 _FORMAT = {"name": "hf_hybrid manifest", "version": 1}
@@ -115,4 +115,5 @@ def checkpoint_folders(run_folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    own = (MANIFEST_NAME, OUTPUTS_NAME)  # which are about the others
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in own)

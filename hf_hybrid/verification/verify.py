@@ -48,9 +48,10 @@ from hf_hybrid.hub.model_card import (
     write_card,
 )
 from hf_hybrid.records.environment import installed_version
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME
-from hf_hybrid.utils.files import sha256
+from hf_hybrid.utils.files import files_in, sha256
 
 from .cost_checks import check_resources
 from .event_checks import check_events
@@ -152,6 +153,7 @@ def check_drawn(evidence: Evidence) -> Iterator[Finding]:
         for name in ("run.json", "plan.json", "eval.json", "resources.json", "card.json"):
             if (evidence.path / name).is_file():
                 shutil.copyfile(evidence.path / name, Path(folder, name))
+        OutputFolder(folder).note(*files_in(Path(folder)))  # the copies are ours
         write_card(folder)
         there = {name for name in files_of(evidence.path) if name.startswith(_DRAWN)}
         made = {name for name in files_of(Path(folder)) if name.startswith(EVAL_RESULTS_NAME)}
