@@ -99,7 +99,7 @@ def test_two_machines_that_each_spread_a_copy_of_the_weights_equal_one_process(
 ) -> None:
     say_mesh = tmp_path / "say_mesh.py"
     say_mesh.write_text(SAY_MESH)
-    script = (say_mesh, REPOSITORY / "tests" / "fsdp_on_cpu.py")
+    script = (say_mesh, REPOSITORY / "tests" / "support" / "fsdp_on_cpu.py")
     launchers = on_two_machines("fsdp2_multi_node", 4, "--parallelism_config_dp_shard_size", "2", script=script)
     printed = run_together(launchers, [[*inputs, "--output_dir", tmp_path]] * 2)
     assert all("DeviceMesh((dp_replicate=2, dp_shard_cp=2)" in text for text in printed)

@@ -118,7 +118,7 @@ def shipped(name: str, *options: str) -> list[str]:
     command = [*LAUNCH, "--config_file", str(REPOSITORY / "accelerate_configs" / f"{name}.yaml"), *options]
     if "--main_process_port" not in options and name not in ("cpu", "single_gpu"):
         command += ["--main_process_port", str(free_port())]
-    return [*command, str(REPOSITORY / "tests" / "fsdp_on_cpu.py")] if name == "fsdp2" else command
+    return [*command, str(REPOSITORY / "tests" / "support" / "fsdp_on_cpu.py")] if name == "fsdp2" else command
 
 
 def losses(folder: Path) -> list[float]:

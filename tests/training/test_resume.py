@@ -544,7 +544,7 @@ def test_spread_states_go_on_bit_for_bit(name: str, tmp_path: Path) -> None:
         "use_cpu": True,
     }
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
-    run_recipe(*words, tmp_path, script="tests/resumed_run.py", launch=shipped(name))
+    run_recipe(*words, tmp_path, script="tests/support/resumed_run.py", launch=shipped(name))
     whole, again = tmp_path / "whole", tmp_path / "again"
     told_of = [json.loads(line) for line in (again / "events.jsonl").read_text().splitlines()]
     assert [line["path"] for line in told_of if line["event"] == "resume"] == [str(again / "checkpoint-3")]
