@@ -28,9 +28,9 @@ from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import Markdown, escape, plain
 
 from . import card_sections
-from .card_command import command, word
 from .card_metadata import CardFiles, card_data, check_options, eval_entries
 from .card_sections import has_pictures, limits, results
+from .card_usage import command, word
 
 CARD_NAME = "README.md"
 PICTURES_NAME = "pictures"

@@ -32,8 +32,8 @@ from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
 from hf_hybrid.utils.text import plain, table
 
-from .card_command import word
 from .card_metadata import corpus_name, hub_languages, licence_fields
+from .card_usage import word
 from .commit import RECORD_NAME
 from .errors import HubError
 from .model_card import CARD_NAME, EVAL_RESULTS_NAME, pictures_in

@@ -29,7 +29,8 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from hf_hybrid.data.sources.presets import PRESETS
 from hf_hybrid.hub import card_sections, model_card
-from hf_hybrid.hub.card_command import (
+from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
+from hf_hybrid.hub.card_usage import (
     DEFAULTS,
     MLM_DEFAULTS,
     MLM_SAMPLE_CONFIG,
@@ -39,7 +40,6 @@ from hf_hybrid.hub.card_command import (
     changed_options,
     command,
 )
-from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
 from hf_hybrid.hub.model_card import card_text, read_files, write_card
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import CardOptions
