@@ -102,7 +102,7 @@ def _identity(evaluated: Mapping[str, Any], same_corpus: bool) -> dict[str, Any]
 
 def _model_name(model: str) -> str:
     """Name of a model on the Hub, or of the run folder that a local one is in."""
-    if not os.path.isdir(model):
+    if not os.path.isdir(model) and model.count("/") < 2 and not model.startswith((".", "/", "~")):
         return model
     path = Path(model).resolve()
     if path.name == "model":
@@ -111,7 +111,7 @@ def _model_name(model: str) -> str:
 
 
 def _last(corpus: str) -> str:
-    return Path(corpus).resolve().name if os.path.isdir(corpus) else corpus
+    return Path(corpus).resolve().name if os.path.isdir(corpus) or "/" in corpus else corpus
 
 
 def _slug(name: str) -> str:
