@@ -310,7 +310,7 @@ HUB = [
         card(CONFIG + "d.jsonl.gz", "d.jsonl.gz", gzip.compress(ITEM * 99)[:-20]),
         "cannot be read as a data set",
     ),
-    ("mmarco", "triples of words", triples("a\tb\tc\n"), r"triples.*\.tsv: .*invalid value 'a'.* lines of three ids"),
+    ("mmarco", "triples of words", triples("a\t2\t3\n"), r"triples.*\.tsv: .*invalid value 'a'.* lines of three ids"),
     ("mmarco", "triples with a gap", triples("1\t\t2\n"), r"triples.*\.tsv: .*allowed are lines of three ids"),
     ("mmarco", "ids beyond 32 bits", triples("1\t5000000000\t2\n"), r"triples.*\.tsv: .*invalid value '5000000000'"),
 ]

@@ -66,7 +66,7 @@ class HubApi:
     """
 
     def __init__(self, root: Path, tokens: dict[str, str]) -> None:
-        self.root, self.tokens = Path(root), tokens
+        self.root, self.tokens = Path(root), dict(tokens)  # a test may add to its own
         self.url = ""
         self.page_size, self.part_bytes = 1000, 5 * 2**30
 
