@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ HEAVY = {"torch", "transformers", "datasets", "evaluate", "beir", "deepspeed", "
 MOST_LINES = 600  # of a module; a longer one says in its docstring why it is one concept
 
 
+@cache
 def modules() -> dict[str, Path]:
     """The modules of the package, by their names relative to it."""
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
@@ -83,6 +85,7 @@ def resolve(module: str, node: ast.Import | ast.ImportFrom) -> set[str]:
     return {name if name in modules() else ".".join(source[1:]) or "__init__" for name in names}
 
 
+@cache
 def imported_by(module: str) -> dict[str, list[int]]:
     """What a module imports when it runs, with the lines."""
     found: dict[str, list[int]] = {}

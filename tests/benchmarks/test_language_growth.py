@@ -80,6 +80,7 @@ def test_a_batch_that_would_be_short_is_refused(growth: ModuleType, capsys: pyte
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_rows(growth: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sizes = {"languages": "2,3,5", "repeats": 2, "items": 150, "peer_items": 20, "train_items": 16, "batch_size": 8}
     sizes |= {"train_steps": 4, "hidden_size": 16, "layers": 1, "json": tmp_path / "rows.json", "peer_seconds": 0}
@@ -109,6 +110,7 @@ def test_rows(growth: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_the_training_does_not_pay_for_the_token_cache(growth: ModuleType, tmp_path: Path) -> None:
     growth.build_corpus(tmp_path / "corpus", 2, 8, growth.word_texts)
     words = ["--json", "x", "--train_items", "8", "--batch_size", "8", "--train_steps", "2", "--hidden_size", "16"]

@@ -234,6 +234,7 @@ def test_unknown_settings_list_what_there_is(capsys: pytest.CaptureFixture[str])
         assert all(shipped in err for shipped in shipped_settings())
 
 
+@pytest.mark.slow
 def test_settings_from_a_stream_are_read_once(tmp_path: Path) -> None:
     command = f"{sys.executable} -m hf_hybrid train --config <(echo mix: magic=1)"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(), cwd=REPOSITORY)

@@ -176,6 +176,7 @@ class TestOneFolder:
         assert train(*words).returncode == 0
         assert (folder / "bundle" / "manifest.json").exists()
 
+    @pytest.mark.slow
     def test_a_run_that_is_not_there_is_explained(self, folder: Path, tmp_path: Path, train: Train) -> None:
         assert "the folder has no run.json" in train("--like", tmp_path).stderr
         assert "no folder here, and no run.json that the Hub gave" in train("--like", "nobody/nothing").stderr
