@@ -261,6 +261,7 @@ def scores_of_queries(values: pa.Table, measures: list[str]) -> Scores:
 
     Example:
 
+        >>> import pyarrow as pa
         >>> rows = {"query_language": ["de"] * 3, "passage_language": ["de", "de", "*"], "query_id": ["1", "2", "1"]}
         >>> scores = scores_of_queries(pa.table({**rows, "MAP": [0.5, 1.0, 0.25]}), ["MAP"])
         >>> scores["pairs"], scores["multilingual"], scores["num_queries"]
