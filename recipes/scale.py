@@ -4,7 +4,7 @@
     python recipes/scale.py --config sample/study --list
     python recipes/scale.py --config sample/study --only "hybrid-*,mlm-*" --retry_failed
     python recipes/scale.py --plan MACHINE.yaml --study_dir runs/sample-study --languages 64 --batch_size 256
-    sbatch --array 0-105 accelerate_configs/scale.sbatch --config sample/study
+    sbatch --array 0-108 accelerate_configs/scale.sbatch --config sample/study
 
 Each cell is a run of recipes/train.py, mlm.py or eval.py in a process and a folder of its own. The same command goes
 on with a study that was stopped; more arms, seeds or numbers of languages add cells to it; `--overwrite` begins anew.

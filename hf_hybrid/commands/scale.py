@@ -4,7 +4,7 @@
     hf-hybrid scale --config sample/study --list
     hf-hybrid scale --config sample/study --only "hybrid-*,mlm-*" --retry_failed
     hf-hybrid scale --plan MACHINE.yaml --study_dir runs/sample-study --languages 64 --batch_size 256
-    sbatch --array 0-105 accelerate_configs/scale.sbatch --config sample/study
+    sbatch --array 0-108 accelerate_configs/scale.sbatch --config sample/study
 
 Each cell is a run of `hf-hybrid train`, `mlm` or `eval` in a process and a folder of its own. The same command goes on
 with a study that was stopped; more arms, seeds or numbers of languages add cells to it; `--overwrite` deletes it

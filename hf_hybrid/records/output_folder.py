@@ -1,11 +1,12 @@
 """Output folders: a recipe replaces and deletes only files that it wrote.
 
-Each output folder has a list, `outputs.jsonl`, of the files that recipes wrote there.  Everything else is *foreign*:
-it stays, and a recipe that needs its name is refused.  `output_list.py` has the format.
+Each output folder has a list, `outputs.jsonl`, of the files that recipes wrote there. Everything else is *foreign*:
+it stays, and a recipe that needs its name is refused. `output_list.py` has the format.
 
-A file is listed before it is written, so a kill never leaves a file that nobody owns.  Where a listed file is itself
+A file is listed before it is written, so a kill never leaves a file that nobody owns. Where a listed file is itself
 an `outputs.jsonl`, its folder is a nested output folder, with a list of its own: the cells of a study.
-The list is local bookkeeping: it is neither published nor copied.
+The list is local bookkeeping: no push publishes it, and no copy of a folder has it. Only the folders in model_cards/
+keep theirs in git.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class OutputFolder:
         >>> import tempfile
         >>> folder = OutputFolder(tempfile.mkdtemp())
         >>> with folder.writing("model/config.json") as unfinished:
-        ...     _ = unfinished.write_text("{}")
+        ...    _ = unfinished.write_text("{}")
         >>> _ = (folder.path / "model" / "mine.txt").write_text("mine")
         >>> folder.delete("model")
         >>> [path.name for path in (folder.path / "model").iterdir()]
@@ -201,7 +202,7 @@ class OutputFolder:
     def put_folder(self, unfinished: Path, name: str = "") -> None:
         """Put a folder that was written aside in place; foreign files of the one that it replaces stay.
 
-        Without such files the folder is replaced at once.  With them it is replaced file by file, so that a kill
+        Without such files the folder is replaced at once. With them it is replaced file by file, so that a kill
         cannot take them away: it then has a manifest that does not match, and is not taken for whole.
 
         Args:

@@ -152,7 +152,7 @@ def shipped_settings() -> list[str]:
 def find_settings(name: str | os.PathLike[str]) -> Path:
     """Return the file of the settings that `--config` names.
 
-    A name of `shipped_settings` is one of these, and anything else is a file. Model cards that were published earlier
+    A name of `shipped_settings` is one of these, and anything else is a file. Model cards
     name shipped settings by their former place, `recipes/sample/hybrid.yaml`: where there is no such file, they are
     found too.
 
