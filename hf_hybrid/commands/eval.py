@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
     from hf_hybrid.records.schema import PER_QUERY_NAME
 
     with explained_errors(program):
-        check_asked(split_codes(args.settings) or [], split_codes(args.measures) or [], args.max_queries)
+        check_asked(**read_asked(args))
         # without a word from us, accelerate would not connect processes where there is no GPU
         process = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available(), timeout=PATIENCE)
     say = print if process.is_main_process else lambda *_: None
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
         with process.local_main_process_first():
             corpus = open_corpus(args)
         if args.compare:
-            measures = split_codes(args.measures) or []
+            measures = read_asked(args)["measures"]
             check_comparable(args.compare, args.output_dir, corpus.fingerprint, args.max_queries, measures)
         outputs = open_outputs(args, corpus, rest.overwrite)
         model = open_model(args, process.device)
@@ -182,6 +182,12 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
     distributed.leave_at_exit()
 
 
+def read_asked(args: EvaluationArguments) -> dict[str, Any]:
+    """Return what is measured, as `evaluate_retrieval` takes it."""
+    settings, measures = (split_codes(text) or [] for text in (args.settings, args.measures))
+    return {"settings": settings, "measures": measures, "max_queries": args.max_queries}
+
+
 def open_corpus(args: EvaluationArguments) -> ParallelCorpus:
     from hf_hybrid.data.sources.load import load_corpus
 
@@ -201,12 +207,11 @@ def open_outputs(args: EvaluationArguments, corpus: ParallelCorpus, overwrite: b
     """Return the output folder, if this evaluation may write there."""
     from accelerate import PartialState
 
-    asked = {"settings": split_codes(args.settings) or [], "measures": split_codes(args.measures) or []}
     compares = args.compare is not None
-    names = planned_names(corpus.languages, asked["settings"], args.save_runs, args.bm25, compares)
+    names = planned_names(corpus.languages, read_asked(args)["settings"], args.save_runs, args.bm25, compares)
     problem = None
     if PartialState().is_main_process:
-        evaluated = describe(args, corpus, asked, str(args.model))
+        evaluated = describe(args, corpus, str(args.model))
         try:
             open_evaluation(args.output_dir, evaluated, names, overwrite)
         except ValueError as error:
@@ -216,15 +221,11 @@ def open_outputs(args: EvaluationArguments, corpus: ParallelCorpus, overwrite: b
     return OutputFolder(args.output_dir)
 
 
-def describe(args: EvaluationArguments, corpus: ParallelCorpus, asked: dict[str, Any], name: str) -> dict[str, Any]:
+def describe(args: EvaluationArguments, corpus: ParallelCorpus, name: str, **more: Any) -> dict[str, Any]:
     """Return what eval.json says of the evaluation of a model, or of BM25."""
     from hf_hybrid.evaluation.evaluate import what_is_evaluated
-    from hf_hybrid.records.environment import environment
 
-    asked = {**asked, "max_queries": args.max_queries}
-    return what_is_evaluated(
-        corpus, **asked, model=name, arguments=dataclasses.asdict(args), environment=environment()
-    )
+    return what_is_evaluated(corpus, **read_asked(args), model=name, arguments=dataclasses.asdict(args), **more)
 
 
 def open_model(args: EvaluationArguments, device: torch.device) -> Any:
@@ -263,15 +264,15 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, outp
 
     from hf_hybrid.evaluation.evaluate import evaluate_bm25, evaluate_retrieval
     from hf_hybrid.evaluation.per_query import EvaluationFiles
+    from hf_hybrid.records.environment import environment
     from hf_hybrid.records.run_folder import RunFolder
 
-    asked: dict[str, Any] = {
-        "settings": split_codes(args.settings) or [],
-        "measures": split_codes(args.measures) or [],
-        "max_queries": args.max_queries,
-    }
     with EvaluationFiles(outputs, corpus, args.save_runs, args.run_depth) as details:
-        shown: dict[str, Any] = {**asked, "details": details, "show_progress": PartialState().is_main_process}
+        shown: dict[str, Any] = {
+            **read_asked(args),
+            "details": details,
+            "show_progress": PartialState().is_main_process,
+        }
         if model is None:
             scores = evaluate_bm25(corpus, **shown)
         else:
@@ -290,7 +291,8 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, outp
     if PartialState().is_main_process:
         with suppress(OSError):  # there are others' embeddings in it
             (outputs.path / "embeddings").rmdir()
-        evaluated = describe(args, corpus, asked, "BM25" if model is None else str(args.model))
+        name = "BM25" if model is None else str(args.model)
+        evaluated = describe(args, corpus, name, environment=environment())
         RunFolder(outputs).write_eval({"before": None, "after": scores, "evaluated": evaluated})
     return scores
 
@@ -300,7 +302,7 @@ def tell_more(args: EvaluationArguments, scores: Scores, outputs: OutputFolder) 
     from hf_hybrid.evaluation.compare import compare, comparison_table, write_comparison
     from hf_hybrid.evaluation.heat_map import pair_heat_map
 
-    folder, measures = outputs.path, split_codes(args.measures) or []
+    folder, measures = outputs.path, read_asked(args)["measures"]
     outputs.delete(COMPARISON_NAME, HEAT_MAP_NAME)  # of an earlier evaluation
     if args.compare:
         found = compare(folder, args.compare, measures)

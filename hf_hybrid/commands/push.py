@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +97,9 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid push") -> 
         argv (`Sequence[str]`, *optional*): Its options, by default those of the process.
         program (`str`, *optional*, defaults to `"hf-hybrid push"`): Its name in errors and in the help.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    run = ["--run"] if words and not words[0].startswith("-") else []
     with explained_errors(program):
         args, _ = parse_arguments(
-            ARGUMENTS, [*run, *words], program=program, introduction=introduction("push", program)
+            ARGUMENTS, argv, program=program, introduction=introduction("push", program), first_word="run"
         )
         events.configure(logging.INFO)
         told = push(args)

@@ -12,7 +12,6 @@ STUDY is a folder that `hf-hybrid scale` made. It gets report.html and report.md
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +48,10 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid report") -
         argv (`Sequence[str]`, *optional*): Its options, by default those of the process.
         program (`str`, *optional*, defaults to `"hf-hybrid report"`): Its name in errors and in the help.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--study")
     with explained_errors(program):
-        args, _ = parse_arguments(ARGUMENTS, words, program=program, introduction=introduction("report", program))
+        args, _ = parse_arguments(
+            ARGUMENTS, argv, program=program, introduction=introduction("report", program), first_word="study"
+        )
         if not args.study:
             raise ValueError("study: name the folder of a study, as in: hf-hybrid report runs/sample-study")
         if args.copy_to:

@@ -23,7 +23,7 @@ from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, RunFolder
 from hf_hybrid.data.sources.load import open_corpora
 from hf_hybrid.evaluation.evaluate import scores_table
 from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments, ModelArguments
-from hf_hybrid.training.identity import differences, read_run_like, settings_like
+from hf_hybrid.training.identity import differences_from_run, read_run_like, settings_like
 from hf_hybrid.training.run import already_done, open_encoder, run_training
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.options import explained_errors
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid train") ->
     say(describe(eval_corpus, "evaluation corpus"))
     say(plan)
     if rest.like:
-        say(compared_with(rest.like, differences(read_run(rest.like), trainer.identity())))
+        say(compared_with(rest.like, differences_from_run(read_run(rest.like), trainer.identity())))
     if rest.dry_run:
         say(trainer.schedule.preview())
         return

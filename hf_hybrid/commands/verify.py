@@ -76,11 +76,10 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid verify") -
         program (`str`, *optional*, defaults to `"hf-hybrid verify"`): Its name in errors and in the help.
     """
     # Arguments
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--path")
     with explained_errors(program):
-        args, _ = parse_arguments(ARGUMENTS, words, program=program, introduction=introduction("verify", program))
+        args, _ = parse_arguments(
+            ARGUMENTS, argv, program=program, introduction=introduction("verify", program), first_word="path"
+        )
     path = Path(args.path)
 
     # What the files tell

@@ -78,8 +78,7 @@ class ParallelCorpus:
         'Ada war es.'
     """
 
-    QUERY = 0
-    PASSAGE = 1
+    QUERY, PASSAGE = QUERY, PASSAGE
 
     def __init__(
         self,

@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 from hf_hybrid import __version__
 from hf_hybrid.records.environment import installed_versions, normal_name
 from hf_hybrid.records.manifest import write_manifest
-from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import (
     BUNDLE_NAME,
@@ -42,6 +41,7 @@ from hf_hybrid.records.schema import (
     MANIFEST_NAME,
     MODEL_NAME,
     MOST_VALUES_BYTES,
+    OUTPUTS_NAME,
     PER_QUERY_NAME,
     Run,
 )

@@ -194,7 +194,7 @@ def _draw(files: CardFiles, folder: Path) -> None:
     assert after is not None
     shown = results(files)
     measure = shown["measure"]
-    pair_heat_map(after, folder / "pairs_after.png", measure, f"{plain(measure)} after training")
+    pair_heat_map(after, folder / PICTURE_NAMES[0], measure, f"{plain(measure)} after training")
     if before is not None and shown["change_picture"]:
         title = f"{plain(measure)}: after minus before"
-        pair_change_map(before, after, folder / "pairs_change.png", measure, title)
+        pair_change_map(before, after, folder / PICTURE_NAMES[1], measure, title)

@@ -16,7 +16,6 @@ from typing import Any
 from huggingface_hub import DatasetCardData, get_token
 
 from hf_hybrid.records.manifest import checkpoints, find_damage, read_manifest
-from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import (
     BUNDLE_NAME,
@@ -25,6 +24,7 @@ from hf_hybrid.records.schema import (
     HEARTBEAT_NAME,
     MANIFEST_NAME,
     MODEL_NAME,
+    OUTPUTS_NAME,
     STATE_NAME,
     Run,
 )

@@ -21,9 +21,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_hybrid import __version__
 from hf_hybrid.records.events import event
-from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder, differences
+from hf_hybrid.records.output_folder import OutputFolder, differences
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.records.schema import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, CardOptions
+from hf_hybrid.records.schema import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, OUTPUTS_NAME, CardOptions
 from hf_hybrid.utils.files import UNFINISHED, cache_folder, files_in, size_words
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import first_difference

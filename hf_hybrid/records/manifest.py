@@ -15,8 +15,8 @@ from typing import Any, TypedDict
 from hf_hybrid.utils.files import replacing, sha256, sync
 from hf_hybrid.utils.strict_json import read_json
 
-from .output_folder import OUTPUTS_NAME, OutputFolder
-from .schema import MANIFEST_NAME
+from .output_folder import OutputFolder
+from .schema import MANIFEST_NAME, OUTPUTS_NAME
 
 _FORMAT = {"name": "hf_hybrid manifest", "version": 1}
 

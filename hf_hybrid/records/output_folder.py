@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,9 +31,8 @@ from hf_hybrid.utils.files import (
 )
 from hf_hybrid.utils.strict_json import read_json
 
-from .output_list import OUTPUTS_NAME as OUTPUTS_NAME
 from .output_list import OutputList, relative_name
-from .schema import MANIFEST_NAME
+from .schema import MANIFEST_NAME, OUTPUTS_NAME
 
 # A file that tells what a folder holds. Of several the first one decides, since runs have an eval.json too.
 _MARKERS = {"study.json": "study", "run.json": "run", "eval.json": "evaluation"}
@@ -333,10 +332,13 @@ def _kind_of_files(path: Path) -> str | None:
     for name, kind in _MARKERS.items():
         if (path / name).is_file():
             return kind
-    there: Callable[[str], bool] = lambda name: (path / name).is_file()  # noqa: E731
+
+    def there(name: str) -> bool:
+        return (path / name).is_file()
+
     if there("config.json") and any(map(there, _WEIGHTS)):
         return "model"
-    if (there("rows.npy") and there(MANIFEST_NAME)) or (there("corpus.jsonl") and there("queries.jsonl")):
+    if (there("rows.npy") and there("corpus.json")) or (there("corpus.jsonl") and there("queries.jsonl")):
         return "corpus"
     names = os.listdir(path) if path.is_dir() else []
     return "corpus" if any(map(_LANGUAGE_FILE.fullmatch, names)) else None

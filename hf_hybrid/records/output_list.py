@@ -20,7 +20,8 @@ from typing import Any
 
 from hf_hybrid.utils.strict_json import loads
 
-OUTPUTS_NAME = "outputs.jsonl"
+from .schema import OUTPUTS_NAME
+
 _HEADER = {"format": "hf_hybrid outputs", "version": 1}
 
 

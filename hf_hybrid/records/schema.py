@@ -8,6 +8,7 @@ SCHEMA_NAME = "hf_hybrid run folder"
 SCHEMA_VERSION = 1
 EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
 LOCK_NAME = "run.lock"
+OUTPUTS_NAME = "outputs.jsonl"  # see `output_list.py`
 MANIFEST_NAME = "manifest.json"  # of folders whose files are listed with their hashes
 MODEL_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "evaluations", "bundle"
 PER_QUERY_NAME = "per_query.parquet"  # of an evaluation

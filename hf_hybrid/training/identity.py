@@ -1,4 +1,4 @@
-"""What a run is, so that it can be told from others: its corpus, plan, model and settings, not where it runs."""
+"""What makes two runs the same run; and the settings of an earlier run, to start it again (`--like`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 from hf_hybrid.data.sides import SIDE_PLURALS
+from hf_hybrid.records.output_folder import differences
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Run
 
@@ -21,8 +22,6 @@ from .arguments import DataArguments, HybridTrainingArguments, ModelArguments
 if TYPE_CHECKING:
     from hf_hybrid.data.batches.schedule import HybridSchedule
 
-    from .arguments import HybridTrainingArguments
-
 # Arguments that decide what is trained, beside those that the plan is made of.
 DECISIVE_ARGUMENTS = (
     "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "cells", "exclude", "max_positives",
@@ -30,6 +29,12 @@ DECISIVE_ARGUMENTS = (
     "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
     "fp16", "neftune_noise_alpha", "seen_embeddings_only", "load_best_model_at_end", "metric_for_best_model",
 )  # fmt: skip
+# Of the arguments of training those that say what is trained and measured, not where, how fast and who is told.
+_TRAINING = (
+    *DECISIVE_ARGUMENTS, "mix", "seed", "data_seed", "use_cpu", "symmetric", "evaluate_before", "eval_strategy",
+    "eval_steps", "max_eval_queries", "logging_steps", "save_strategy", "save_steps", "greater_is_better",
+)  # fmt: skip
+RUN_NAME = "run.json"
 
 
 def run_identity(
@@ -73,16 +78,6 @@ def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:
         for language in np.unique(languages)
     ]
     return {"kind": batch.kind, "cell": batch.cell.name, "item_ids": list(batch.item_ids), "texts": texts}
-
-
-RUN_NAME = "run.json"
-
-
-# Of the arguments of training those that say what is trained and measured, not where, how fast and who is told.
-_TRAINING = (
-    *DECISIVE_ARGUMENTS, "mix", "seed", "data_seed", "use_cpu", "symmetric", "evaluate_before", "eval_strategy",
-    "eval_steps", "max_eval_queries", "logging_steps", "save_strategy", "save_steps", "greater_is_better",
-)  # fmt: skip
 
 
 def read_run_like(name: str, revision: str | None = None) -> Run:
@@ -140,8 +135,8 @@ def settings_like(run: Run) -> dict[str, Any]:
     return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in changed.items()}
 
 
-def differences(run: Run, identity: Mapping[str, Any]) -> list[str]:
-    """In what a run that is about to start is not the earlier one.
+def differences_from_run(run: Run, identity: Mapping[str, Any]) -> list[str]:
+    """Return in what a run that is about to start is not the earlier one.
 
     Args:
         run (`Run`): The earlier one.
@@ -151,4 +146,4 @@ def differences(run: Run, identity: Mapping[str, Any]) -> list[str]:
         `list[str]`: A text for each difference, such as `"seed was 42 and is 43"`; empty for the same run.
     """
     then, now = run.get("identity", {}), json.loads(json.dumps(dict(identity)))
-    return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
+    return differences({name: then.get(name) for name in now}, now)

@@ -260,6 +260,7 @@ def parse_arguments(
     launch: bool = False,
     program: str | None = None,
     introduction: str | None = None,
+    first_word: str | None = None,
 ) -> tuple[Any, ...]:
     """Read dataclasses from `--config FILE.yaml` and the command line.
 
@@ -274,6 +275,7 @@ def parse_arguments(
             `commands/console.py` takes from the command line before the command runs.
         program (`str`, *optional*): Name of the program in errors and in the help, by default that of the process.
         introduction (`str`, *optional*): Text at the beginning of the help.
+        first_word (`str`, *optional*): Name of the option whose value the command line may begin with.
 
     Returns:
         `tuple`: An instance of each dataclass, then a namespace with `config` and the flags.
@@ -286,6 +288,8 @@ def parse_arguments(
         ('cls', None)
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if first_word is not None and argv and not argv[0].startswith("-"):
+        argv.insert(0, f"--{first_word}")
     parser = make_parser(dataclasses, flags, read_like is not None, launch, program, introduction)
     if problem := unknown_option(named_options(argv), parser.names(on_command_line=True), "command line", "--"):
         parser.error(problem)

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hf_hybrid.records.output_folder import OUTPUTS_NAME
 from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.scaling.report import page as study_report

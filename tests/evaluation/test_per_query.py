@@ -22,8 +22,7 @@ from hf_hybrid.data.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.evaluation.per_query import EvaluationFiles
 from hf_hybrid.metrics.beir_cross_lingual.ranking import MEASURES
-from hf_hybrid.records.output_folder import OUTPUTS_NAME
-from hf_hybrid.records.schema import PER_QUERY_NAME, Scores
+from hf_hybrid.records.schema import OUTPUTS_NAME, PER_QUERY_NAME, Scores
 from hf_hybrid.retrieval import faiss as approximate
 from tests.support.toys import toy_corpus
 

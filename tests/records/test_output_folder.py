@@ -13,7 +13,8 @@ import pytest
 
 from hf_hybrid.records import output_folder
 from hf_hybrid.records.manifest import checkpoints, find_damage, write_manifest
-from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
+from hf_hybrid.records.output_folder import OutputFolder
+from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.training.checkpoints import newest_whole, rotate
 from hf_hybrid.utils import files
 
@@ -115,6 +116,7 @@ class TestList:
         monkeypatch.setattr("builtins.open", None)
         for _ in range(3):
             outputs.claim("x")
+        assert outputs.lists("x")
 
 
 def _write_many(path: Path, number: int) -> None:
@@ -151,6 +153,7 @@ class TestRefusals:
             (["de.jsonl"], "a corpus"),
             (["pt-BR.jsonl"], "a corpus"),
             (["corpus.jsonl", "queries.jsonl"], "a corpus"),
+            (["corpus.json", "rows.npy", "items.arrow"], "a corpus"),
         ],
     )
     def test_a_folder_of_another_kind(self, outputs: OutputFolder, names: list[str], kind: str) -> None:
@@ -178,7 +181,9 @@ class TestRefusals:
     def test_a_folder_that_is_no_output_is_fine(self, outputs: OutputFolder) -> None:
         for name in ("resources.jsonl.bak", "config.json", "notes.jsonl", "README.md"):
             put(outputs.path / name)
+        assert outputs.kind is None
         outputs.begin("run")
+        assert OutputFolder(outputs.path).kind == "run"
 
 
 class TestDeleting:

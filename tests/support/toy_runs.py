@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.models.encoder import HybridEncoder
-from hf_hybrid.records.output_folder import OUTPUTS_NAME
+from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.training.arguments import HybridTrainingArguments
 from hf_hybrid.training.trainer import HybridTrainer
 from tests.support.toys import toy_corpus, toy_encoder

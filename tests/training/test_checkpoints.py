@@ -20,8 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from hf_hybrid.records.output_folder import OUTPUTS_NAME
-from hf_hybrid.records.schema import MANIFEST_NAME
+from hf_hybrid.records.schema import MANIFEST_NAME, OUTPUTS_NAME
 from hf_hybrid.training.checkpoints import checkpoints, find_damage, newest_whole, rotate, write_folder, write_manifest
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, delete_unfinished, replacing
 

@@ -18,8 +18,9 @@ import os
 from pathlib import Path
 from typing import Any, TypedDict
 
-from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.utils.strict_json import read_json
 
 from .arms import Absent, Cell, Stage, in_study

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from transformers import AutoTokenizer
 
 from hf_hybrid.records.environment import environment
-from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
-from hf_hybrid.records.schema import FIXED_NAMES, LOCK_NAME
+from hf_hybrid.records.output_folder import OutputFolder
+from hf_hybrid.records.schema import FIXED_NAMES, LOCK_NAME, OUTPUTS_NAME
 from hf_hybrid.training.interruption import lock_names
 
 from .arguments import StudyArguments

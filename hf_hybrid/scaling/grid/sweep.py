@@ -22,7 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hf_hybrid.records.manifest import checkpoint_folders
-from hf_hybrid.records.output_folder import OUTPUTS_NAME, OutputFolder
+from hf_hybrid.records.output_folder import OutputFolder
+from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal, lock_names
 from hf_hybrid.utils.files import files_in, unlink_files
 from hf_hybrid.utils.redaction import redact
