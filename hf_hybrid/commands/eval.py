@@ -87,7 +87,7 @@ class EvaluationArguments:
     output_dir: str = option(
         None, "The folder for eval.json and all else; by default runs/eval/ and the names of model and corpus."
     )
-    save_runs: bool = option(False, "Write the rankings and the judgements as TREC files.")
+    save_runs: bool = option(False, "Write the rankings and the qrels as TREC files.")
     run_depth: int = option(1000, "Places of each ranking in the TREC files.")
     keep_embeddings: bool = option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
 
@@ -124,7 +124,7 @@ class EvaluationArguments:
 
 
 ARGUMENTS = (EvaluationArguments,)
-FLAGS = {"overwrite": "Begin anew where output_dir holds another evaluation, whose files are deleted."}
+FLAGS = {"overwrite": "Delete the files of the evaluation that output_dir holds, and start again."}
 
 
 def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> None:

@@ -33,7 +33,7 @@ DEFAULT_CONFIG = "sample/study"
 PATIENCE_S = 3600.0  # jobs of an array wait for the one that prepares the study
 FLAGS = {
     "list": "Print the cells with their numbers and how far they are, and run none.",
-    "overwrite": "Begin anew where study_dir holds a study, whose files are deleted.",
+    "overwrite": "Delete the files of the study that study_dir holds, and start again.",
 }
 
 

@@ -34,7 +34,7 @@ ARGUMENTS = (ModelArguments, DataArguments, HybridTrainingArguments)
 DEFAULT_CONFIG = "sample/hybrid"
 FLAGS = {
     "dry_run": "Print the plan and the first batches as text, and train nothing.",
-    "overwrite": "Begin anew where output_dir holds a run, whose files are deleted.",
+    "overwrite": "Delete the files of the run that output_dir holds, and start again.",
 }
 
 

@@ -337,7 +337,10 @@ class Entry(TypedDict):
 
 
 class PushRecord:
-    """Reads and writes `hub.json`.
+    """Reads and writes `hub.json`: what was pushed from a folder, to tell it from what others put on the Hub.
+
+    For each branch there is an entry: the commit that the last push made, and the files that pushes have put there. A
+    push notes itself down before anything is sent: where its end was not seen, the next one looks on the Hub for it.
 
     Args:
         path (`str` or `Path`): The file.

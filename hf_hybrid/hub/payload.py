@@ -275,7 +275,11 @@ _INPUTS = ("base", "corpora")  # what its runs began with
 
 
 def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | None = None) -> Files:
-    """The results of a study, by their path in the repository.
+    """The results of a study, by their path in the repository: no weights and no corpora.
+
+    1. The bundle of each finished run is sent as it is; values of single queries in it are not sent a second time.
+    2. All other text is sent without secrets and places of this machine.
+    3. A data set has a card: one of the study's own, or a short one that is made from its runs.
 
     Args:
         folder (`str` or `Path`): Of the study.

@@ -305,6 +305,9 @@ def _continue_from(start: Point, point: Point) -> Point:
 def cost_to_target(points: Sequence[Point], target: Target) -> TargetCost:
     """What a run took until it had a quality.
 
+    The cost lies on the straight line between the first point that reaches the target and the point before it. A first
+    point that reaches it says at most what it cost. A target that is not reached has no cost.
+
     Args:
         points (`Sequence[Point]`): Of `curve_of`.
         target (`Target`): The quality.
