@@ -4,7 +4,7 @@
 
 1. *build*: 100 files of 10,000 lines each are read, checked and written as a corpus.
 2. *load*: a built corpus of 1,000,000 items x 100 languages (5 GB of text, written directly) is loaded, 1,000 random
-   items are read, each as a query and a passage in random languages, and the pairs of all 10,000 cells are counted.
+   items are read, each as a query and a passage in random languages, and the pairs of all 10,000 language pairs are counted.
 
 Each step runs in a process of its own, whose peak resident memory is what the system reports. The limits are 30 s and
 2 GiB; a step that passes one makes the exit status 1. `--small` runs the same in seconds.
@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.sources.jsonl import from_jsonl
-from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, KINDS, MANIFEST
+from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, MANIFEST, SIDE_NAMES
 
 LIMIT_S, LIMIT_GIB = 30.0, 2.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -69,8 +69,8 @@ def write_built(folder: Path, languages: list[str], num_items: int) -> None:
     with pa.ipc.new_file(str(folder / "items.arrow"), table.schema) as file:
         file.write_table(table, max_chunksize=BATCH_ROWS)
     for language in languages:
-        for kind in KINDS:
-            write_texts(folder / f"{language}.{kind}.arrow", f"{kind[:-1]} {language} ", num_items)
+        for side in SIDE_NAMES:
+            write_texts(folder / f"{language}.{side}.arrow", f"{side[:-1]} {language} ", num_items)
     manifest = {"format": FORMAT, "languages": languages, "num_items": num_items, "counts": {}, "fingerprint": "none"}
     (folder / MANIFEST).write_text(json.dumps({**manifest, "source": {}, "report": {}}))
 
@@ -107,9 +107,9 @@ def load(folder: Path) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     for item in generator.integers(len(corpus), size=1000).tolist():
         pair = generator.integers(len(corpus.languages), size=2).tolist()
-        for kind, column in zip((corpus.QUERY, corpus.PASSAGE), pair, strict=True):
-            if (row := corpus.rows[item, column, kind]) >= 0:
-                text = corpus.text(kind, corpus.languages[column], row)
+        for side, column in zip((corpus.QUERY, corpus.PASSAGE), pair, strict=True):
+            if (row := corpus.rows[item, column, side]) >= 0:
+                text = corpus.text(side, corpus.languages[column], row)
                 assert int(text[-7:]) == item == int(corpus.item_ids[item][len("item-") :])
     touched = time.perf_counter()
     counts = corpus.pair_counts()

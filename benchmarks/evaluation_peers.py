@@ -1,6 +1,6 @@
 """A corpus in the form of MTEB and of BEIR, and the evaluation of an encoder by each, for `evaluation.py`.
 
-A peer knows data sets: queries, passages and judgements. So all pairs of languages are as many data sets, the pool is
+A peer knows data sets: queries, passages and judgments. So all pairs of languages are as many data sets, the pool is
 one more, and each is encoded, searched and scored by itself.
 """
 
@@ -46,7 +46,7 @@ def jobs_of(corpus: ParallelCorpus) -> list[Job]:
     for step in range(1, size + 1):
         for first in range(size):
             pair = corpus.languages[first], corpus.languages[(first + step) % size]
-            relevant = judgements(corpus, *pair)
+            relevant = judgments(corpus, *pair)
             asked = {query: queries[pair[0]][query] for query in relevant}
             found.append(Job("-".join(pair), asked, passages[pair[1]], relevant))
     pool = Job(POOL, {}, {key: text for texts in passages.values() for key, text in texts.items()}, {})
@@ -65,7 +65,7 @@ def texts_of(corpus: ParallelCorpus, side: int, language: str) -> dict[str, str]
     return {f"{'qp'[side]}-{language}-{row}": column[row].as_py() for row in chosen.tolist()}
 
 
-def judgements(corpus: ParallelCorpus, query_language: str, passage_language: str) -> dict[str, dict[str, int]]:
+def judgments(corpus: ParallelCorpus, query_language: str, passage_language: str) -> dict[str, dict[str, int]]:
     """The items that have both, as the peers read them."""
     places = [corpus.languages.index(language) for language in (query_language, passage_language)]
     rows = corpus.rows[:, places, [corpus.QUERY, corpus.PASSAGE]]

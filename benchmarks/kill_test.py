@@ -10,7 +10,7 @@
    with its manifest. After the last the command runs to its end, in fresh processes, and both folders are compared.
    `equal_*` of a row are bit for bit: the final weights; the loss series, which is each line of the trainer's log and
    of `resources.jsonl`; the scores of `eval.json`; steps, pairs and tokens of `resources.json`, in all and for each
-   language and cell; optimizer, schedule and random state of the last checkpoint; the items and tokens that each
+   language and language pair; optimizer, schedule and random state of the last checkpoint; the items and tokens that each
    process got in each step, also in steps that were lost. `steps_done` is how many steps the attempts went through in
    all; `kill_list` has a line for each kill: what it was aimed at, where it fell, the last step before it, and the
    step that this attempt had gone on from.
@@ -58,7 +58,15 @@ LOGGING_STEPS, SAVE_STEPS, KEPT = 3, 4, 2
 SCRATCH = ("--scratch_hidden_size", "32", "--scratch_num_layers", "2", "--scratch_vocab_size", "2000")
 SHARE_IN_CHECKPOINT, SHARE_IN_SETUP = 0.4, 0.08  # of the kills, at least
 MANY = 25  # kills, of which some may fall outside of training
-LINE_KEYS = ("step", "pairs", "tokens", "padding_tokens", "kind", "cell", "loss")  # what the clock has no part in
+LINE_KEYS = (
+    "step",
+    "pairs",
+    "tokens",
+    "padding_tokens",
+    "batch_type",
+    "language_pair",
+    "loss",
+)  # what the clock has no part in
 ENDING = ("trained", "evaluating after")  # phases in which a run will soon have come to its end
 TRAINING = ("training", "saving", *ENDING)
 READY = {"before": ("evaluating before", *TRAINING), "training": TRAINING, "checkpoint": TRAINING, "model": ENDING}
@@ -267,7 +275,7 @@ def record_steps(write: Callable[[dict[str, Any]], None]) -> None:
         for name, tensor in sorted(inputs["tokens"].items()):
             digest.update(name.encode() + (tensor.numpy().tobytes() if hasattr(tensor, "numpy") else b""))
         batch = self.schedule.batch(step)
-        noted = {"cell": batch.cell.name, "items": batch.item_ids, "tokens": digest.hexdigest()[:16]}
+        noted = {"language_pair": batch.language_pair.name, "items": batch.item_ids, "tokens": digest.hexdigest()[:16]}
         return {**inputs, "noted": noted}
 
     def record_and_write(self: Any, inputs: Any) -> None:
@@ -548,7 +556,7 @@ def totals(run: Run) -> dict[str, Any]:
     content = json.loads((run.folder / "resources.json").read_text())
     shares = {
         f"{table} {name}": {key: value for key, value in share.items() if key != "time_s"}
-        for table in ("per_language", "per_cell")
+        for table in ("per_language", "per_language_pair")
         for name, share in content[table].items()
     }
     return {key: content[key] for key in TOTALS} | shares
@@ -653,7 +661,7 @@ def passes_row(place: Path, side: str, draw: random.Random) -> dict[str, Any]:
     start, model = time.monotonic(), Run(place / "model", [], kind="model")
     if not model.folder.exists():
         model.finish(1)
-    if side == "ours":  # a pass over each of two cells
+    if side == "ours":  # a pass over each of two language pairs
         cross = ("--languages", "en,de", "--held_out", str(ITEMS_OF_SAMPLE - ROWS), "--mix", "cross=1")
         kind, steps_a_pass = "recipe", 2 * BATCHES_A_PASS
         options = [*recipe_options(place, 3 * steps_a_pass, *cross), "--model_name_or_path", str(model.folder)]
@@ -710,13 +718,13 @@ def items_of(kept: dict[int, list[Any]], steps: Sequence[int]) -> Counter[Any]:
 
 
 def steps_by_pass(run: Run) -> dict[tuple[str, int], list[int]]:
-    """The steps of each pass over a cell; the peer has one cell."""
+    """The steps of each pass over a language pair; the peer has one language pair."""
     visits: Counter[str] = Counter()
     passes: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
     for line in run.steps():
-        cell = line.get("cell", "")
-        passes[cell, visits[cell] // BATCHES_A_PASS + 1].append(line["step"])
-        visits[cell] += 1
+        language_pair = line.get("language_pair", "")
+        passes[language_pair, visits[language_pair] // BATCHES_A_PASS + 1].append(line["step"])
+        visits[language_pair] += 1
     return dict(passes)
 
 

@@ -488,11 +488,11 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(3.2 + 1.5 * len(rows), 5.2), layout="constrained")
     places = np.arange(len(rows))
     bottoms, highest = np.zeros(len(rows)), max(row["step_time_s"] for row in rows)
-    for part, colour in zip(PARTS, (*mpl.colormaps["Set2"](range(8)), "#e4e4e4"), strict=True):
+    for part, color in zip(PARTS, (*mpl.colormaps["Set2"](range(8)), "#e4e4e4"), strict=True):
         heights = np.array([row["seconds"][part] for row in rows])
         if heights.max() == 0:
             continue
-        axis.bar(places, heights, 0.62, bottom=bottoms, color=colour, label=part.replace("_", " "), edgecolor="white")
+        axis.bar(places, heights, 0.62, bottom=bottoms, color=color, label=part.replace("_", " "), edgecolor="white")
         for place, height, bottom, row in zip(places, heights, bottoms, rows, strict=True):
             if height > 0.045 * highest:
                 share = f"{height / row['step_time_s']:.0%}"

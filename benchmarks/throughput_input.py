@@ -195,7 +195,7 @@ def write_plan(job: Job) -> dict[str, Any]:
 def texts_of(schedule: HybridSchedule, step: int) -> tuple[list[str], list[str]]:
     """Queries and passages of a batch, without prompts."""
     batch, corpus = schedule.batch(step), schedule.corpus
-    if batch.kind == "pool":
+    if batch.batch_type == "pool":
         sys.exit("--mix: a pool batch has several passages for a query, for which the peer has no loss.")
     sides = ((QUERY, batch.query_languages), (PASSAGE, batch.positive_languages))
     queries, passages = (

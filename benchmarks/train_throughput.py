@@ -325,7 +325,7 @@ def model_shape(job: Job) -> tuple[int, int, int]:
     with torch.device("meta"):
         shape = encoder_shape(AutoModel.from_config(AutoConfig.from_pretrained(job.model)))
     if shape is None:
-        sys.exit(f"{job.model}: the blocks of this model are not recognised, so its operations cannot be counted.")
+        sys.exit(f"{job.model}: the blocks of this model are not recognized, so its operations cannot be counted.")
     return shape
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.recipe_runs import LAUNCH, REPOSITORY, free_port, losses, run_recipe, shipped
 from tests.training import test_distributed
-from tests.training.test_distributed import assert_same_run, kind_of_run
+from tests.training.test_distributed import assert_same_run, strategy_of_run
 
 pytestmark = pytest.mark.distributed
 CONFIGS = REPOSITORY / "accelerate_configs"
@@ -78,7 +78,7 @@ def test_two_machines_without_a_common_disk_equal_one_process(
     folders = [tmp_path / "second", tmp_path / "first"]
     options = [[*inputs, "--cache_dir", folder / "cache", "--output_dir", folder / "run"] for folder in folders]
     run_together(on_two_machines("ddp_multi_node", 2), options)
-    assert kind_of_run(tmp_path / "first" / "run") == ("MULTI_CPU", None, 2)
+    assert strategy_of_run(tmp_path / "first" / "run") == ("MULTI_CPU", None, 2)
     assert_same_run(tmp_path / "first" / "run", one_process)
     assert list((tmp_path / "second").glob("run/*")) == []
 
@@ -89,7 +89,7 @@ def test_two_machines_with_deepspeed_equal_one_process(
 ) -> None:
     options = [*inputs, "--output_dir", tmp_path, "--ddp_backend", "gloo"]
     run_together(on_two_machines("deepspeed_zero1_multi_node", 2), [options] * 2)
-    assert kind_of_run(tmp_path) == ("DEEPSPEED", 1, 2)
+    assert strategy_of_run(tmp_path) == ("DEEPSPEED", 1, 2)
     assert_same_run(tmp_path, one_process)
 
 
@@ -103,7 +103,7 @@ def test_two_machines_that_each_spread_a_copy_of_the_weights_equal_one_process(
     launchers = on_two_machines("fsdp2_multi_node", 4, "--parallelism_config_dp_shard_size", "2", script=script)
     printed = run_together(launchers, [[*inputs, "--output_dir", tmp_path]] * 2)
     assert all("DeviceMesh((dp_replicate=2, dp_shard_cp=2)" in text for text in printed)
-    assert kind_of_run(tmp_path) == ("FSDP", 2, 4)
+    assert strategy_of_run(tmp_path) == ("FSDP", 2, 4)
     assert_same_run(tmp_path, one_process)
 
 
@@ -130,7 +130,7 @@ def test_the_slurm_script_starts_a_launcher_on_each_machine(
     folder = tmp_path / "a folder with spaces"
     found = run_slurm_script(tmp_path, *inputs, "--output_dir", folder)
     assert found.returncode == 0, found.stderr[-5000:]
-    assert kind_of_run(folder) == ("MULTI_CPU", None, 2)
+    assert strategy_of_run(folder) == ("MULTI_CPU", None, 2)
     assert_same_run(folder, one_process)
 
 
@@ -167,7 +167,7 @@ def test_batches_with_fewer_items_than_processes_equal_one_process(
 ) -> None:
     launch = shipped(name, "--num_processes", "4")
     run_recipe(*inputs, "--global_batch_size", 3, "--output_dir", tmp_path, launch=launch, timeout=TIMEOUT_S)
-    assert kind_of_run(tmp_path)[2] == 4
+    assert strategy_of_run(tmp_path)[2] == 4
     assert_same_run(tmp_path, three_items)
 
 

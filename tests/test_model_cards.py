@@ -23,8 +23,8 @@ def test_a_card_is_that_of_its_records(folder: Path) -> None:
     assert (folder / "README.md").read_text(encoding="utf-8") == card_text(folder)
     run, plan = RunFolder(folder).read_run(), RunFolder(folder).read_plan()
     assert run["status"] == "finished"
-    cells = [(cell["kind"], cell["cell"]) for cell in plan["cells"]]
-    assert plan_fingerprint(cells, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
+    language_pairs = [(pair["batch_type"], pair["language_pair"]) for pair in plan["language_pairs"]]
+    assert plan_fingerprint(language_pairs, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
     lines, torn = RunFolder(folder).read_resource_lines()
     assert (sum(line["tokens"] for line in lines), torn) == (RunFolder(folder).read_resources()["tokens"], 0)
 

@@ -158,7 +158,7 @@ def test_commands_of_the_console_script_run(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", of_kind("recipes/mlm.py"))
-def test_language_modelling_runs(command: str, folder: Path) -> None:
+def test_language_modeling_runs(command: str, folder: Path) -> None:
     words = shlex.split(command)
     if "--dry_run" in words:
         assert "[MASK]" in run(folder, command)

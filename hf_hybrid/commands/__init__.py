@@ -5,7 +5,7 @@
 * `launch`: `--num_processes` and `--accelerate_config`: run a command on several processes
 * `training_command`: what `train` and `mlm` share
 * `train`: train with hybrid batches, and evaluate before and after
-* `mlm`: train by masked language modelling, the baseline
+* `mlm`: train by masked language modeling, the baseline
 * `eval`: evaluate a model on all languages against all
 * `push`: publish a run, the metric or a study
 * `verify`: check the figures of a run or a study by its files

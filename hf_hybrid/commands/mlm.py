@@ -1,4 +1,4 @@
-"""Train an encoder by masked language modelling, as mBERT was, and evaluate it as a retriever before and after.
+"""Train an encoder by masked language modeling, as mBERT was, and evaluate it as a retriever before and after.
 
     hf-hybrid mlm
     hf-hybrid mlm --tokens_of runs/sample-hybrid

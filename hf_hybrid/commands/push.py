@@ -58,9 +58,9 @@ class PushArguments:
     create_pr: bool = option(False, "Propose the commit as a pull request.")
     unfinished: bool = option(False, "Push a run that has not come to its end; its card says so.")
     keep_card: bool = option(
-        False, "Publish a README.md that was edited by hand as it is; its licence, name and figures are not updated."
+        False, "Publish a README.md that was edited by hand as it is; its license, name and figures are not updated."
     )
-    licence: str | None = option(
+    license: str | None = option(
         None, "Of the model or of the results, for the card: an identifier of the Hub such as apache-2.0."
     )
     base_model: str | None = option(None, "Hub id of the model it was trained from, for its card.")
@@ -83,8 +83,8 @@ class PushArguments:
         of_runs = [name for name in _OF_RUNS if getattr(self, name) is not None and getattr(self, name) is not False]
         if of_runs and not self.run:
             raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
-        if self.licence and self.metric:
-            raise ValueError("--licence is for --run and --study; the metric has its own. Leave it out.")
+        if self.license and self.metric:
+            raise ValueError("--license is for --run and --study; the metric has its own. Leave it out.")
 
 
 ARGUMENTS = (PushArguments,)
@@ -111,7 +111,7 @@ def push(args: PushArguments) -> str | None:
     """Publish what the arguments say, and what came of it, in words; on other processes than the first, nothing."""
     if os.environ.get("RANK", "0") != "0":
         return None
-    for problem in doubts(args.licence, args.base_model):
+    for problem in doubts(args.license, args.base_model):
         events.event("warning", logging.WARNING, problem=problem)
     if args.card_folder:
         run, target = Path(str(args.run)), Path(args.card_folder)
@@ -133,11 +133,11 @@ def _push(args: PushArguments) -> Pushed:
     if args.metric:
         return push_metric(args.repo_id, options)
     if args.study:
-        return push_study(args.study, args.repo_id, options, licence=args.licence)
+        return push_study(args.study, args.repo_id, options, license=args.license)
     of_run: dict[str, Any] = {"unfinished": args.unfinished, "keep_card": args.keep_card}
     return push_run(str(args.run), args.repo_id, options, card=_card(args), **of_run)
 
 
 def _card(args: PushArguments) -> CardOptions:
-    given = {name: getattr(args, name) for name in ("licence", *_OF_CARDS)}
+    given = {name: getattr(args, name) for name in ("license", *_OF_CARDS)}
     return cast(CardOptions, {**given, "datasets": args.datasets.split(",") if args.datasets else None})

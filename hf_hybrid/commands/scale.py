@@ -6,8 +6,8 @@
     hf-hybrid scale --plan MACHINE.yaml --study_dir runs/sample-study --languages 64 --batch_size 256
     sbatch --array 0-108 accelerate_configs/scale.sbatch --config sample/study
 
-Each cell is a run of `hf-hybrid train`, `mlm` or `eval` in a process and a folder of its own. The same command goes on
-with a study that was stopped; more arms, seeds or numbers of languages add cells to it; `--overwrite` deletes it
+Each trial is a run of `hf-hybrid train`, `mlm` or `eval` in a process and a folder of its own. The same command goes on
+with a study that was stopped; more arms, seeds or numbers of languages add trials to it; `--overwrite` deletes it
 first. Without a config and a corpus it runs the settings sample/study.
 """
 
@@ -32,7 +32,7 @@ ARGUMENTS = (StudyArguments, PlanArguments)
 DEFAULT_CONFIG = "sample/study"
 PATIENCE_S = 3600.0  # jobs of an array wait for the one that prepares the study
 FLAGS = {
-    "list": "Print the cells with their numbers and how far they are, and run none.",
+    "list": "Print the trials with their numbers and how far they are, and run none.",
     "overwrite": "Delete the files of the study that study_dir holds, and start again.",
 }
 
@@ -61,39 +61,39 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
             print(prediction_table(plan_from_study(args.study_dir, args.counts, plan_args)))
             return
         if rest.list and rest.overwrite:
-            raise ValueError("--list shows the cells of a study and --overwrite deletes them: leave one of them out.")
+            raise ValueError("--list shows the trials of a study and --overwrite deletes them: leave one of them out.")
 
-    from hf_hybrid.scaling.grid.arms import chosen_cells
+    from hf_hybrid.scaling.grid.arms import chosen_trials
     from hf_hybrid.scaling.grid.folder import StudyFolder
     from hf_hybrid.scaling.grid.setup import check_study, open_study
     from hf_hybrid.scaling.grid.sweep import Sweep
     from hf_hybrid.training.interruption import alone_in
 
-    # What all cells share: what can be wrong is looked for before anything is written or deleted
+    # What all trials share: what can be wrong is looked for before anything is written or deleted
     folder = StudyFolder(args.study_dir)
     with explained_errors(program):
         asked = check_study(args, folder, rest.overwrite)
-        chosen_cells(asked.cells, args.only, args.cell)
+        chosen_trials(asked.trials, args.only, args.trial)
         launch = shlex.split(args.launch) if args.launch else [sys.executable]
         sweep = Sweep(folder, launch, args.jobs, args.threads, say)
         with alone_in(folder.path, PATIENCE_S):
             study = open_study(asked, folder, sweep.run, rest.overwrite)
-        cells = chosen_cells(study["cells"], args.only, args.cell)
+        trials = chosen_trials(study["trials"], args.only, args.trial)
     if rest.list:
-        for number, cell in enumerate(study["cells"]):
-            say(f"{number:>4}  {cell['id']:<36} {folder.status(cell)}")
+        for number, trial in enumerate(study["trials"]):
+            say(f"{number:>4}  {trial['id']:<36} {folder.status(trial)}")
         for gap in study["absent"]:
             say(f"   -  {gap['id']:<36} absent: {gap['reason']}")
         return
 
-    # Cells
-    say(f"{len(cells)} of {len(study['cells'])} cells, {args.jobs} at a time; {study['budget']['how']}")
+    # Trials
+    say(f"{len(trials)} of {len(study['trials'])} trials, {args.jobs} at a time; {study['budget']['how']}")
     with explained_errors(program):
         try:
-            status = sweep.run(cells, args.retry_failed)
+            status = sweep.run(trials, args.retry_failed)
         finally:
             collect(folder, study)
-    say(f"\n{args.study_dir}/table.json, fits.json; the run folders: {args.study_dir}/cells/")
+    say(f"\n{args.study_dir}/table.json, fits.json; the run folders: {args.study_dir}/trials/")
     sys.exit(1 if "failed" in status.values() else 0)
 
 

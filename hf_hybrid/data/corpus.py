@@ -150,17 +150,17 @@ class ParallelCorpus:
         """All passage texts of the files in `language`; index it by `rows[..., PASSAGE]`."""
         return self._texts(self.PASSAGE, language)["text"]
 
-    def text(self, kind: int, language: str, row: int) -> str:
-        """One text: `kind` is `QUERY` or `PASSAGE`."""
-        return self._texts(kind, language)["text"][int(row)].as_py()
+    def text(self, side: int, language: str, row: int) -> str:
+        """One text: `side` is `QUERY` or `PASSAGE`."""
+        return self._texts(side, language)["text"][int(row)].as_py()
 
-    def texts(self, kind: int, language: str, rows: np.ndarray) -> list[str]:
+    def texts(self, side: int, language: str, rows: np.ndarray) -> list[str]:
         """The texts at increasing `rows`."""
-        return _take(self._texts(kind, language)["text"], rows).to_pylist()
+        return _take(self._texts(side, language)["text"], rows).to_pylist()
 
-    def row_ids(self, kind: int, language: str) -> pa.ChunkedArray | None:
+    def row_ids(self, side: int, language: str) -> pa.ChunkedArray | None:
         """The source's own id of each text row (BEIR's query and document ids), `None` where it has none."""
-        table = self._texts(kind, language)
+        table = self._texts(side, language)
         return table["id"] if "id" in table.column_names else None
 
     # What can be paired, retrieved and contrasted
@@ -289,9 +289,9 @@ class ParallelCorpus:
     def _all_columns(self) -> bool:
         return np.array_equal(self._columns, np.arange(len(self._files.languages)))
 
-    def _texts(self, kind: int, language: str) -> pa.Table:
+    def _texts(self, side: int, language: str) -> pa.Table:
         self._position(language)
-        return self._files.texts(kind, language)
+        return self._files.texts(side, language)
 
     def _item_column(self, name: str) -> np.ndarray:
         column = self._files.items[name].to_numpy()
@@ -310,7 +310,7 @@ class ParallelCorpus:
         counts = np.zeros((len(self.languages), len(self.languages)), dtype=np.int64)
         for block in self._row_blocks():
             # float32 uses the fast matrix product and counts exactly up to 2^24, far above a block
-            queries, passages = ((block[..., kind] >= 0).astype(np.float32) for kind in (self.QUERY, self.PASSAGE))
+            queries, passages = ((block[..., side] >= 0).astype(np.float32) for side in (self.QUERY, self.PASSAGE))
             counts += (queries.T @ passages).astype(np.int64)
         return counts
 
@@ -337,7 +337,7 @@ class ParallelCorpus:
         queries = np.unique(rows[rows[:, self.QUERY] >= 0, self.QUERY])
         used = [self.candidates(language), rows[rows[:, self.PASSAGE] >= 0, self.PASSAGE]]
         passages = np.unique(np.concatenate(used if negatives is None else [*used, negatives.rows]))
-        ids = [self.row_ids(kind, language) for kind in (self.QUERY, self.PASSAGE)]
+        ids = [self.row_ids(side, language) for side in (self.QUERY, self.PASSAGE)]
         builder.add_language(
             language,
             self.item_ids[:],
@@ -360,7 +360,7 @@ class CorpusBuilder(CorpusWriter):
 
         >>> import tempfile
         >>> with CorpusBuilder(f"{tempfile.mkdtemp()}/pairs") as builder:
-        ...     # queries in English, passages in German: a cell with one direction
+        ...     # queries in English, passages in German: a language pair with one direction
         ...     builder.add_language("en", ["1"], ["Who?"], [], passage_rows=[-1])
         ...     builder.add_language("de", ["1"], [], ["Ada war es."], query_rows=[-1])
         ...     corpus = builder.finish()

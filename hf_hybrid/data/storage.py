@@ -29,9 +29,10 @@ import pyarrow as pa
 
 from hf_hybrid.utils.strict_json import read_json
 
+from .sides import SIDE_PLURALS
+
 FORMAT = 1
 BATCH_ROWS = 65_536  # rows of an Arrow record batch, and items of a block of the row matrix
-KINDS = ("queries", "passages")
 MANIFEST = "corpus.json"
 _KEYS = {"languages": list, "num_items": int, "counts": dict, "fingerprint": str, "source": dict, "report": dict}
 
@@ -101,9 +102,9 @@ class CorpusFiles:
         """The same, mapped anew: what is read through it leaves memory with it."""
         return np.load(self.folder / "rows.npy", mmap_mode="r")
 
-    def texts(self, kind: int, language: str) -> pa.Table:
-        """Column `text`, and `id` where the source has ids; `kind` 0 for queries, 1 for passages."""
-        return self._table(f"{language}.{KINDS[kind]}.arrow")
+    def texts(self, side: int, language: str) -> pa.Table:
+        """Column `text`, and `id` where the source has ids; `side` 0 for queries, 1 for passages."""
+        return self._table(f"{language}.{SIDE_PLURALS[side]}.arrow")
 
     def negatives(self, language: str) -> Negatives | None:
         """Hard negatives of all items in `language`, if the source has any."""
@@ -123,7 +124,7 @@ class CorpusWriter:
 
     Args:
         folder (`str` or `os.PathLike`): where the corpus will be; an older corpus there is replaced.
-        source (`dict`, *optional*): where the text is from: format, path or id, revision, licence, url.
+        source (`dict`, *optional*): where the text is from: format, path or id, revision, license, url.
 
     Raises:
         ValueError: if `folder` exists and is not a built corpus.
@@ -188,13 +189,13 @@ class CorpusWriter:
         self._check_language(language, item_ids)
         columns = [_chunked(queries), _chunked(passages)]
         rows = [
-            _checked_rows(f"Language {language!r}, {kind}", given, len(item_ids), len(column))
-            for kind, column, given in zip(KINDS, columns, (query_rows, passage_rows), strict=True)
+            _checked_rows(f"Language {language!r}, {side}", given, len(item_ids), len(column))
+            for side, column, given in zip(SIDE_PLURALS, columns, (query_rows, passage_rows), strict=True)
         ]
         items = np.fromiter((self.items.setdefault(i, len(self.items)) for i in item_ids), np.int64, len(item_ids))
-        for kind, column, ids in zip(KINDS, columns, (query_ids, passage_ids), strict=True):
+        for side, column, ids in zip(SIDE_PLURALS, columns, (query_ids, passage_ids), strict=True):
             table = pa.table({"text": column} if ids is None else {"text": column, "id": _chunked(ids)})
-            _write_table(self._unfinished / f"{language}.{kind}.arrow", table)
+            _write_table(self._unfinished / f"{language}.{side}.arrow", table)
             self._digests.append(content_digest(column))
         grades = np.ones(len(items), np.int32) if relevance is None else np.asarray(relevance, dtype=np.int32)
         part = {"items": items, "queries": rows[0], "passages": rows[1], "relevance": grades}
@@ -204,7 +205,7 @@ class CorpusWriter:
         if groups is not None:
             self._link_labels(items, groups)
         counts = [int((np.maximum(*rows) >= 0).sum()), *map(len, columns)]
-        self._counts[language] = dict(zip(("items", *KINDS), counts, strict=True))
+        self._counts[language] = dict(zip(("items", *SIDE_PLURALS), counts, strict=True))
 
     def write(self) -> Path:
         """Join the languages and publish the folder.
@@ -252,7 +253,7 @@ class CorpusWriter:
 
     def _join_languages(self) -> tuple[np.ndarray, np.ndarray]:
         """Step 2: the row matrix, filled column by column from the parts, and the relevance of the items."""
-        shape = (len(self.items), len(self._counts), len(KINDS))
+        shape = (len(self.items), len(self._counts), len(SIDE_PLURALS))
         rows = np.lib.format.open_memmap(self._unfinished / "rows.npy", mode="w+", dtype=np.int32, shape=shape)
         relevance = np.zeros(len(self.items), np.int32)
         for column, language in enumerate(self._counts):
@@ -287,7 +288,7 @@ class CorpusWriter:
             "counts": self._counts,
             "fingerprint": fingerprint,
             "source": self.source,
-            "report": {kind: count for kind, count in sorted(self.report.items()) if count},
+            "report": {reason: count for reason, count in sorted(self.report.items()) if count},
         }
         (self._unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -298,7 +299,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path)
     if (found := manifest.get("format") if isinstance(manifest, dict) else None) != FORMAT:
         raise ValueError(f"{path}: format {found}, this version reads {FORMAT}. Build it again from its source.")
-    wrong = [key for key, kind in _KEYS.items() if not isinstance(manifest.get(key), kind)]
+    wrong = [key for key, expected in _KEYS.items() if not isinstance(manifest.get(key), expected)]
     if wrong or not re.fullmatch(r"\[('[A-Za-z0-9-]+'(, )?)+\]", str(manifest["languages"])):
         raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'languages'} missing or wrong. Build it again.")
     return manifest

@@ -38,7 +38,7 @@ class LanguageRanks(NamedTuple):
         passage_languages (`tuple[str, ...]`): Those of the pool, which `relevant.language_R` counts.
         query_rows (`np.ndarray` of shape `(Q,)`): Rows of the queries in the corpus, increasing.
         candidates (`list[np.ndarray]`): For each language the rows of its passages: places of the pool, in order.
-        relevant (`Relevant`): The judgements.
+        relevant (`Relevant`): The judgments.
         own_rank_R (`np.ndarray` of shape `(R,)`): Rank among the passages of the same language.
         pool_rank_R (`np.ndarray` of shape `(R,)`): Rank among all, `np.inf` where an approximate search did not find
             it.

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from hf_hybrid.metrics.beir_cross_lingual.significance import Comparison, compare_cells, macro_interval
+from hf_hybrid.metrics.beir_cross_lingual.significance import Comparison, compare_language_pairs, macro_interval
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import PER_QUERY_NAME
 from hf_hybrid.utils.files import replacing
@@ -35,7 +35,7 @@ class _Cell(NamedTuple):
     name: str  # `de-en`, `de-*`
     setting: str
     rows: slice  # of the table
-    query_Q: np.ndarray  # number of each query, the same in all cells
+    query_Q: np.ndarray  # number of each query, the same in all language pairs
 
 
 def check_comparable(
@@ -76,10 +76,10 @@ def compare(
 ) -> dict[str, Any]:
     """An evaluation against an earlier one, from their `per_query.parquet`.
 
-    Of each setting the difference of what `eval.json` says, the mean over queries and then over pairs of languages (in
+    Of each setting the difference of what `eval.json` says, the mean over queries and then over language pairs (in
     the multilingual setting over query languages), with a 95% interval (`significance.macro_interval`: queries are
     drawn again, each in all its languages). Of each pair of languages and each pool a paired test
-    (`significance.compare_cells`, by randomization or, for large tables, the t test). For each measure the p-values of
+    (`significance.compare_language_pairs`, by randomization or, for large tables, the t test). For each measure the p-values of
     all pairs and pools are corrected together (Holm): with 0.05 as the limit, one time in 20 a measure without any
     difference shows one somewhere. Measures are not corrected for one another.
 
@@ -96,7 +96,7 @@ def compare(
         `measures` has for each measure:
 
         * `settings`: of each setting `difference`, `low`, `high`, `num_queries` (parallel ones count once),
-          `num_cells` (pairs, or pools) and of these `num_better` and `num_worse`, by their adjusted p-values.
+          `num_language_pairs` (pairs, or pools) and of these `num_better` and `num_worse`, by their adjusted p-values.
         * `test`: `"randomization"` or `"t"`.
         * `pairs`, `pools`: of each (`"de-en"`, `"de-*"`) `difference`, `p_value`, `adjusted_p_value`, `num_queries`.
 
@@ -124,13 +124,13 @@ def compare(
     if not len(both):
         raise ValueError(f"{folder} and {baseline} have no query in common; compare evaluations on the same corpus.")
     both = both.sort_by([(name, "ascending") for name in KEYS])
-    cells = _cells(both)
+    language_pairs = _language_pairs(both)
     return {
         "in_both": len(both),
         "only_here": len(here) - len(both),
         "only_in_baseline": len(there) - len(both),
         "measures": {
-            name: _compare_measure(name, cells, both[name].to_numpy(), both[f"{name} before"].to_numpy())
+            name: _compare_measure(name, language_pairs, both[name].to_numpy(), both[f"{name} before"].to_numpy())
             for name in measures
         },
     }
@@ -142,12 +142,12 @@ def comparison_table(found: Mapping[str, Any]) -> str:
     Example:
 
         >>> settings = {"difference": 0.0123, "low": 0.0041, "high": 0.0202, "num_queries": 1190}
-        >>> settings |= {"num_cells": 110, "num_better": 34, "num_worse": 2}
+        >>> settings |= {"num_language_pairs": 110, "num_better": 34, "num_worse": 2}
         >>> measures = {"MAP": {"settings": {"cross_lingual": settings}, "test": "t"}}
         >>> found = {"in_both": 130900, "only_here": 0, "only_in_baseline": 0, "measures": measures}
         >>> print(comparison_table(found).split("Better")[0])
         measure      setting        difference   95% interval        better, worse, no difference shown
-        MAP          cross_lingual     +0.0123   +0.0041 to +0.0202  34, 2, 74 of 110 pairs of languages
+        MAP          cross_lingual     +0.0123   +0.0041 to +0.0202  34, 2, 74 of 110 language pairs
     """
     measures = found["measures"]
     width = max(map(len, ["measure", *measures])) + 4
@@ -156,12 +156,12 @@ def comparison_table(found: Mapping[str, Any]) -> str:
     ]
     for name, result in measures.items():
         for setting, row in result["settings"].items():
-            better, worse, cells = row["num_better"], row["num_worse"], row["num_cells"]
-            of = "pools of all languages" if setting == "multilingual" else "pairs of languages"
+            better, worse, language_pairs = row["num_better"], row["num_worse"], row["num_language_pairs"]
+            of = "pools of all languages" if setting == "multilingual" else "language pairs"
             interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
             lines.append(
                 f"{name:<{width}}  {setting:<13}  {row['difference']:>+10.4f}   {interval:<18}  "
-                f"{better}, {worse}, {cells - better - worse} of {cells} {of}"
+                f"{better}, {worse}, {language_pairs - better - worse} of {language_pairs} {of}"
             )
     tests = " and ".join(sorted({result["test"] for result in measures.values()}))
     lines.append(f"Better, worse: p below {LEVEL} in paired tests ({tests}), corrected over all pairs and pools.")
@@ -251,58 +251,65 @@ def _read(folder: str | os.PathLike[str], measures: Sequence[str]) -> pa.Table:
     return table
 
 
-def _cells(table: pa.Table) -> list[_Cell]:
-    """The cells of a table that is sorted by `KEYS`."""
+def _language_pairs(table: pa.Table) -> list[_Cell]:
+    """The language pairs of a table that is sorted by `KEYS`."""
     query, passage, name = (table[key].combine_chunks().dictionary_encode() for key in KEYS)
     query_N, passage_N, name_N = (column.indices.to_numpy() for column in (query, passage, name))
     starts = np.flatnonzero(np.diff(query_N, prepend=-1) | np.diff(passage_N, prepend=-1)).tolist()
-    cells = []
+    language_pairs = []
     for start, end in zip(starts, [*starts[1:], len(table)], strict=True):
         languages = [column.dictionary[column.indices[start].as_py()].as_py() for column in (query, passage)]
         if languages[1] == POOL:
             setting = "multilingual"
         else:
             setting = "monolingual" if languages[0] == languages[1] else "cross_lingual"
-        cells.append(_Cell("-".join(languages), setting, slice(start, end), name_N[start:end]))
-    return cells
+        language_pairs.append(_Cell("-".join(languages), setting, slice(start, end), name_N[start:end]))
+    return language_pairs
 
 
-def _compare_measure(name: str, cells: list[_Cell], after_N: np.ndarray, before_N: np.ndarray) -> dict[str, Any]:
+def _compare_measure(
+    name: str, language_pairs: list[_Cell], after_N: np.ndarray, before_N: np.ndarray
+) -> dict[str, Any]:
     unknown_N = np.isnan(after_N) & np.isnan(before_N)
-    cells = [cell for cell in cells if not unknown_N[cell.rows].all()]  # measures of bias are of pools alone
-    if not cells:
+    language_pairs = [
+        pair for pair in language_pairs if not unknown_N[pair.rows].all()
+    ]  # measures of bias are of pools alone
+    if not language_pairs:
         raise ValueError(
             f"{name!r} has no value in either evaluation, for none of the queries in common; leave it out."
         )
-    after, before = ({cell.name: values_N[cell.rows] for cell in cells} for values_N in (after_N, before_N))
+    after, before = ({pair.name: values_N[pair.rows] for pair in language_pairs} for values_N in (after_N, before_N))
     try:
-        tests = compare_cells(after, before)
+        tests = compare_language_pairs(after, before)
     except ValueError as error:
         raise ValueError(f"{name}, {error}") from None
     difference_N = after_N - before_N
-    by_setting = {setting: [cell for cell in cells if cell.setting == setting] for setting in SETTINGS}
+    by_setting = {setting: [pair for pair in language_pairs if pair.setting == setting] for setting in SETTINGS}
     return {
         "settings": {
             setting: _compare_setting(chosen, difference_N, tests) for setting, chosen in by_setting.items() if chosen
         },
         "test": next(iter(tests.values())).test,
-        "pairs": {cell.name: _as_dict(tests[cell.name]) for cell in cells if cell.setting != "multilingual"},
-        "pools": {cell.name: _as_dict(tests[cell.name]) for cell in cells if cell.setting == "multilingual"},
+        "pairs": {pair.name: _as_dict(tests[pair.name]) for pair in language_pairs if pair.setting != "multilingual"},
+        "pools": {pair.name: _as_dict(tests[pair.name]) for pair in language_pairs if pair.setting == "multilingual"},
     }
 
 
 def _compare_setting(
-    cells: list[_Cell], difference_N: np.ndarray, tests: Mapping[str, Comparison]
+    language_pairs: list[_Cell], difference_N: np.ndarray, tests: Mapping[str, Comparison]
 ) -> dict[str, float | int]:
-    interval = macro_interval([difference_N[cell.rows] for cell in cells], [cell.query_Q for cell in cells])
-    shown = [tests[cell.name] for cell in cells if tests[cell.name].adjusted_p_value < LEVEL]
-    counted = [cell.query_Q[~np.isnan(difference_N[cell.rows])] for cell in cells]
+    interval = macro_interval(
+        [difference_N[pair.rows] for pair in language_pairs],
+        [pair.query_Q for pair in language_pairs],
+    )
+    shown = [tests[pair.name] for pair in language_pairs if tests[pair.name].adjusted_p_value < LEVEL]
+    counted = [pair.query_Q[~np.isnan(difference_N[pair.rows])] for pair in language_pairs]
     return {
         "difference": interval.mean,
         "low": interval.low,
         "high": interval.high,
         "num_queries": len(np.unique(np.concatenate(counted))),
-        "num_cells": len(cells),
+        "num_language_pairs": len(language_pairs),
         "num_better": sum(test.difference > 0 for test in shown),
         "num_worse": sum(test.difference < 0 for test in shown),
     }

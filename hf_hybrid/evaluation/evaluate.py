@@ -30,7 +30,7 @@ from hf_hybrid.retrieval.search import Best, Block, DensePool, Pool, Relevant
 from hf_hybrid.utils import distributed
 
 from .aggregate import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
-from .relevance import judged_queries, judgements
+from .relevance import judged_queries, judgments
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
@@ -82,7 +82,7 @@ def evaluate_retrieval(
         model (`Any`): A `HybridEncoder`, a `SentenceTransformer`, or any object with `encode`: see
             `embeddings.TextEncoder`. With several processes, each encodes a share of every batch and ranks a share of
             the queries.
-        corpus (`ParallelCorpus`): Items are the judgements; all `candidates` of a language can be retrieved.
+        corpus (`ParallelCorpus`): Items are the judgments; all `candidates` of a language can be retrieved.
         settings (`Sequence[str]`, *optional*): Some of `SETTINGS`, all by default. `"monolingual"` alone scores each
             language against its own passages only.
         measures (`Sequence[str]`, *optional*): Names as in `ranking.parse_measure`.
@@ -240,7 +240,7 @@ def check_asked(settings: Sequence[str], measures: Sequence[str], max_queries: i
 def _rank_view(
     open_pool: Callable[..., Pool], view: ParallelCorpus, max_queries: int | None, depth: int, show_progress: bool
 ) -> Iterator[LanguageRanks]:
-    """The ranks of the queries of each language; languages without judgements are passed over."""
+    """The ranks of the queries of each language; languages without judgments are passed over."""
     candidates = [view.candidates(language) for language in view.languages]
     query_rows = [judged_queries(view, number, max_queries) for number in range(len(view.languages))]
     if not any(map(len, query_rows)):
@@ -250,7 +250,7 @@ def _rank_view(
     with tqdm(total=total, desc="Evaluating", unit="query", disable=not show_progress, leave=False) as bar:
         for number, rows in enumerate(query_rows):
             if len(rows):
-                relevant = judgements(view, number, candidates, rows)
+                relevant = judgments(view, number, candidates, rows)
                 own = list(_rank_blocks(pool, number, len(rows), relevant, depth, bar.update))
                 yield _joined_ranks(view, number, rows, candidates, relevant, own)
 

@@ -38,8 +38,8 @@ def pair_heat_map(scores: Scores, path: str | os.PathLike[str], measure: str | N
     """
     rows, columns, value_QP = pair_matrix(scores, measure)
     measure = measure or first_measure(scores)
-    colours = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
-    return _draw_map(rows, columns, value_QP, Path(path), measure, title or measure, colours)
+    colors = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
+    return _draw_map(rows, columns, value_QP, Path(path), measure, title or measure, colors)
 
 
 def pair_change_map(
@@ -67,9 +67,9 @@ def pair_change_map(
                 earlier = earlier_QP[earlier_rows.index(query), earlier_columns.index(passage)]
                 change_QP[row, column] = value_QP[row, column] - earlier
     most = max(float(np.nanmax(np.abs(change_QP), initial=0.0)), 0.01)
-    colours = {"cmap": "RdBu", "vmin": -most, "vmax": most}
+    colors = {"cmap": "RdBu", "vmin": -most, "vmax": most}
     return _draw_map(
-        rows, columns, change_QP, Path(path), f"change of {measure}", title or measure, colours, signed=True
+        rows, columns, change_QP, Path(path), f"change of {measure}", title or measure, colors, signed=True
     )
 
 
@@ -80,7 +80,7 @@ def _draw_map(
     path: Path,
     label: str,
     title: str,
-    colours: dict[str, Any],
+    colors: dict[str, Any],
     signed: bool = False,
 ) -> Path:
     try:
@@ -97,7 +97,7 @@ def _draw_map(
         "parse_math": False,
     }  # names are not formulas
     axes = figure.subplots()
-    image = axes.imshow(np.ma.masked_invalid(value_QP), **colours)
+    image = axes.imshow(np.ma.masked_invalid(value_QP), **colors)
     many = len(columns) > _MOST_WRITTEN
     axes.set_xticks(range(len(columns)), columns, rotation=90 if many or max(map(len, columns)) > 3 else 0, **font)
     axes.set_yticks(range(len(rows)), rows, **font)
@@ -123,6 +123,6 @@ def _inches_a_cell(number: int) -> float:
 
 
 def _ink(image: Any, value: float) -> str:
-    """Black on light colours, white on dark ones."""
+    """Black on light colors, white on dark ones."""
     red, green, blue, _ = image.cmap(image.norm(value))
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"

@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside `eval.json`: values of single queries, rankings and judgements in TREC's form.
+"""What an evaluation leaves beside `eval.json`: values of single queries, rankings and judgments in TREC's form.
 
 | file | content |
 |---|---|
@@ -51,7 +51,7 @@ class _Ranking(NamedTuple):
     name: str  # of the files, `de-en`
     best: Best
     first: int  # place in the pool of the first passage
-    chosen_R: np.ndarray  # which judgements of the queries count
+    chosen_R: np.ndarray  # which judgments of the queries count
 
 
 class EvaluationFiles:
@@ -60,7 +60,7 @@ class EvaluationFiles:
     Args:
         folder (`str`, `Path` or `OutputFolder`): Where to.
         corpus (`ParallelCorpus`): What is evaluated on.
-        save_runs (`bool`, *optional*, defaults to `False`): Write rankings and judgements too.
+        save_runs (`bool`, *optional*, defaults to `False`): Write rankings and judgments too.
         run_depth (`int`, *optional*, defaults to 1000): Places of each ranking that are written.
         tag (`str`, *optional*, defaults to `"hf_hybrid"`): Last column of the rankings.
 

@@ -19,7 +19,7 @@ def judged_queries(corpus: ParallelCorpus, language: int, max_queries: int | Non
     """Rows `(Q,)`, increasing, of the queries of one language that have a relevant passage in any.
 
     Args:
-        corpus (`ParallelCorpus`): Its items are the judgements.
+        corpus (`ParallelCorpus`): Its items are the judgments.
         language (`int`): Number of the language.
         max_queries (`int`, *optional*): The first so many of them only.
     """
@@ -27,13 +27,11 @@ def judged_queries(corpus: ParallelCorpus, language: int, max_queries: int | Non
     return np.unique(rows)[:max_queries]
 
 
-def judgements(
-    corpus: ParallelCorpus, language: int, candidates: list[np.ndarray], query_rows: np.ndarray
-) -> Relevant:
+def judgments(corpus: ParallelCorpus, language: int, candidates: list[np.ndarray], query_rows: np.ndarray) -> Relevant:
     """What is relevant to some queries of one language, in all languages.
 
     Args:
-        corpus (`ParallelCorpus`): Its items are the judgements.
+        corpus (`ParallelCorpus`): Its items are the judgments.
         language (`int`): Number of the language of the queries.
         candidates (`list[np.ndarray]`): For each language the rows of its passages in the pool, increasing.
         query_rows (`np.ndarray` of shape `(Q,)`): Rows of the queries, increasing.

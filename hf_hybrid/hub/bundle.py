@@ -2,7 +2,7 @@
 
 | file | content |
 |---|---|
-| `run.json`, `plan.json`, `card.json` | arguments, seeds, corpora with their fingerprints, the cell of each batch |
+| `run.json`, `plan.json`, `card.json` | arguments, seeds, corpora with their fingerprints, the language pair of each batch |
 | `requirements.txt` | environment lock: Python and every distribution that was installed |
 | `events.jsonl`, `resources.jsonl` | what happened, and what each logging step took |
 | `curve.jsonl` | scores on the way, where there are any, and what training had taken until then |

@@ -1,6 +1,6 @@
 """What the Hub reads of a model card: the YAML at its head, and `.eval_results/`.
 
-The Hub takes languages as ISO 639 codes of two or three letters and finer ones under `language_bcp47`, licences that
+The Hub takes languages as ISO 639 codes of two or three letters and finer ones under `language_bcp47`, licenses that
 it knows by name, and ids of models and data sets that are on it.  What is not known is left out.
 """
 
@@ -25,8 +25,8 @@ SETTINGS = {"monolingual": "monolingual", "cross_lingual": "cross-lingual", "mul
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "hf_hybrid")
 TASK = "text-retrieval"  # the Hub's name of it
 ESTIMATES = ("codecarbon",)  # sources of energy that are no meter
-# Of the Hub's list of licences; another one is `other`, with its name.
-_LICENCES = (
+# Of the Hub's list of licenses; another one is `other`, with its name.
+_LICENSES = (
     "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m "
     "afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 "
     "cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
@@ -35,7 +35,7 @@ _LICENCES = (
     "gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql "
     "ofl-1.1 ncsa unlicense zlib pddl lgpl-lr unknown other"
 )
-_LICENCES_PAGE = "https://huggingface.co/docs/hub/repositories-licenses"
+_LICENSES_PAGE = "https://huggingface.co/docs/hub/repositories-licenses"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SCORE_DIGITS = 6
 
@@ -160,7 +160,7 @@ def is_hub_id(name: Any) -> bool:
 def card_data(files: CardFiles) -> ModelCardData:
     """The metadata of a card."""
     languages, tags = hub_languages(files.languages)
-    more: dict[str, Any] = licence_fields(files.options.get("licence"))
+    more: dict[str, Any] = license_fields(files.options.get("license"))
     more |= {"language_bcp47": tags or None, "co2_eq_emissions": emissions(files)}
     several = ["multilingual"] if len(languages) > 1 else []
     return ModelCardData(
@@ -200,35 +200,35 @@ def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(languages), list(finer)
 
 
-def licence_fields(licence: str | None) -> dict[str, str]:
-    """A licence as the Hub takes it.
+def license_fields(license: str | None) -> dict[str, str]:
+    """A license as the Hub takes it.
 
     Example:
 
-        >>> licence_fields("Apache-2.0"), licence_fields("Unicode-3.0")
+        >>> license_fields("Apache-2.0"), license_fields("Unicode-3.0")
         ({'license': 'apache-2.0'}, {'license': 'other', 'license_name': 'unicode-3.0'})
     """
-    if not licence:
+    if not license:
         return {}
-    name = re.sub(r"[^a-z0-9.+]+", "-", plain(licence).lower()).strip("-")
-    return {"license": name} if name in _LICENCES.split() else {"license": "other", "license_name": name or "unnamed"}
+    name = re.sub(r"[^a-z0-9.+]+", "-", plain(license).lower()).strip("-")
+    return {"license": name} if name in _LICENSES.split() else {"license": "other", "license_name": name or "unnamed"}
 
 
-def doubts(licence: str | None, base_model: str | None) -> list[str]:
+def doubts(license: str | None, base_model: str | None) -> list[str]:
     """What is to be told of options that the Hub takes, and that yet may be mistakes.
 
     Example:
 
         >>> doubts("apache2", "user/base")
-        ['licence apache2 is none that the Hub knows: its card says other, named apache2. Did you mean apache-2.0?']
+        ['license apache2 is none that the Hub knows: its card says other, named apache2. Did you mean apache-2.0?']
         >>> doubts("mit", "bert")
         ['base_model bert has no namespace: most models on the Hub are called user/bert.']
     """
     told = []
-    if name := licence_fields(licence).get("license_name"):
-        near = get_close_matches(name, _LICENCES.split(), n=1)
-        asked = f"Did you mean {near[0]}?" if near else f"Those it knows are listed at {_LICENCES_PAGE}."
-        told.append(f"licence {licence} is none that the Hub knows: its card says other, named {name}. {asked}")
+    if name := license_fields(license).get("license_name"):
+        near = get_close_matches(name, _LICENSES.split(), n=1)
+        asked = f"Did you mean {near[0]}?" if near else f"Those it knows are listed at {_LICENSES_PAGE}."
+        told.append(f"license {license} is none that the Hub knows: its card says other, named {name}. {asked}")
     if base_model and "/" not in base_model:
         told.append(f"base_model {base_model} has no namespace: most models on the Hub are called user/{base_model}.")
     return told

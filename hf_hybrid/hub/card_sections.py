@@ -23,8 +23,8 @@ from .card_metadata import (
     preset_of,
 )
 
-_TOP_CELLS = 5
-_KINDS = {
+_TOP_PAIRS = 5
+_BATCH_TYPES = {
     "mono": "queries and passages in one language",
     "cross": "queries in one language, passages in another one",
     "pool": "queries in one language, passages of each item in several",
@@ -79,7 +79,7 @@ def facts(files: CardFiles) -> Markdown:
         ["Before passages", _quoted(prompts.get("passage"))],
         ["Trained from", Markdown(start) if start else files.began_from or "random weights"],
         ["Languages", listed(files.languages)],
-        ["Licence", files.options.get("licence") or "none given"],
+        ["License", files.options.get("license") or "none given"],
     ]
     return table(["Model", files.name], rows, texts=(0, 1))
 
@@ -126,52 +126,77 @@ def _literal(text: str) -> Markdown:
 def training(files: CardFiles) -> dict[str, Any]:
     """Mix, plan and settings."""
     run = files.run
-    cells = run["plan"].get("cells")
-    if not isinstance(cells, list):  # as of files of before
-        cells = []
+    language_pairs = run["plan"].get("language_pairs")
+    if not isinstance(language_pairs, list):  # as of files of before
+        language_pairs = []
     if run["mix"] == "mlm":
-        return _language_modelling(files, cells)
-    total = sum(cell["steps"] for cell in cells)
-    kinds = list(dict.fromkeys(cell["kind"] for cell in cells))
+        return _language_modeling(files, language_pairs)
+    total = sum(pair["steps"] for pair in language_pairs)
+    batch_types = list(dict.fromkeys(pair["batch_type"] for pair in language_pairs))
     rows = []
-    for kind in kinds:
-        own = [cell for cell in cells if cell["kind"] == kind]
-        steps, pairs = (sum(cell[name] for cell in own) for name in ("steps", "pairs"))
-        rows.append([kind, f"{steps:,}", f"{steps / total:.1%}", f"{pairs:,}", f"{len(own):,}", _KINDS.get(kind)])
-    largest = sorted(cells, key=lambda cell: (-cell["pairs"], cell["kind"], cell["cell"]))[:_TOP_CELLS]
+    for batch_type in batch_types:
+        own = [pair for pair in language_pairs if pair["batch_type"] == batch_type]
+        steps, pairs = (sum(pair[name] for pair in own) for name in ("steps", "pairs"))
+        rows.append(
+            [
+                batch_type,
+                f"{steps:,}",
+                f"{steps / total:.1%}",
+                f"{pairs:,}",
+                f"{len(own):,}",
+                _BATCH_TYPES.get(batch_type),
+            ]
+        )
+    largest = sorted(
+        language_pairs,
+        key=lambda pair: (
+            -pair["pairs"],
+            pair["batch_type"],
+            pair["language_pair"],
+        ),
+    )[:_TOP_PAIRS]
     top = [
-        [cell["cell"].replace("->", " → "), cell["kind"], *(f"{cell[name]:,}" for name in ("steps", "pairs", "items"))]
-        for cell in largest
+        [
+            pair["language_pair"].replace("->", " → "),
+            pair["batch_type"],
+            *(f"{pair[name]:,}" for name in ("steps", "pairs", "items")),
+        ]
+        for pair in largest
     ]
     return {
         "mix": run["mix"],
         "num_batches": f"{total:,}",
-        "kinds": cells
-        and table(["Kind", "Batches", "Share", "Queries", "Cells", "What a batch is"], rows, texts=(0, 5)),
-        "num_cells": f"{len(cells):,}",
-        "top": table(["Cell", "Kind", "Batches", "Queries", "Items"], top, texts=(0, 1)),
+        "batch_types": language_pairs
+        and table(
+            ["Batch type", "Batches", "Share", "Queries", "Language pairs", "What a batch is"], rows, texts=(0, 5)
+        ),
+        "num_language_pairs": f"{len(language_pairs):,}",
+        "top": table(["Language pair", "Batch type", "Batches", "Queries", "Items"], top, texts=(0, 1)),
         "settings": _training_settings(files),
         "plan": files.plan["fingerprint"] if files.plan else run.get("identity", {}).get("plan"),
     }
 
 
-def _language_modelling(files: CardFiles, cells: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _language_modeling(files: CardFiles, language_pairs: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Blocks of each language, and settings."""
-    total, length = sum(cell["blocks"] for cell in cells), files.run["config"]["block_length"]
+    total, length = (
+        sum(pair["blocks"] for pair in language_pairs),
+        files.run["config"]["block_length"],
+    )
     rows = [
         [
-            cell["cell"],
-            f"{cell['blocks']:,}",
-            f"{cell['blocks'] / total:.1%}",
-            f"{cell['blocks'] * length / cell['tokens']:,.1f}",
-            f"{cell['items']:,}",
+            pair["language_pair"],
+            f"{pair['blocks']:,}",
+            f"{pair['blocks'] / total:.1%}",
+            f"{pair['blocks'] * length / pair['tokens']:,.1f}",
+            f"{pair['items']:,}",
         ]
-        for cell in cells[:MOST_ROWS]
+        for pair in language_pairs[:MOST_ROWS]
     ]
     return {
         "mix": "mlm",
         "num_blocks": f"{total:,}",
-        "num_cells": f"{len(cells):,}",
+        "num_language_pairs": f"{len(language_pairs):,}",
         "languages": table(["Language", "Blocks", "Share", "Passes over its texts", "Texts"], rows),
         "settings": _training_settings(files),
         "plan": files.plan["fingerprint"] if files.plan else files.run.get("identity", {}).get("plan"),
@@ -212,14 +237,14 @@ def _training_settings(files: CardFiles) -> Markdown:
 
 
 def data(files: CardFiles) -> Markdown:
-    """Corpora with their licences."""
+    """Corpora with their licenses."""
     corpus, evaluated = files.run["corpus"], files.evaluated
     counts = list(corpus["items_per_language"].values())
     span = f"{min(counts):,}" + (f" to {max(counts):,}" if max(counts) > min(counts) else "") if counts else "0"
     source = corpus.get("source") or {}
     trained = [
         "Training",
-        *_source(source, corpus.get("licence")),
+        *_source(source, corpus.get("license")),
         len(counts),
         f"{span} items",
         corpus["fingerprint"],
@@ -231,19 +256,19 @@ def data(files: CardFiles) -> Markdown:
         queries = f"{scores['num_queries']:,} queries in all" if scores else NOT_MEASURED
         fingerprint = evaluated.get("corpus_fingerprint")
         title = "Evaluation, held out" if files.held_out else "Evaluation"
-        rows.append([title, *_source(source, source.get("licence")), languages, queries, fingerprint])
+        rows.append([title, *_source(source, source.get("license")), languages, queries, fingerprint])
     rows = [[*row[:-1], str(row[-1] or NOT_RECORDED)[:12]] for row in rows]
-    head = ["For", "Corpus", "Revision", "Licence", "Languages", "In each language", "Fingerprint"]
+    head = ["For", "Corpus", "Revision", "License", "Languages", "In each language", "Fingerprint"]
     return table(head, rows, texts=(0, 1, 2, 3, 5, 6))
 
 
-def _source(source: Mapping[str, Any], licence: str | None) -> list[Any]:
+def _source(source: Mapping[str, Any], license: str | None) -> list[Any]:
     preset = preset_of(source)
     name: Any = corpus_name(source)
     if preset and is_hub_id(preset.repo):
         name = Markdown(f"[{preset.repo}]({preset.url})")
     revision = str(source.get("revision") or NOT_RECORDED)
-    return [name, revision[:12] if len(revision) == 40 else revision, licence or "unknown"]
+    return [name, revision[:12] if len(revision) == 40 else revision, license or "unknown"]
 
 
 # Resources
@@ -379,11 +404,11 @@ def _settings_table(before: Scores | None, after: Scores | None) -> Markdown:
     flat = [_flat(scores) for scores in (before, after)]
     measures = list(dict.fromkeys(name for found in flat for _, name in found))
 
-    def cell(key: tuple[str, str]) -> Any:
+    def score_of(key: tuple[str, str]) -> Any:
         first, second = (found.get(key) for found in flat)
         return score(first, key[1]) if after is None else _arrow(first, second, key[1])
 
-    rows = [[title, *(cell((setting, name)) for name in measures)] for setting, title in SETTINGS.items()]
+    rows = [[title, *(score_of((setting, name)) for name in measures)] for setting, title in SETTINGS.items()]
     return table(["Setting", *measures], rows)
 
 
@@ -479,8 +504,8 @@ def limits(files: CardFiles) -> list[Markdown]:
         "The training texts are sentences made from templates: the model is an example, not one to use.": (
             source.get("format") == "sample"
         ),
-        "Its publisher has named no licence for the model.": not files.options.get("licence"),
-        "The licence of the training data is not known.": (run["corpus"].get("licence") or "unknown") == "unknown",
+        "Its publisher has named no license for the model.": not files.options.get("license"),
+        "The license of the training data is not known.": (run["corpus"].get("license") or "unknown") == "unknown",
         "The energy is an estimate; no meter was read.": estimated,
     }
     said = [sentence(words, seed=run["seed"], **most) for words, true in conditions.items() if true]

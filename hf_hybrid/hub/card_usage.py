@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "on_bad_row": "refuse",
     "mix": "mono=0.5,cross=0.5",
     "smoothing": 1.0,
-    "cells": None,
+    "language_pairs": None,
     "exclude": None,
     "max_positives": 4,
     "num_negatives": 0,
@@ -79,7 +79,7 @@ SAMPLE_OPTIONS = (
 )  # fmt: skip
 # Of recipes/mlm.py, whose batches are of single texts: the same less what only pairs have, and what is its own.
 _OF_PAIRS = (
-    "mix", "cells", "exclude", "max_positives", "num_negatives", "temperature", "symmetric", "seen_embeddings_only",
+    "mix", "language_pairs", "exclude", "max_positives", "num_negatives", "temperature", "symmetric", "seen_embeddings_only",
     "max_query_length",
 )  # fmt: skip
 MLM_DEFAULTS: dict[str, Any] = {name: value for name, value in DEFAULTS.items() if name not in _OF_PAIRS} | {

@@ -32,7 +32,7 @@ from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
 from hf_hybrid.utils.text import plain, table
 
-from .card_metadata import corpus_name, hub_languages, licence_fields
+from .card_metadata import corpus_name, hub_languages, license_fields
 from .card_usage import word
 from .commit import RECORD_NAME
 from .errors import HubError
@@ -274,7 +274,7 @@ _LEFT_OUT = re.compile(
 _INPUTS = ("base", "corpora")  # what its runs began with
 
 
-def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | None = None) -> Files:
+def study_files(folder: str | os.PathLike[str], repo_id: str, license: str | None = None) -> Files:
     """The results of a study, by their path in the repository: no weights and no corpora.
 
     1. The bundle of each finished run is sent as it is; values of single queries in it are not sent a second time.
@@ -284,7 +284,7 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | Non
     Args:
         folder (`str` or `Path`): Of the study.
         repo_id (`str`): Where they go to, for the card.
-        licence (`str`, *optional*): Of the results, for a card that is made.
+        license (`str`, *optional*): Of the results, for a card that is made.
 
     Raises:
         HubError: When it is no study, or there are weights or large files beside what is left out.
@@ -313,7 +313,7 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, licence: str | Non
     if CARD_NAME not in found:
         verifiable = [run.relative_to(folder).as_posix() for run in runs if bundles[run]]
         records: list[Run] = [publishable(RunFolder(run).read_run()) for run in runs]
-        found[CARD_NAME] = _card(repo_id, records, verifiable, licence).encode()
+        found[CARD_NAME] = _card(repo_id, records, verifiable, license).encode()
     return found
 
 
@@ -345,11 +345,11 @@ def _published_text(path: Path) -> Path | bytes:
     return path if shown == text else shown.encode()
 
 
-def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], licence: str | None) -> str:
+def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], license: str | None) -> str:
     """What the data set is, which corpora its runs were trained on, and how to check them."""
     name = plain(repo_id.rsplit("/", 1)[-1])
     languages, finer = hub_languages(sorted({code for run in runs for code in run["corpus"]["items_per_language"]}))
-    known: dict[str, Any] = {**licence_fields(licence), "language": languages or None, "language_bcp47": finer or None}
+    known: dict[str, Any] = {**license_fields(license), "language": languages or None, "language_bcp47": finer or None}
     data = DatasetCardData(**known, pretty_name=name, tags=["hf_hybrid", "dense-retrieval"])
     lines = ["---", data.to_yaml(), "---", "", f"# {name}", ""]
     number = f"{len(runs):,} run{'s' if len(runs) != 1 else ''}"
@@ -373,6 +373,6 @@ def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], licence:
 
 def _corpora(runs: Sequence[Run]) -> str:
     corpora = [run["corpus"] for run in runs]
-    used = Counter((corpus_name(found.get("source") or {}), found.get("licence") or "unknown") for found in corpora)
-    rows = [[name, licence, number] for (name, licence), number in sorted(used.items())]
-    return table(["Corpus", "Licence", "Runs"], rows, texts=(0, 1))
+    used = Counter((corpus_name(found.get("source") or {}), found.get("license") or "unknown") for found in corpora)
+    rows = [[name, license, number] for (name, license), number in sorted(used.items())]
+    return table(["Corpus", "License", "Runs"], rows, texts=(0, 1))

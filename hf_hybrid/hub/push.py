@@ -143,16 +143,16 @@ def push_metric(repo_id: str, options: PushOptions = _AS_USUAL) -> Pushed:
 
 
 def push_study(
-    folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL, *, licence: str | None = None
+    folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL, *, license: str | None = None
 ) -> Pushed:
     """Publish the results of a study as a dataset repository; arguments and errors as of [`push_run`].
 
-    `licence` is that of the results; it goes into the card that a study without one gets.
+    `license` is that of the results; it goes into the card that a study without one gets.
     """
     folder = Path(folder)
     pusher = _pusher(repo_id, "dataset", folder / RECORD_NAME, options)
     message = f"Results of {folder.resolve().name}, by hf-hybrid {__version__}"
-    return _push(pusher, study_files(folder, repo_id, licence), message)
+    return _push(pusher, study_files(folder, repo_id, license), message)
 
 
 def push_files(
@@ -257,7 +257,7 @@ def renew_card(folder: Path, options: CardOptions, keep: bool) -> None:
     line, told = first_difference(text, found.decode("utf-8", errors="replace"))
     told = (
         f"{CARD_NAME}, line {line} of {folder.resolve().name} is not what the files of the run give ({told}): it was "
-        "edited by hand, or written by another release of hf-hybrid or before the run went on. Licence, repository "
+        "edited by hand, or written by another release of hf-hybrid or before the run went on. License, repository "
         "name and figures in it are not updated"
     )
     if not keep:

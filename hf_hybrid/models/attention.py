@@ -41,7 +41,7 @@ def can_pack(backbone: PreTrainedModel) -> bool:
     """Whether a model computes the same on packed sequences as on padded ones.
 
     It must take positions, leave attention to a registered function, and attend in both directions. MPNet and its like
-    add a bias that depends on the distance of two tokens in the row; MobileBERT mixes neighbours of the row.
+    add a bias that depends on the distance of two tokens in the row; MobileBERT mixes neighbors of the row.
     """
     directions = [module.is_causal for module in backbone.modules() if hasattr(module, "is_causal")]
     return (

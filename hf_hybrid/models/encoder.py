@@ -1,4 +1,4 @@
-"""The shared dual encoder: a transformers backbone, pooling, an optional projection, L2 normalisation.
+"""The shared dual encoder: a transformers backbone, pooling, an optional projection, L2 normalization.
 
 One `forward` encodes queries and passages alike, packed into one row of tokens; on disk it is a folder that
 `AutoModel`, `AutoTokenizer` and `SentenceTransformer` load, with the same embeddings.
@@ -268,7 +268,7 @@ class HybridEncoder(nn.Module):
         state = self.state_dict() if state_dict is None else state_dict
         weights = _under("backbone.", state)
         projection = _under("projection.0.", state)
-        if self.pooling == "pooler":  # AutoModel's pooler_output then is the embedding before it is normalised
+        if self.pooling == "pooler":  # AutoModel's pooler_output then is the embedding before it is normalized
             weights |= {f"pooler.dense.{name}": weight.clone() for name, weight in projection.items()}
         # Under the names of this module: under DeepSpeed ZeRO-3 the names of old checkpoints would come back.
         self.backbone.save_pretrained(folder, state_dict=weights, save_original_format=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 FLOPS_FORMULA = "6 * num_matmul_parameters * tokens + 12 * num_layers * hidden_size * sum(length^2)"
-HEAD_FORMULA = " + 6 * num_head_parameters * predicted_tokens"  # of masked language modelling
+HEAD_FORMULA = " + 6 * num_head_parameters * predicted_tokens"  # of masked language modeling
 
 
 def encoder_flops(
@@ -46,7 +46,7 @@ def encoder_shape(model: Any) -> tuple[int, int, int] | None:
         model (`nn.Module`): A transformers encoder, or a module that holds one.
 
     Returns:
-        `num_matmul_parameters`, `num_layers` and `hidden_size`, or None where the blocks are not recognised.
+        `num_matmul_parameters`, `num_layers` and `hidden_size`, or None where the blocks are not recognized.
     """
     from torch import nn  # here, so that the planner uses the formula without torch
 

@@ -1,6 +1,6 @@
 """A dual encoder with the head that predicts hidden tokens: trained by that, and evaluated as the encoder it is.
 
-transformers' model for masked language modelling is taken apart: the backbone takes the place of its encoder, and runs
+transformers' model for masked language modeling is taken apart: the backbone takes the place of its encoder, and runs
 packed as in retrieval; what is left, the head, is given the states of the tokens to be predicted alone.  With 250,000
 entries in a vocabulary the head would else cost more than the encoder.
 
@@ -35,7 +35,7 @@ from .encoder import HybridEncoder
 
 
 class MaskedLanguageModel(HybridEncoder):
-    """A [`HybridEncoder`] with a head for masked language modelling, whose output is tied to the token embeddings.
+    """A [`HybridEncoder`] with a head for masked language modeling, whose output is tied to the token embeddings.
 
     Args:
         backbone (`PreTrainedModel`): An encoder without a task head.
@@ -47,7 +47,7 @@ class MaskedLanguageModel(HybridEncoder):
     A projection after pooling, such as LaBSE's pooler, is kept as it is: nothing of this loss passes through it.
 
     Raises:
-        ValueError: When transformers has no model for masked language modelling of this kind.
+        ValueError: When transformers has no model for masked language modeling of this kind.
 
     Example:
 
@@ -180,11 +180,11 @@ class _Given(nn.Module):
 
 
 def _language_model(backbone: PreTrainedModel, head_of: tuple[str, str | None] | None) -> Any:
-    """transformers' model for masked language modelling of an encoder's kind, with the head of a checkpoint."""
+    """transformers' model for masked language modeling of an encoder's kind, with the head of a checkpoint."""
     config = copy.deepcopy(backbone.config)  # that of the backbone is set for packed attention later on
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(
-            f"transformers has no model for masked language modelling with {type(backbone).__name__}. Take an encoder "
+            f"transformers has no model for masked language modeling with {type(backbone).__name__}. Take an encoder "
             "that has one, such as mBERT or XLM-R."
         )
     if head_of is None:
@@ -195,7 +195,7 @@ def _language_model(backbone: PreTrainedModel, head_of: tuple[str, str | None] |
         whole, found = AutoModelForMaskedLM.from_pretrained(head_of[0], **options)
         missing = [key for key in found["missing_keys"] if not key.startswith(f"{whole.base_model_prefix}.")]
         if missing:
-            problem = f"no head for masked language modelling in {head_of[0]}: it begins with random weights"
+            problem = f"no head for masked language modeling in {head_of[0]}: it begins with random weights"
             event("warning", logging.WARNING, problem=problem, missing=", ".join(sorted(missing)))
     if not isinstance(backbone, type(whole.base_model)):
         inside = type(whole.base_model).__name__

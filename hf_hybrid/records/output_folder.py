@@ -4,7 +4,7 @@ Each output folder has a list, `outputs.jsonl`, of the files that recipes wrote 
 it stays, and a recipe that needs its name is refused. `output_list.py` has the format.
 
 A file is listed before it is written, so a kill never leaves a file that nobody owns. Where a listed file is itself
-an `outputs.jsonl`, its folder is a nested output folder, with a list of its own: the cells of a study.
+an `outputs.jsonl`, its folder is a nested output folder, with a list of its own: the trials of a study.
 The list is local bookkeeping: no push publishes it, and no copy of a folder has it. Only the folders in model_cards/
 keep theirs in git.
 """
@@ -79,7 +79,7 @@ class OutputFolder:
         return view
 
     def nested(self, name: str) -> OutputFolder:
-        """Return a folder within this one that has a list of its own, such as the run folder of a cell."""
+        """Return a folder within this one that has a list of its own, such as the run folder of a trial."""
         self.claim(f"{name}/{OUTPUTS_NAME}")
         return OutputFolder(self.path / name, self.option)
 

@@ -7,7 +7,7 @@
 | `resources.jsonl` | `ResourceLine`: one line per logging step                         | appended                   |
 | `resources.json`  | `Resources`: totals of the run                                    | at the end                 |
 | `curve.jsonl`     | `CurveLine`: scores and costs on the way                          | at each evaluation         |
-| `plan.json`       | `Plan`: the cell of each batch                                    | at the start               |
+| `plan.json`       | `Plan`: the language pair of each batch                                    | at the start               |
 | `eval.json`       | `Evaluation`: scores before and after                             | when an evaluation is done |
 | `card.json`       | `CardOptions`: what only its publisher knows                      | with the model card        |
 | `evaluations/`    | `before/` and `after/`: values of single queries                  | when an evaluation is done |

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 SCHEMA_NAME = "hf_hybrid run folder"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EVENTS_NAME, HEARTBEAT_NAME, NOT_FINITE_NAME = "events.jsonl", "heartbeat.json", "not_finite"
 LOCK_NAME = "run.lock"
 OUTPUTS_NAME = "outputs.jsonl"  # see `output_list.py`
@@ -26,9 +26,9 @@ FIXED_NAMES = (
 
 class _Run(TypedDict):
     config: dict[str, Any]  # every argument
-    corpus: dict[str, Any]  # fingerprint, items_per_language, licence, source; at the end how many texts were cut
+    corpus: dict[str, Any]  # fingerprint, items_per_language, license, source; at the end how many texts were cut
     mix: str
-    plan: dict[str, Any]  # steps and pairs per cell
+    plan: dict[str, Any]  # steps and pairs per language pair
     seed: int
     world_size: int
     environment: dict[str, Any]  # versions, device names, git revision
@@ -48,8 +48,8 @@ class Run(_Run, total=False):
 class Plan(TypedDict):
     """`plan.json`."""
 
-    cells: list[dict[str, str]]  # kind and cell
-    batches: list[int]  # for each batch of the run the number of its cell
+    language_pairs: list[dict[str, str]]  # batch type and language pair
+    batches: list[int]  # for each batch of the run the number of its language pair
     fingerprint: str  # sha256 of these, as `schedule.plan_fingerprint` makes it
 
 
@@ -61,8 +61,8 @@ class ResourceLine(TypedDict):
     pairs: int
     tokens: int
     padding_tokens: int
-    kind: str | None  # None where the steps of this line are of several kinds
-    cell: str | None  # likewise
+    batch_type: str | None  # None where the steps of this line are of several batch types
+    language_pair: str | None  # likewise
     loss: float | None
     data_wait_s: float
     peak_device_memory_gib: float | None  # so far, the highest of all ranks
@@ -81,7 +81,7 @@ class CurveLine(TypedDict):
 
 
 class Share(TypedDict):
-    """What one language or one cell took."""
+    """What one language or one language pair took."""
 
     steps: int
     tokens: int
@@ -113,7 +113,7 @@ class _Resources(TypedDict):
     energy_wh: float | None  # summed over ranks
     energy_source: str | None  # nvml, rapl, codecarbon
     per_language: dict[str, Share]
-    per_cell: dict[str, Share]
+    per_language_pair: dict[str, Share]
 
 
 class Resources(_Resources, total=False):
@@ -149,7 +149,7 @@ class CardOptions(TypedDict, total=False):
     """`card.json`: what the model card says and no other file of the run knows. None, or absent: not known."""
 
     repo_id: str | None  # where the model is published, as in user/name
-    licence: str | None  # of the model
+    license: str | None  # of the model
     base_model: str | None  # Hub id of the checkpoint that training began from
     datasets: list[str] | None  # Hub ids of the training data
     carbon_intensity_g_per_kwh: float | None  # of the electricity that the run used

@@ -1,7 +1,7 @@
 """BM25 over the passages of all languages: the row without a model in a table of results.
 
 Terms are the words of Unicode, in form NFKC and lower case; of scripts that put no spaces between words (Chinese,
-Japanese, Thai and others) they are pairs of neighbouring characters. The scoring is `bm25s`' (Lucene's BM25, k1 = 1.5,
+Japanese, Thai and others) they are pairs of neighboring characters. The scoring is `bm25s`' (Lucene's BM25, k1 = 1.5,
 b = 0.75), with the term statistics of the whole pool.
 """
 
@@ -101,7 +101,7 @@ class TermPool(ScoredPool):
         return self._vocabulary.setdefault(term, len(self._vocabulary))
 
 
-def _texts(corpus: ParallelCorpus, kind: int, language: str, rows: np.ndarray) -> Iterator[str]:
+def _texts(corpus: ParallelCorpus, side: int, language: str, rows: np.ndarray) -> Iterator[str]:
     """The texts at some rows, which increase, some at a time."""
     for start in range(0, len(rows), _READ_ROWS):
-        yield from corpus.texts(kind, language, rows[start : start + _READ_ROWS])
+        yield from corpus.texts(side, language, rows[start : start + _READ_ROWS])

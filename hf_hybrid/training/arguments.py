@@ -118,7 +118,7 @@ class HybridTrainingArguments(TrainingArguments):
     each of `global_batch_size`; the plan then has `max_steps * G` batches.
 
     Raises:
-        ValueError: On a value or a combination that cannot be honoured; the message says what to use instead.
+        ValueError: On a value or a combination that cannot be honored; the message says what to use instead.
 
     Example:
 
@@ -162,8 +162,8 @@ class HybridTrainingArguments(TrainingArguments):
         "model, to rounding, for less time and memory.",
     )
     mix: str = option("mono=0.5,cross=0.5", "Shares of the kinds of batches: mono, cross, pool, mixed.")
-    smoothing: float = option(1.0, "Cells are visited in proportion to items ** smoothing; 0 is uniform.")
-    cells: str | None = option(None, "Only pairs of languages matching one of these patterns: 'en->*,*->en'.")
+    smoothing: float = option(1.0, "Language pairs are visited in proportion to items ** smoothing; 0 is uniform.")
+    language_pairs: str | None = option(None, "Only language pairs matching one of these patterns: 'en->*,*->en'.")
     exclude: str | None = option(None, "No pair of languages matching one of these patterns.")
     max_positives: int = option(4, "Most passages of one item, each in another language, in a pool batch.")
     num_negatives: int = option(0, "Hard negatives of the corpus for each positive passage.")
@@ -191,7 +191,7 @@ class HybridTrainingArguments(TrainingArguments):
                 f"per_device_train_batch_size={given}: one batch contrasts global_batch_size={self.global_batch_size} "
                 f"queries over {world_size} process(es), {share} on each. Set global_batch_size alone."
             )
-        self._refuse_what_cannot_be_honoured()
+        self._refuse_what_cannot_be_honored()
         for name in ("logging_steps", "eval_steps", "save_steps"):  # a share of all steps is so many steps
             if (steps := getattr(self, name)) is not None and 0 < steps < 1:
                 setattr(self, name, math.ceil(steps * self.max_steps))
@@ -206,7 +206,7 @@ class HybridTrainingArguments(TrainingArguments):
         if self.device.type == "cpu":
             torch.set_num_threads(self.cpu_threads or _fair_threads())
 
-    def _refuse_what_cannot_be_honoured(self) -> None:
+    def _refuse_what_cannot_be_honored(self) -> None:
         best = self.load_best_model_at_end or self.save_strategy == "best"
         no_metric = best and self.metric_for_best_model in (None, "loss", "eval_loss")
         inexact = self.optim not in EXACT_OPTIMIZERS or self.neftune_noise_alpha is not None
@@ -262,7 +262,7 @@ class HybridTrainingArguments(TrainingArguments):
         }
         for name, (refused, reason) in reasons.items():
             if refused:
-                raise ValueError(f"{name}={getattr(self, name)!r} cannot be honoured: {reason}.")
+                raise ValueError(f"{name}={getattr(self, name)!r} cannot be honored: {reason}.")
 
     def _refuse_devices_left_idle(self) -> None:
         sharded = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"]
@@ -298,14 +298,14 @@ class MlmModelArguments(ModelArguments):
 
 @dataclass
 class MlmTrainingArguments(HybridTrainingArguments):
-    """[`HybridTrainingArguments`] of masked language modelling, without those of pairs and cells.
+    """[`HybridTrainingArguments`] of masked language modeling, without those of pairs and language pairs.
 
     Defaults that differ from the parent: `output_dir="runs/mlm"`, `learning_rate=1e-4` and `weight_decay=0.01` (as
     BERT), `smoothing=0.7` (as mBERT), `global_batch_size=64`, `max_steps=None`: steps follow from a budget of tokens,
     rounded to whole ones.
 
     Raises:
-        ValueError: On a value or a combination that cannot be honoured; the message says what to use instead.
+        ValueError: On a value or a combination that cannot be honored; the message says what to use instead.
 
     Example:
 
@@ -328,7 +328,7 @@ class MlmTrainingArguments(HybridTrainingArguments):
     learning_rate: float = option(1e-4, "Peak learning rate.")
     weight_decay: float = option(0.01, "Weight decay.")
     mix: str = no_option("mono=1")  # checked by the parent, and not used
-    cells: str | None = no_option(None)
+    language_pairs: str | None = no_option(None)
     exclude: str | None = no_option(None)
     max_positives: int = no_option(4)
     num_negatives: int = no_option(0)

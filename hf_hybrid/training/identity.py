@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Arguments that decide what is trained, beside those that the plan is made of.
 DECISIVE_ARGUMENTS = (
-    "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "cells", "exclude", "max_positives",
+    "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "language_pairs", "exclude", "max_positives",
     "num_negatives", "temperature", "symmetric", "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
     "fp16", "neftune_noise_alpha", "seen_embeddings_only", "load_best_model_at_end", "metric_for_best_model",
@@ -62,7 +62,7 @@ def run_identity(
 
 
 def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:
-    """Kind, cell, item ids, and the texts of a batch by language, side and row of the corpus."""
+    """Batch type, language pair, item ids, and the texts of a batch by language, side and row of the corpus."""
     batch, corpus = schedule.batch(number), schedule.corpus
     sides = (
         (corpus.QUERY, batch.items, batch.query_languages),
@@ -77,7 +77,12 @@ def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:
         for side, items, languages in sides
         for language in np.unique(languages)
     ]
-    return {"kind": batch.kind, "cell": batch.cell.name, "item_ids": list(batch.item_ids), "texts": texts}
+    return {
+        "batch_type": batch.batch_type,
+        "language_pair": batch.language_pair.name,
+        "item_ids": list(batch.item_ids),
+        "texts": texts,
+    }
 
 
 def read_run_like(name: str, revision: str | None = None) -> Run:

@@ -104,7 +104,7 @@ def _negatives(
 
 
 def mean_cosine(vectors_ND: torch.Tensor) -> torch.Tensor:
-    """Mean cosine of two different ones of N normalised vectors; near 1 where embeddings have collapsed.
+    """Mean cosine of two different ones of N normalized vectors; near 1 where embeddings have collapsed.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The trainer of masked language modelling: the same run in all but its batches and its loss.
+"""The trainer of masked language modeling: the same run in all but its batches and its loss.
 
 Checkpoints, resuming, guards, the resource log, evaluation and publishing are those of `HybridTrainer`.  Chunks too: a
 model that gives one number for each block is cut, and its step done again where memory runs out, as one that gives
@@ -66,7 +66,7 @@ class MlmTrainer(HybridTrainer):
         self._masking = Masking(model.tokenizer, args.mlm_probability, args.whole_word_mask)
         super().__init__(model, args, train_dataset, eval_dataset, cache_dir=cache_dir, **kwargs)
         if self._is_sharded:
-            raise ValueError("Masked language modelling runs on one device or by DDP, not by FSDP or DeepSpeed.")
+            raise ValueError("Masked language modeling runs on one device or by DDP, not by FSDP or DeepSpeed.")
         positions = getattr(model.config, "max_position_embeddings", None) or model.tokenizer.model_max_length
         if args.block_length > (longest := positions - model.position_offset):
             raise ValueError(f"block_length={args.block_length}: the model has positions for {longest} tokens.")
@@ -145,7 +145,7 @@ class MlmTrainer(HybridTrainer):
         batches = [schedule.batch(number) for number in range((step - 1) * count, step * count)]
         described = [
             [
-                {"language": schedule.cells[column].name, "rows": schedule.blocks[column].rows(number)}
+                {"language": schedule.language_pairs[column].name, "rows": schedule.blocks[column].rows(number)}
                 for column, number in zip(batch.columns, batch.numbers, strict=True)
             ]
             for batch in batches

@@ -1,4 +1,4 @@
-"""What a run costs: time, tokens, FLOPs, memory and energy, for the run, each language and each cell.
+"""What a run costs: time, tokens, FLOPs, memory and energy, for the run, each language and each language pair.
 
 1. The trainer tells the callback what each batch holds (`ResourceLogCallback.record_step`).
 2. The callback takes the time of each step: the host's clock on CPU, CUDA events on CUDA, read without waiting.
@@ -47,8 +47,8 @@ class StepRecord:
     """What one batch holds: sums over ranks, the same on every rank, but for padding, waiting and what was sent.
 
     Args:
-        kind (`str`): `mono`, `cross`, `pool`, or another trainer's word.
-        cell (`str`): The cell, as in `en->de`.
+        batch_type (`str`): `mono`, `cross`, `pool`, or another trainer's word.
+        language_pair (`str`): The language pair, as in `en->de`.
         pairs (`int`): Queries contrasted; 0 where there are none.
         tokens_per_language (`Mapping[str, int]`): Tokens, padding excluded, of each language of the batch.
         sum_squared_lengths (`int`, *optional*, defaults to 0): Sum of the squared sequence lengths, in tokens squared.
@@ -59,8 +59,8 @@ class StepRecord:
         predicted_tokens (`int`, *optional*, defaults to 0): Tokens that a language model's head predicts, a sum too.
     """
 
-    kind: str
-    cell: str
+    batch_type: str
+    language_pair: str
     pairs: int
     tokens_per_language: Mapping[str, int]
     sum_squared_lengths: int = 0
@@ -91,7 +91,7 @@ class _Totals:
     peak_device_memory_gib: list[float] | None = None
     peak_host_memory_gib: list[float] = field(default_factory=list)
     per_language: dict[str, Share] = field(default_factory=dict)
-    per_cell: dict[str, Share] = field(default_factory=dict)
+    per_language_pair: dict[str, Share] = field(default_factory=dict)
 
     def add_step(self, records: list[StepRecord], time_s: float) -> None:
         """Add one optimizer step, whose time its languages share in proportion to their tokens."""
@@ -107,7 +107,7 @@ class _Totals:
         self.num_steps += 1
         self.tokens += tokens
         self.train_time_s += time_s
-        _add(self.per_cell, records[0].cell, tokens, time_s)
+        _add(self.per_language_pair, records[0].language_pair, tokens, time_s)
         for language, own in per_language.items():
             _add(self.per_language, language, own, time_s * own / tokens if tokens else 0.0)
 
@@ -266,8 +266,12 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         durations_s = [duration() for _, duration in self._window]
         for (records, _), duration_s in zip(self._window, durations_s, strict=True):
             self.totals.add_step(records, wall_s * duration_s / sum(durations_s))
-            self._line_start["kinds"] = sorted({*self._line_start["kinds"], *(record.kind for record in records)})
-            self._line_start["cells"] = sorted({*self._line_start["cells"], *(record.cell for record in records)})
+            self._line_start["batch_types"] = sorted(
+                {*self._line_start["batch_types"], *(record.batch_type for record in records)}
+            )
+            self._line_start["language_pairs"] = sorted(
+                {*self._line_start["language_pairs"], *(record.language_pair for record in records)}
+            )
         self._window = []
 
     def _exchange(self) -> None:
@@ -302,15 +306,15 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
     def _make_line(self, step: int) -> None:
         now, start = self.totals, self._line_start
         since = {name: (getattr(now, name) or 0) - (start[name] or 0) for name in _LINE_SUMS}
-        kinds, cells = start["kinds"], start["cells"]
+        batch_types, language_pairs = start["batch_types"], start["language_pairs"]
         self._line = {
             "step": step,
             "time_s": since["train_time_s"],
             "pairs": since["num_pairs"],
             "tokens": since["tokens"],
             "padding_tokens": since["padding_tokens"],
-            "kind": kinds[0] if len(kinds) == 1 else None,
-            "cell": cells[0] if len(cells) == 1 else None,
+            "batch_type": batch_types[0] if len(batch_types) == 1 else None,
+            "language_pair": language_pairs[0] if len(language_pairs) == 1 else None,
             "loss": None,
             "data_wait_s": since["data_wait_s"],
             "peak_device_memory_gib": max(now.peak_device_memory_gib) if now.peak_device_memory_gib else None,
@@ -346,7 +350,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             "energy_wh": totals.energy_wh,
             "energy_source": totals.energy_source,
             "per_language": totals.per_language,
-            "per_cell": totals.per_cell,
+            "per_language_pair": totals.per_language_pair,
             "bytes_sent": _bytes_sent(totals),
         }
 
@@ -365,8 +369,8 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
 
 
 def _line_start(totals: _Totals) -> dict[str, Any]:
-    """Where a line begins: the sums it is counted from, and the kinds and cells that it has seen."""
-    return {**{name: getattr(totals, name) for name in _LINE_SUMS}, "kinds": [], "cells": []}
+    """Where a line begins: the sums it is counted from, and the batch types and language pairs that it has seen."""
+    return {**{name: getattr(totals, name) for name in _LINE_SUMS}, "batch_types": [], "language_pairs": []}
 
 
 def _highest(earlier: list[float], now: list[float]) -> list[float]:

@@ -245,11 +245,11 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
         "corpus": {
             "fingerprint": corpus.fingerprint,
             "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
-            "licence": corpus.source.get("licence"),
+            "license": corpus.source.get("license"),
             "source": redaction.redacted(corpus.source),
         },
         "mix": str(trainer.schedule.mix),
-        "plan": {"cells": trainer.schedule.plan()},
+        "plan": {"language_pairs": trainer.schedule.plan()},
         "seed": trainer.schedule.seed,
         "world_size": trainer.args.world_size,
         "environment": environment() | {"distributed": trainer.distributed_strategy()},
@@ -278,8 +278,8 @@ def _hub_commit(name: str | None, revision: str | None) -> str | None:
 
 
 def _plan_record(schedule: HybridSchedule) -> Plan:
-    cells = [{"kind": cell.kind, "cell": cell.name} for cell in schedule.cells]
-    return {"cells": cells, "batches": schedule.cell_numbers(), "fingerprint": schedule.fingerprint}
+    language_pairs = [{"batch_type": pair.batch_type, "language_pair": pair.name} for pair in schedule.language_pairs]
+    return {"language_pairs": language_pairs, "batches": schedule.pair_numbers(), "fingerprint": schedule.fingerprint}
 
 
 def _publish(trainer: HybridTrainer, folder: RunFolder, anew: bool) -> None:

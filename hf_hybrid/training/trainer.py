@@ -139,7 +139,7 @@ class HybridTrainer(PushingTrainer):
             num_steps=args.max_steps * args.gradient_accumulation_steps,
             seed=args.seed if args.data_seed is None else args.data_seed,
             smoothing=args.smoothing,
-            cells=args.cells,
+            language_pairs=args.language_pairs,
             exclude=args.exclude,
             max_positives=args.max_positives,
         )
@@ -228,8 +228,8 @@ class HybridTrainer(PushingTrainer):
         padding_tokens, encoder.padding_tokens = encoder.padding_tokens, 0
         self.resource_log.record_step(
             StepRecord(
-                kind=facts.kind,
-                cell=facts.cell,
+                batch_type=facts.batch_type,
+                language_pair=facts.language_pair,
                 pairs=facts.pairs,
                 tokens_per_language=facts.tokens_per_language,
                 sum_squared_lengths=facts.sum_squared_lengths,

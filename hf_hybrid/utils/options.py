@@ -58,7 +58,7 @@ def check_ranges(arguments: Any, ranges: Mapping[str, tuple[float, float]]) -> N
     for name, (least, most) in ranges.items():
         value = getattr(arguments, name, None)
         if isinstance(value, int | float) and not least <= value <= most:
-            raise ValueError(f"{name}={value!r} cannot be honoured: allowed is {least:,} to {most:,}.")
+            raise ValueError(f"{name}={value!r} cannot be honored: allowed is {least:,} to {most:,}.")
 
 
 def split_words(text: str | None) -> list[str]:

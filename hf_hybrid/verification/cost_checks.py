@@ -50,9 +50,9 @@ def _check_lines(evidence: Evidence) -> Iterator[Finding]:
         if not 0 <= first < end:
             yield satisfied("resources", f"{place}: step", False, f"expected more than {first} of before, found {end}")
             continue
-        cells = [plan["cells"][plan["batches"][batch]] for batch in evidence.batches(first, end)]
-        for key in ("kind", "cell"):
-            names = {POOL} if evidence.is_mlm and key == "cell" else {cell[key] for cell in cells}
+        language_pairs = [plan["language_pairs"][plan["batches"][batch]] for batch in evidence.batches(first, end)]
+        for key in ("batch_type", "language_pair"):
+            names = {POOL} if evidence.is_mlm and key == "language_pair" else {pair[key] for pair in language_pairs}
             yield from compared("resources", f"{place}: {key}", names.pop() if len(names) == 1 else None, line[key])
         below = [key for key in _AMOUNTS if line[key] < 0]  # type: ignore[literal-required]
         yield satisfied("resources", f"{place}: amounts", not below, f"{', '.join(below)}: less than nothing")
@@ -71,7 +71,7 @@ def _check_totals(evidence: Evidence) -> Iterator[Finding]:
     sums["pairs_per_s"] = sums["num_pairs"] / time_s if time_s else None
     sums["tokens_per_s"] = sums["tokens"] / time_s if time_s else None
     yield from compared("resources", "resources.json", sums, {name: resources[name] for name in sums})  # type: ignore[literal-required]
-    planned = sum(row["pairs"] for row in evidence.run["plan"]["cells"])
+    planned = sum(row["pairs"] for row in evidence.run["plan"]["language_pairs"])
     told = f"expected at most the {planned} pairs of the plan, found {resources['num_pairs']}"
     yield satisfied("resources", "resources.json: num_pairs", resources["num_pairs"] <= planned, told)
 
@@ -105,15 +105,17 @@ def _check_peaks(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _check_parts(evidence: Evidence) -> Iterator[Finding]:
-    """Cells and languages add up to the whole, with the steps that the plan gives them."""
+    """Language pairs and languages add up to the whole, with the steps that the plan gives them."""
     resources, plan = evidence.resources, evidence.plan
     first, end = evidence.spans[0][0], evidence.lines[-1]["step"]
     batches = [evidence.batches(step, step + 1) for step in range(max(first, 0), end)]
-    names = [[plan["cells"][plan["batches"][batch]]["cell"] for batch in of_step] for of_step in batches]
+    names = [
+        [plan["language_pairs"][plan["batches"][batch]]["language_pair"] for batch in of_step] for of_step in batches
+    ]
     expected = Counter(POOL if evidence.is_mlm else of_step[0] for of_step in names)
-    found = {name: share["steps"] for name, share in resources["per_cell"].items()}
+    found = {name: share["steps"] for name, share in resources["per_language_pair"].items()}
     yield from compared("resources", "resources.json: per_cell: steps", dict(expected), found)
-    for part in ("per_cell", "per_language"):
+    for part in ("per_language_pair", "per_language"):
         shares = resources[part].values()
         sums = {"tokens": sum(share["tokens"] for share in shares), "time_s": math.fsum(s["time_s"] for s in shares)}
         whole = {"tokens": resources["tokens"], "time_s": resources["train_time_s"]}

@@ -127,7 +127,7 @@ class Evidence:
 
     @property
     def is_mlm(self) -> bool:
-        """Whether it was masked language modelling, whose plan has a number for each block of a batch."""
+        """Whether it was masked language modeling, whose plan has a number for each block of a batch."""
         return self.run["mix"] == "mlm"
 
     def batches(self, first: int, end: int) -> range:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_hybrid.data.batches.mix import KINDS, MixConfig, largest_remainder
+from hf_hybrid.data.batches.mix import BATCH_TYPES, MixConfig, largest_remainder
 from hf_hybrid.data.batches.schedule import HybridSchedule, plan_fingerprint
 from hf_hybrid.evaluation.aggregate import POOL
 from hf_hybrid.utils.redaction import publishable
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 def check_plan(evidence: Evidence) -> Iterator[Finding]:
     """The plan against its fingerprint, the arguments, and what `run.json` tells of it."""
     run, plan = evidence.run, evidence.plan
-    config, identity, cells = run["config"], run["identity"], plan["cells"]
-    names = [(cell["kind"], cell["cell"]) for cell in cells]
-    known = all(type(number) is int and 0 <= number < len(cells) for number in plan["batches"])
-    yield satisfied("plan", "plan.json: batches", known, f"has a number that is none of its {len(cells)} cells'")
+    config, identity, language_pairs = run["config"], run["identity"], plan["language_pairs"]
+    names = [(pair["batch_type"], pair["language_pair"]) for pair in language_pairs]
+    known = all(type(number) is int and 0 <= number < len(language_pairs) for number in plan["batches"])
+    yield satisfied(
+        "plan", "plan.json: batches", known, f"has a number that is none of its {len(language_pairs)} language pairs'"
+    )
     if not known:
         return
     yield from compared(
@@ -38,7 +40,11 @@ def check_plan(evidence: Evidence) -> Iterator[Finding]:
     yield from compared("plan", "plan.json: number of batches", num_batches, len(plan["batches"]))
     steps = Counter(names[number] for number in plan["batches"])
     counted = "blocks" if evidence.is_mlm else "steps"
-    told = {" ".join((row["kind"], row["cell"])): row[counted] for row in run["plan"]["cells"] if row[counted]}
+    told = {
+        " ".join((row["batch_type"], row["language_pair"])): row[counted]
+        for row in run["plan"]["language_pairs"]
+        if row[counted]
+    }
     yield from compared(
         "plan", "run.json: plan: steps", {" ".join(name): count for name, count in steps.items()}, told
     )
@@ -49,23 +55,25 @@ def check_plan(evidence: Evidence) -> Iterator[Finding]:
 
 def _check_shares(mix: str, steps: Counter[tuple[str, str]]) -> Iterator[Finding]:
     shares, total = MixConfig.parse(mix), sum(steps.values())
-    kinds = [kind for kind in KINDS if getattr(shares, kind)]
-    expected = largest_remainder(np.array([getattr(shares, kind) for kind in kinds]), total).tolist()
+    batch_types = [batch_type for batch_type in BATCH_TYPES if getattr(shares, batch_type)]
+    expected = largest_remainder(np.array([getattr(shares, batch_type) for batch_type in batch_types]), total).tolist()
     found: Counter[str] = Counter()
-    for (kind, _), count in steps.items():
-        found[kind] += count
-    planned = {kind: count for kind, count in zip(kinds, expected, strict=True) if count}
-    yield from compared("plan", "plan.json: steps of each kind", planned, dict(found))
+    for (batch_type, _), count in steps.items():
+        found[batch_type] += count
+    planned = {batch_type: count for batch_type, count in zip(batch_types, expected, strict=True) if count}
+    yield from compared("plan", "plan.json: steps of each batch type", planned, dict(found))
 
 
 def _check_mlm_shares(run: Mapping[str, Any], blocks: Counter[tuple[str, str]]) -> Iterator[Finding]:
     """Each language has its exact share, rounded up or down."""
-    rows, total = run["plan"]["cells"], sum(blocks.values())
+    rows, total = run["plan"]["language_pairs"], sum(blocks.values())
     weights = [row["tokens"] ** run["config"]["smoothing"] for row in rows]
     for row, weight in zip(rows, weights, strict=True):
-        share, found = total * weight / sum(weights), blocks[row["kind"], row["cell"]]
+        share, found = total * weight / sum(weights), blocks[row["batch_type"], row["language_pair"]]
         told = f"expected {share:.2f} rounded up or down, found {found}"
-        yield satisfied("plan", f"plan.json: blocks of {row['cell']}", abs(found - share) < 1 + ROUNDING, told)
+        yield satisfied(
+            "plan", f"plan.json: blocks of {row['language_pair']}", abs(found - share) < 1 + ROUNDING, told
+        )
 
 
 def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run: Run) -> Iterator[Finding]:
@@ -86,18 +94,20 @@ def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run
 
 
 def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> Iterator[Finding]:
-    """Cells are of the corpus' languages and of their kind; monolingual ones have the items of their language."""
+    """Language pairs are of the corpus' languages and of their batch type; monolingual ones have the items of their language."""
     items = run["corpus"]["items_per_language"]
-    for kind, name in names:
+    for batch_type, name in names:
         query, _, passage = name.partition("->")
         fits = {"mono": query == passage, "cross": query != passage, "pool": passage == POOL, "mixed": query == POOL}
-        told = f"{kind} {name} is no cell of the languages {', '.join(items)}"
-        holds = fits.get(kind, True) and {query, passage or query} <= {*items, POOL}
-        yield satisfied("plan", f"plan.json: cells: {name}", holds, told)
-    for row in run["plan"]["cells"]:
-        if row["kind"] == "mono":
-            language = row["cell"].partition("->")[0]
-            yield from compared("plan", f"run.json: plan: {row['cell']}: items", items[language], row["items"])
+        told = f"{batch_type} {name} is no language pair of the languages {', '.join(items)}"
+        holds = fits.get(batch_type, True) and {query, passage or query} <= {*items, POOL}
+        yield satisfied("plan", f"plan.json: language pairs: {name}", holds, told)
+    for row in run["plan"]["language_pairs"]:
+        if row["batch_type"] == "mono":
+            language = row["language_pair"].partition("->")[0]
+            yield from compared(
+                "plan", f"run.json: plan: {row['language_pair']}: items", items[language], row["items"]
+            )
 
 
 # Corpora
@@ -108,7 +118,7 @@ def check_corpus(evidence: Evidence) -> Iterator[Finding]:
     run, evaluated = evidence.run, evidence.evaluation["evaluated"]
     corpus = run["corpus"]
     yield from compared("corpus", "run.json: corpus: fingerprint", run["identity"]["corpus"], corpus["fingerprint"])
-    yield from compared("corpus", "run.json: corpus: licence", corpus["source"].get("licence"), corpus["licence"])
+    yield from compared("corpus", "run.json: corpus: license", corpus["source"].get("license"), corpus["license"])
     try:
         train, held_out = evidence.corpora
     except Unreadable as error:
@@ -153,10 +163,13 @@ def _check_schedule(evidence: Evidence, corpus: ParallelCorpus) -> Iterator[Find
         config["mix"],
         num_steps=config["max_steps"] * config["gradient_accumulation_steps"],
         seed=run["identity"]["data_seed"],
-        **{name: config[name] for name in ("global_batch_size", "smoothing", "cells", "exclude", "max_positives")},
+        **{
+            name: config[name]
+            for name in ("global_batch_size", "smoothing", "language_pairs", "exclude", "max_positives")
+        },
     )
     yield from compared("corpus", "plan.json: fingerprint", schedule.fingerprint, evidence.plan["fingerprint"])
-    yield from compared("corpus", "run.json: plan: cells", schedule.plan(), run["plan"]["cells"])
+    yield from compared("corpus", "run.json: plan: language pairs", schedule.plan(), run["plan"]["language_pairs"])
     if schedule.fingerprint != evidence.plan["fingerprint"]:
         return
     steps: Counter[str] = Counter()

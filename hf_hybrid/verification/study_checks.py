@@ -3,7 +3,7 @@
 | check | what is compared |
 |---|---|
 | `manifest` | every file of a copy with size and SHA-256; none is missing, none too many |
-| `study` | `study.json` with the grid that follows from it, and each run with what its cell asks for |
+| `study` | `study.json` with the grid that follows from it, and each run with what its trial asks for |
 | `schema`, `plan`, `resources`, `scores`, `events` | each run, as of a run folder |
 | `table` | `table.json` with the runs |
 | `fits` | `fits.json` with the table, made anew |
@@ -54,7 +54,7 @@ from .file_checks import check_schema
 from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
 from .plan_checks import check_plan
 from .score_checks import check_scores
-from .study_evidence import ALL_CELLS, NO_VALUES, StageEvidence, StudyEvidence, as_written, over_runs
+from .study_evidence import ALL_TRIALS, NO_VALUES, StageEvidence, StudyEvidence, as_written, over_runs
 from .study_trials import check_study
 
 _NEAR_NOTHING = 1e-12  # differences of values that are all but the same, on machines that add up in another order
@@ -92,10 +92,10 @@ def check_files(evidence: StudyEvidence) -> Iterator[Finding]:
 
 
 def _of_all(check: str, name: str, expected: Any, found: Any) -> Iterator[Finding]:
-    """What is right in files of cells is counted together."""
+    """What is right in files of trials is counted together."""
     for finding in compared(check, name, expected, found):
-        right = finding.status == OK and name.startswith("cells/")
-        yield finding._replace(place=f"{ALL_CELLS}/{Path(name).name}") if right else finding
+        right = finding.status == OK and name.startswith("trials/")
+        yield finding._replace(place=f"{ALL_TRIALS}/{Path(name).name}") if right else finding
 
 
 # Runs
@@ -125,7 +125,7 @@ def check_stage_files(run: StageEvidence) -> Iterator[Finding]:
 def check_stage_scores(run: StageEvidence) -> Iterator[Finding]:
     """Scores from the values of single queries; in a copy, which has none, those of settings from those of pairs."""
     scores, evaluated = run.evaluation["after"], run.evaluation["evaluated"]
-    assert scores is not None, "the cell has come to its end"
+    assert scores is not None, "the trial has come to its end"
     if run.is_copy:
         yield from _check_means(scores, evaluated["measures"], evaluated["languages"])
     elif not run.trains:

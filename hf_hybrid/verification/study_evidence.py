@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME
-from hf_hybrid.scaling.grid.arms import Cell, Stage
+from hf_hybrid.scaling.grid.arms import Stage, Trial
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import Table, make_table
 
 from .evidence import Check, Evidence, found_by
 from .findings import OK, UNKNOWN, Finding
 
-ALL_CELLS = "cells/*"
+ALL_TRIALS = "trials/*"
 NO_VALUES = "a copy of a study has no values of single queries, which scores follow from; the study itself has them"
 
 
@@ -52,24 +52,24 @@ class StudyEvidence(Evidence):
 
     @cached_property
     def runs(self) -> list[StageEvidence]:
-        """Of every stage of the cells that came to their end."""
-        cells = [cell for cell in self.study["cells"] if self.studies.status(cell) == "finished"]
-        return [StageEvidence(self, cell, stage) for cell in cells for stage in cell["stages"]]
+        """Of every stage of the trials that came to their end."""
+        trials = [trial for trial in self.study["trials"] if self.studies.status(trial) == "finished"]
+        return [StageEvidence(self, trial, stage) for trial in trials for stage in trial["stages"]]
 
 
 class StageEvidence(Evidence):
-    """The files that a stage of a cell left.
+    """The files that a stage of a trial left.
 
     Args:
         whole (`StudyEvidence`): The study.
-        cell (`Cell`): Its cell.
+        trial (`Trial`): Its trial.
         stage (`Stage`): The stage.
     """
 
-    def __init__(self, whole: StudyEvidence, cell: Cell, stage: Stage) -> None:
+    def __init__(self, whole: StudyEvidence, trial: Trial, stage: Stage) -> None:
         path = whole.studies.stage_path(stage)
         super().__init__(path, path)
-        self.study, self.cell, self.stage, self.is_copy = whole.study, cell, stage, whole.is_copy
+        self.study, self.trial, self.stage, self.is_copy = whole.study, trial, stage, whole.is_copy
         self.place = path.relative_to(whole.path).as_posix()
 
     @property
@@ -105,12 +105,12 @@ def over_runs(name: str, check: Check, evidence: StudyEvidence) -> Iterator[Find
             if finding.status == UNKNOWN:
                 unknown.setdefault(finding.place, []).append((run, finding))
             else:
-                folder = ALL_CELLS if finding.status == OK else run.place
+                folder = ALL_TRIALS if finding.status == OK else run.place
                 yield finding._replace(place=f"{folder}/{finding.place}")
     for place, found in unknown.items():
         run, first = found[0]
         more = f" (of {run.place} and {len(found) - 1} more)" if len(found) > 1 else f" (of {run.place})"
-        yield first._replace(place=f"{ALL_CELLS}/{place}", told=first.told + more)
+        yield first._replace(place=f"{ALL_TRIALS}/{place}", told=first.told + more)
 
 
 def as_written(value: Any) -> Any:

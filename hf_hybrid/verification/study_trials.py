@@ -1,4 +1,4 @@
-"""The grid of a study against what it was asked for, and each run against what its cell asks for."""
+"""The grid of a study against what it was asked for, and each run against what its trial asks for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from hf_hybrid.data.batches.mix import MixConfig
 from hf_hybrid.scaling.grid.arms import ARMS, Shared, grid, stages_of
 from hf_hybrid.scaling.grid.folder import Study
-from hf_hybrid.scaling.report.copy import published_cell
+from hf_hybrid.scaling.report.copy import published_trial
 from hf_hybrid.utils.redaction import publishable
 
 from .findings import OK, UNKNOWN, Finding, compared, satisfied
-from .study_evidence import ALL_CELLS, StageEvidence, StudyEvidence, over_runs
+from .study_evidence import ALL_TRIALS, StageEvidence, StudyEvidence, over_runs
 
 # Options that are places: of them the last part is compared, for a study may have been moved, and a copy has no more.
 _PLACES = ("model", "model_name_or_path", "corpus", "train_corpus", "eval_corpus", "output_dir", "cache_dir")
@@ -26,13 +26,13 @@ _OF_A_STAGE = {
 }
 _OF_AN_EVALUATION = {"model", "output_dir", "bm25"}
 _SHARES = ("logging_steps", "save_steps")  # that may be given as a share of all steps
-_TEXTS = "texts are not read; for those of a run: verify.py STUDY/cells/ID --train_corpus FOLDER --eval_corpus FOLDER"
+_TEXTS = "texts are not read; for those of a run: verify.py STUDY/trials/ID --train_corpus FOLDER --eval_corpus FOLDER"
 _TOKENS = "they need the texts and the tokenizer of the base model"
 _BUDGET = "how many steps fit a budget of {} was found out by runs that are not kept"
 
 
 def check_study(evidence: StudyEvidence) -> Iterator[Finding]:
-    """`study.json` against itself, and each cell and run against it."""
+    """`study.json` against itself, and each trial and run against it."""
     study = evidence.study
     unknown = [arm for arm in study["arms"] if arm not in ARMS]
     yield satisfied("study", "study.json: arms", not unknown, f"there is no arm {', '.join(unknown)}")
@@ -65,24 +65,24 @@ def _check_asked(study: Study) -> Iterator[Finding]:
 
 
 def _check_grid(study: Study) -> Iterator[Finding]:
-    """The cells with their commands are those of arms, sets and seeds."""
+    """The trials with their commands are those of arms, sets and seeds."""
     sets = {int(count): languages for count, languages in study["language_sets"].items()}
     corpus, base = list(study["corpus"]["train"]["items_per_language"]), study["base"]["model_name_or_path"]
-    cells, absent = grid(study["arms"], sets, study["seeds"], corpus, from_scratch=base is None)
-    names = [cell["id"] for cell in study["cells"]]
-    yield from compared("study", "study.json: cells", [cell["id"] for cell in cells], names)
+    trials, absent = grid(study["arms"], sets, study["seeds"], corpus, from_scratch=base is None)
+    names = [trial["id"] for trial in study["trials"]]
+    yield from compared("study", "study.json: trials", [trial["id"] for trial in trials], names)
     yield from compared("study", "study.json: absent", absent, study["absent"])
-    shared, budget, found = _shared(study), study["budget"], {cell["id"]: cell for cell in study["cells"]}
-    for cell in cells:
-        if cell["id"] in found:
-            cell["stages"] = stages_of(cell, shared, budget["steps"], budget["mlm_steps"])
-            expected, told = published_cell(cell), published_cell(found[cell["id"]])
-            yield from compared("study", f"study.json: cells: {cell['id']}", expected, told)
+    shared, budget, found = _shared(study), study["budget"], {trial["id"]: trial for trial in study["trials"]}
+    for trial in trials:
+        if trial["id"] in found:
+            trial["stages"] = stages_of(trial, shared, budget["steps"], budget["mlm_steps"])
+            expected, told = published_trial(trial), published_trial(found[trial["id"]])
+            yield from compared("study", f"study.json: trials: {trial['id']}", expected, told)
 
 
 def _shared(study: Study) -> Shared:
-    """What the first cells say of what all have the same of: each cell is compared with it."""
-    stages = [stage for cell in study["cells"] for stage in cell["stages"]]
+    """What the first trials say of what all have the same of: each trial is compared with it."""
+    stages = [stage for trial in study["trials"] for stage in trial["stages"]]
     training: dict[str, str] = next((stage["options"] for stage in stages if stage["name"] != "eval"), {})
     evaluation: dict[str, str] = next((stage["options"] for stage in stages if stage["name"] == "eval"), {})
     return Shared(
@@ -94,32 +94,32 @@ def _shared(study: Study) -> Shared:
     )
 
 
-# cells/
+# trials/
 
 
 def _check_folders(evidence: StudyEvidence) -> Iterator[Finding]:
-    """A cell that is said to have come to its end has done so, one that failed says how, and there are no others."""
-    folder, cells = evidence.studies, {cell["id"]: cell for cell in evidence.study["cells"]}
+    """A trial that is said to have come to its end has done so, one that failed says how, and there are no others."""
+    folder, trials = evidence.studies, {trial["id"]: trial for trial in evidence.study["trials"]}
     told = {row["id"]: row["status"] for row in evidence.content("table.json")["rows"]}
-    for name, cell in cells.items():
-        status = folder.status(cell)
+    for name, trial in trials.items():
+        status = folder.status(trial)
         reason = f"it is {told.get(name)} by table.json, and {status} by its files"
-        place = f"cells/{name}" if status != told.get(name) else ALL_CELLS
+        place = f"trials/{name}" if status != told.get(name) else ALL_TRIALS
         yield satisfied("study", place, status == told.get(name), reason)
-        if (folder.cell_path(cell) / "failure.json").exists():
-            failure = folder.read_failure(cell)
+        if (folder.trial_path(trial) / "failure.json").exists():
+            failure = folder.read_failure(trial)
             holds = failure["returncode"] != 0 and status != "finished"
-            holds &= failure["stage"] in [stage["name"] for stage in cell["stages"]]
-            reason = f"found {failure['stage']!r} that ended with {failure['returncode']}, of a cell that is {status}"
-            place = f"{ALL_CELLS if holds else f'cells/{name}'}/failure.json"
+            holds &= failure["stage"] in [stage["name"] for stage in trial["stages"]]
+            reason = f"found {failure['stage']!r} that ended with {failure['returncode']}, of a trial that is {status}"
+            place = f"{ALL_TRIALS if holds else f'trials/{name}'}/failure.json"
             yield satisfied("study", place, holds, reason)
-    others = sorted({path.name for path in evidence.path.glob("cells/*") if path.is_dir()} - set(cells))
+    others = sorted({path.name for path in evidence.path.glob("trials/*") if path.is_dir()} - set(trials))
     for name in others:
-        yield satisfied("study", f"cells/{name}", False, "is no cell of study.json")
+        yield satisfied("study", f"trials/{name}", False, "is no trial of study.json")
 
 
 def check_run(run: StageEvidence) -> Iterator[Finding]:
-    """A run, or an evaluation, against what its cell and the study ask for.
+    """A run, or an evaluation, against what its trial and the study ask for.
 
     Args:
         run (`StageEvidence`): Its files.
@@ -144,9 +144,9 @@ def _check_training(run: StageEvidence) -> Iterator[Finding]:
     mix = "mlm" if run.stage["name"] == "mlm" else str(MixConfig.parse(options["mix"]))
     yield from compared("study", "run.json: mix", mix, told["mix"])
     corpus, whole = told["corpus"], study["corpus"]["train"]
-    items = {code: whole["items_per_language"].get(code) for code in run.cell["languages"]}
+    items = {code: whole["items_per_language"].get(code) for code in run.trial["languages"]}
     yield from compared("study", "run.json: corpus: items_per_language", items, corpus["items_per_language"])
-    if list(whole["items_per_language"]) == run.cell["languages"]:  # else it is a part, with a fingerprint of its own
+    if list(whole["items_per_language"]) == run.trial["languages"]:  # else it is a part, with a fingerprint of its own
         place = "run.json: corpus: fingerprint"
         yield from compared("study", place, whole["fingerprint"], corpus["fingerprint"])
     found = told["identity"]["corpus"]
@@ -207,9 +207,9 @@ def _shared_of(run: StageEvidence) -> Iterator[tuple[Hashable, str, Any]]:
     told, model = run.run, run.run.get("model", {})
     size = {name: value for name, value in model.items() if name not in ("commit", "step")}
     yield ("model", recipe), "model", size
-    by_seed = run.cell["seed"] if recipe == "mlm.py" else None  # a head that the checkpoint lacks is drawn by seed
+    by_seed = run.trial["seed"] if recipe == "mlm.py" else None  # a head that the checkpoint lacks is drawn by seed
     yield ("start", recipe, base, by_seed), "identity: model", told["identity"]["model"]
-    yield ("corpus", *run.cell["languages"]), "corpus: fingerprint", told["corpus"]["fingerprint"]
+    yield ("corpus", *run.trial["languages"]), "corpus: fingerprint", told["corpus"]["fingerprint"]
 
 
 def _alike(values: list[tuple[str, Any]]) -> Iterator[Finding]:
@@ -217,5 +217,5 @@ def _alike(values: list[tuple[str, Any]]) -> Iterator[Finding]:
     [(most, _)] = Counter(json.dumps(value, sort_keys=True) for _, value in values).most_common(1)
     for place, value in values:
         for finding in compared("study", place, json.loads(most), value):
-            inner = "/".join([ALL_CELLS, place.rpartition("/")[2]])
+            inner = "/".join([ALL_TRIALS, place.rpartition("/")[2]])
             yield finding._replace(place=inner) if finding.status == OK else finding

@@ -1,4 +1,4 @@
-"""Bad YAML files, command lines, runs and judgements: the answer says what is wrong, and nothing is guessed."""
+"""Bad YAML files, command lines, runs and judgments: the answer says what is wrong, and nothing is guessed."""
 
 from __future__ import annotations
 
@@ -48,11 +48,21 @@ def laughs(first: str, *names: str) -> str:
     return "\n".join(lines)
 
 
-TEXTS = ("cells", "exclude", "mix", "run_name", "eval_languages", "train_corpus", "eval_corpus", "pooling", "energy")
+TEXTS = (
+    "language_pairs",
+    "exclude",
+    "mix",
+    "run_name",
+    "eval_languages",
+    "train_corpus",
+    "eval_corpus",
+    "pooling",
+    "energy",
+)
 YAML: list[tuple[str, str | bytes, Any]] = [
     ("a tag that runs code", "mix: !!python/object/apply:os.system ['touch CANARY']", "no.* constructor .*os.system"),
     ("a tag that makes a module", "mix: !!python/module:os", "no.* constructor for the tag"),
-    ("a billion laughs", laughs("languages", *TEXTS), "cells: expected one value, got .*quotes"),
+    ("a billion laughs", laughs("languages", *TEXTS), "language_pairs: expected one value, got .*quotes"),
     ("a billion laughs in unknown options", laughs("a", *"bcdefghij"), "a is not known; see --help"),
     ("a list in itself", "mix: &a [*a]", r"mix: expected text such as 'mono=0\.5,cross=0\.5'"),
     ("an option twice", "max_steps: 3\nmax_steps: 4\n", "max_steps is given twice"),
@@ -84,15 +94,15 @@ YAML: list[tuple[str, str | bytes, Any]] = [
         r"languages: YAML reads a word of \['de', False\] as true or false; .*quotes",
     ),
     ("a hole in a list", "languages: [de, null]", r"languages: expected one value, got \['de', None\]"),
-    ("a number that is NaN", "temperature: .nan", "temperature=nan cannot be honoured"),
-    ("an infinite number", "temperature: .inf", "temperature=inf cannot be honoured"),
+    ("a number that is NaN", "temperature: .nan", "temperature=nan cannot be honored"),
+    ("an infinite number", "temperature: .inf", "temperature=inf cannot be honored"),
     ("100,000 levels", "mix: " + "[" * 100_000, "maximum recursion depth exceeded"),
     ("a byte order mark", b"\xef\xbb\xbfmax_steps: 3\n", lambda found: found[2].max_steps == 3),
     ("UTF-16, as PowerShell writes it", "max_steps: 3\n".encode("utf-16"), lambda found: found[2].max_steps == 3),
     ("Latin-1", "run_name: Müll".encode("latin-1"), r"#x00fc: invalid start byte"),
     ("a NUL", b"max_steps: 3\n\0", "special characters are not allowed"),
     ("an empty file", "", "expected lines of `option: value`, got NoneType"),
-    ("a kind of batch that is none", "mix: magic=1", "'magic' is not a kind of batch"),
+    ("an unknown batch type", "mix: magic=1", "'magic' is not a batch type"),
     ("a share that is NaN", "mix: mono=nan", "mix shares must be finite"),
     ("shares of nothing", "mix: mono=0", "mix shares must be .*not all zero"),
     ("a negative share", "mix: mono=-1", "mix shares must be .*not negative"),
@@ -122,33 +132,33 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]:
 
 
 COMMANDS: list[tuple[str, str, str]] = [
-    ("train", "--max_steps -5", "max_steps=-5 cannot be honoured"),
+    ("train", "--max_steps -5", "max_steps=-5 cannot be honored"),
     ("train", "--max_steps 1e3", "invalid int value: '1e3'"),
-    ("train", "--mix magic=1", "'magic' is not a kind of batch"),
+    ("train", "--mix magic=1", "'magic' is not a batch type"),
     ("train", "--mix mono=nan", "mix shares must be finite"),
     ("train", "--languages ,", r"languages=\['', ''\]: .* has ar, de, en, hi, zh; name each once"),
     ("train", "--languages xx", r"languages=\['xx'\]: .* has ar, de"),
-    ("train", "--cells fr->*", "cells: 'fr->\\*' matches no pair of the languages ar, de"),
-    ("train", "--cells (((", r"cells: '\(\(\(' matches no pair"),
-    ("train", "--exclude *->*", "no 'mono' cell has two items or more"),
-    ("train", "--temperature nan", "temperature=nan cannot be honoured"),
+    ("train", "--language_pairs fr->*", "language_pairs: 'fr->\\*' matches no pair of the languages ar, de"),
+    ("train", "--language_pairs (((", r"language_pairs: '\(\(\(' matches no pair"),
+    ("train", "--exclude *->*", "no 'mono' language pair has two items or more"),
+    ("train", "--temperature nan", "temperature=nan cannot be honored"),
     ("train", "--global_batch_size -4", "-4"),
-    ("train", "--smoothing nan", "smoothing=nan cannot be honoured: allowed is 0 to 1"),
-    ("train", "--max_positives -3", "max_positives=-3 cannot be honoured: allowed is 1"),
-    ("train", "--max_passage_length 0", "max_passage_length=0 cannot be honoured: allowed is 3 to"),
-    ("train", "--max_passage_length -1", "max_passage_length=-1 cannot be honoured: allowed is 3 to"),
-    ("train", "--max_query_length -3", "max_query_length=-3 cannot be honoured"),
-    ("train", "--max_steps 100000000000", "max_steps=100000000000 cannot be honoured: allowed is 1 to 100,000,000"),
-    ("train", "--learning_rate nan", "learning_rate=nan cannot be honoured: allowed is 0 to 100"),
-    ("train", "--learning_rate -1", "learning_rate=-1.0 cannot be honoured"),
-    ("train", "--weight_decay inf", "weight_decay=inf cannot be honoured"),
-    ("train", "--temperature 1e-300", "temperature=1e-300 cannot be honoured"),
-    ("train", "--gradient_accumulation_steps 0", "gradient_accumulation_steps=0 cannot be honoured"),
-    ("train", "--dataloader_num_workers -1", "dataloader_num_workers=-1 cannot be honoured"),
-    ("train", "--save_steps 0", "save_steps=0.0 cannot be honoured"),
-    ("train", "--attention_dropout nan", "attention_dropout=nan cannot be honoured"),
-    ("train", "--scratch_num_layers 0", "scratch_num_layers=0 cannot be honoured"),
-    ("train", "--energy magic", "energy='magic' cannot be honoured: allowed are auto"),
+    ("train", "--smoothing nan", "smoothing=nan cannot be honored: allowed is 0 to 1"),
+    ("train", "--max_positives -3", "max_positives=-3 cannot be honored: allowed is 1"),
+    ("train", "--max_passage_length 0", "max_passage_length=0 cannot be honored: allowed is 3 to"),
+    ("train", "--max_passage_length -1", "max_passage_length=-1 cannot be honored: allowed is 3 to"),
+    ("train", "--max_query_length -3", "max_query_length=-3 cannot be honored"),
+    ("train", "--max_steps 100000000000", "max_steps=100000000000 cannot be honored: allowed is 1 to 100,000,000"),
+    ("train", "--learning_rate nan", "learning_rate=nan cannot be honored: allowed is 0 to 100"),
+    ("train", "--learning_rate -1", "learning_rate=-1.0 cannot be honored"),
+    ("train", "--weight_decay inf", "weight_decay=inf cannot be honored"),
+    ("train", "--temperature 1e-300", "temperature=1e-300 cannot be honored"),
+    ("train", "--gradient_accumulation_steps 0", "gradient_accumulation_steps=0 cannot be honored"),
+    ("train", "--dataloader_num_workers -1", "dataloader_num_workers=-1 cannot be honored"),
+    ("train", "--save_steps 0", "save_steps=0.0 cannot be honored"),
+    ("train", "--attention_dropout nan", "attention_dropout=nan cannot be honored"),
+    ("train", "--scratch_num_layers 0", "scratch_num_layers=0 cannot be honored"),
+    ("train", "--energy magic", "energy='magic' cannot be honored: allowed are auto"),
     ("train", "--held_out inf", "held_out=inf of 12 items"),
     ("train", "--held_out 1.5", "held_out=1.5 of 12 items"),
     ("train", "--output_dir FILE", "FILE|input"),
@@ -161,8 +171,8 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("eval", "--held_out inf", "held_out=inf of 12 items"),
     ("eval", "--held_out 1.5", "held_out=1.5 of 12 items .* give a share between 0 and 1 or a number of items"),
     ("eval", "--held_out 1e30", "of 12 items"),
-    ("eval", "--max_length 0", "max_length=0 cannot be honoured: allowed is 3 to"),
-    ("eval", "--max_length -1", "max_length=-1 cannot be honoured: allowed is 3 to"),
+    ("eval", "--max_length 0", "max_length=0 cannot be honored: allowed is 3 to"),
+    ("eval", "--max_length -1", "max_length=-1 cannot be honored: allowed is 3 to"),
     ("eval", "--max_queries -1", "max_queries=-1: give at least 1|at least 1"),
     ("eval", "--languages de,,en", r"languages=\['de', '', 'en'\]: .* name each once"),
     ("eval", "--measures nDCG@-1", "measure 'nDCG@-1': give MAP"),
@@ -177,7 +187,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("eval", f"--model {HOSTILE}", "is no folder here"),
     ("eval", "--model ../nothing", "'../nothing' is no folder here"),
     ("eval", "--compare FILE", "must be the output of an evaluation"),
-    ("eval", "--run_depth 0 --save_runs true", "run_depth=0 cannot be honoured: allowed is 1"),
+    ("eval", "--run_depth 0 --save_runs true", "run_depth=0 cannot be honored: allowed is 1"),
 ]
 
 
@@ -220,7 +230,7 @@ def test_the_door_of_a_process_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
-# Runs and judgements
+# Runs and judgments
 
 
 RUN, QRELS, BEIR = "q Q0 d 1 0.5 tag\n", "q 0 d 1\n", "query-id\tcorpus-id\tscore\n"
@@ -262,18 +272,18 @@ TABLES: list[tuple[str, Callable[[Path], Any], str | bytes, Any]] = [
         lambda found: found[0]["doc_ids"] == ["<b>"],
     ),
     (
-        "judgements with -1",
+        "judgments with -1",
         trec.read_qrels,
         "q 0 d -1\n",
         "line 1: found the relevance '-1'; allowed is a whole number",
     ),
-    ("judgements with a half", trec.read_qrels, "q 0 d 0.5\n", "line 1: found the relevance '0.5'"),
-    ("judgements with NaN", trec.read_qrels, "q 0 d nan\n", "line 1: found the relevance 'nan'"),
-    ("judgements that crash trec_eval", trec.read_qrels, "q 0 d 1000000\n", "'1000000'; .* from 0 to 10000"),
-    ("judgements of 5,000 digits", trec.read_qrels, f"q 0 d {'9' * 5000}\n", "line 1: found the relevance '9999"),
-    ("judgements of three columns", trec.read_qrels, "q d 1\n", "line 1: found 3 columns .* allowed is 4 columns"),
+    ("judgments with a half", trec.read_qrels, "q 0 d 0.5\n", "line 1: found the relevance '0.5'"),
+    ("judgments with NaN", trec.read_qrels, "q 0 d nan\n", "line 1: found the relevance 'nan'"),
+    ("judgments that crash trec_eval", trec.read_qrels, "q 0 d 1000000\n", "'1000000'; .* from 0 to 10000"),
+    ("judgments of 5,000 digits", trec.read_qrels, f"q 0 d {'9' * 5000}\n", "line 1: found the relevance '9999"),
+    ("judgments of three columns", trec.read_qrels, "q d 1\n", "line 1: found 3 columns .* allowed is 4 columns"),
     (
-        "judgements that contradict",
+        "judgments that contradict",
         trec.read_qrels,
         "q 0 d 1\nq 0 d 0\n",
         "line 2: found document 'd' of query 'q' a sec",
@@ -283,7 +293,7 @@ TABLES: list[tuple[str, Callable[[Path], Any], str | bytes, Any]] = [
 
 
 @pytest.mark.parametrize(("what", "read", "text", "answer"), TABLES, ids=[what for what, *_ in TABLES])
-def test_bad_runs_and_judgements(
+def test_bad_runs_and_judgments(
     what: str,
     read: Callable[[Path], Any],
     text: str | bytes,

@@ -97,7 +97,7 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ("train", ["--max-step=4"], "command line: --max-step is not known; did you mean --max_steps?"),
     ("mlm", ["--temperature", "1"], "command line: --temperature is not known; see --help"),
     ("eval", ["--corpra", "x"], "command line: --corpra is not known; did you mean --corpus?"),
-    ("push", ["runs/x", "--licnece", "x"], "command line: --licnece is not known; did you mean --licence?"),
+    ("push", ["runs/x", "--licnece", "x"], "command line: --licnece is not known; did you mean --license?"),
     ("verify", ["x", "--rerunn"], "command line: --rerunn is not known; did you mean --rerun?"),
     ("scale", ["--lst"], "command line: --lst is not known; did you mean --list?"),
     ("report", ["x", "--copyto", "y"], "command line: --copyto is not known; did you mean --copy_to?"),
@@ -239,7 +239,7 @@ def test_settings_from_a_stream_are_read_once(tmp_path: Path) -> None:
     command = f"{sys.executable} -m hf_hybrid train --config <(echo mix: magic=1)"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(), cwd=REPOSITORY)
     assert found.returncode == 2
-    assert "'magic' is not a kind of batch" in found.stderr
+    assert "'magic' is not a batch type" in found.stderr
 
 
 # Several processes
@@ -336,7 +336,7 @@ def test_two_processes_on_the_cpu(described: str, inputs: list[object], tmp_path
 def test_signals_and_exit_codes_pass_through(inputs: list[object], tmp_path: Path) -> None:
     code, _, err = finish(start("train", "--num_processes", 2, *inputs, "--mix", "magic=1"))
     assert code == 2
-    assert "'magic' is not a kind of batch" in err
+    assert "'magic' is not a batch type" in err
     words = [*inputs, *SMALL, "--max_steps", 100_000, "--output_dir", tmp_path / "run"]
     process = start("train", "--num_processes", 2, *words)
     log = tmp_path / "run" / "resources.jsonl"

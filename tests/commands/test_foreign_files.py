@@ -37,7 +37,7 @@ FOREIGN = (
     *("notes.md", ".hidden", "model/mine.txt", "model/deep/mine.json", "pictures/holiday.png", "bundle/mine.txt"),
     *("evaluations/mine/eval.json", "evaluations/after/mine.txt", "checkpoint-1/mine.txt", "checkpoint-2/mine.txt"),
     *("runs/sample-hybrid/model/model.safetensors", "runs/events.tfevents", "qrels/mine.qrels", "embeddings/mine.npy"),
-    *("cells/mine/model/model.safetensors", "not_finite/mine.json", "bm25/mine.txt", "base/mine.txt"),
+    *("trials/mine/model/model.safetensors", "not_finite/mine.json", "bm25/mine.txt", "base/mine.txt"),
 )
 
 
@@ -103,7 +103,7 @@ def scale(place: Place, folder: Path, *options: Any, other: bool = False, **chan
 
 
 def scale_more(place: Place, folder: Path, *options: Any, other: bool = False) -> Ended:
-    """With a cell more."""
+    """With a trial more."""
     return scale(place, folder, *options, other=other, languages="1,2")
 
 
@@ -318,17 +318,17 @@ def test_several_names_that_are_taken_are_named_at_once(place: Place, tmp_path: 
     check_refused("train.py", "four names", tmp_path / "out", lambda: train(place, tmp_path / "out"), said)
 
 
-@pytest.mark.parametrize("name", ["cells/mono-L2-seed1/outputs.jsonl", "cells/mono-L2-seed1/README.md"])
+@pytest.mark.parametrize("name", ["trials/mono-L2-seed1/outputs.jsonl", "trials/mono-L2-seed1/README.md"])
 def test_a_name_that_is_taken_in_a_study(name: str, place: Place, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made(place, "scale"), tmp_path / "out"))
-    add(folder, "cells/mono-L2-seed1/run.json")
+    add(folder, "trials/mono-L2-seed1/run.json")
     if name.endswith(OUTPUTS_NAME):  # a run of somebody else, with its list
-        RunFolder(folder / "cells/mono-L2-seed1").append_curve_line(
+        RunFolder(folder / "trials/mono-L2-seed1").append_curve_line(
             {"step": 1, "train_time_s": 1.0, "tokens": 1, "energy_wh": None, "measures": {}}
         )
-        (folder / "cells/mono-L2-seed1/run.json").unlink()
-    said = "cells/mono-L2-seed1.*(no recipe wrote it|an earlier release, .*, may have written it)"
-    check_refused("scale.py", f"{name} of a new cell", folder, lambda: scale_more(place, folder), said)
+        (folder / "trials/mono-L2-seed1/run.json").unlink()
+    said = "trials/mono-L2-seed1.*(no recipe wrote it|an earlier release, .*, may have written it)"
+    check_refused("scale.py", f"{name} of a new trial", folder, lambda: scale_more(place, folder), said)
 
 
 def test_a_name_that_is_taken_beside_a_report_a_copy_and_a_card(place: Place, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_other_files_stay(recipe: str, place: Place, tmp_path: Path, monkeypatch
     needs_own = name in ("scale", "copy", "card", "report")  # which refuse a new folder that holds anything
     if needs_own:
         shutil.copytree(original, folder)
-    names = [*FOREIGN, f"cells/{'mono-L1-seed1'}/mine.txt", "cells/mono-L1-seed1/model/mine.txt"]
+    names = [*FOREIGN, f"trials/{'mono-L1-seed1'}/mine.txt", "trials/mono-L1-seed1/model/mine.txt"]
     foreign = add(folder, *names)
     ended = start(place, folder)
     assert ended.returncode == 0, ended.stderr

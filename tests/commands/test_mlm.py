@@ -76,7 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 class TestARunAndWhatFollows:
-    """A retriever's run, masked language modelling on as many tokens, and contrastive training of what that left."""
+    """A retriever's run, masked language modeling on as many tokens, and contrastive training of what that left."""
 
     @pytest.fixture
     def first(self, place: Path, inputs: list[object], run: Run) -> Path:
@@ -115,10 +115,10 @@ class TestARunAndWhatFollows:
         assert (run["status"], run["mix"]) == ("finished", "mlm")
         assert run["config"]["block_length"] == 32
         assert "temperature" not in run["config"]
-        cells = [(cell["kind"], cell["cell"]) for cell in plan["cells"]]
-        assert cells == [("mlm", language) for language in ("ar", "de", "en", "hi", "zh")]
+        language_pairs = [(pair["batch_type"], pair["language_pair"]) for pair in plan["language_pairs"]]
+        assert language_pairs == [("mlm", language) for language in ("ar", "de", "en", "hi", "zh")]
         assert len(plan["batches"]) == run["config"]["max_steps"] * 8, "a number for each block"
-        assert plan_fingerprint(cells, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
+        assert plan_fingerprint(language_pairs, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
         assert scores["before"] is not None
         assert scores["after"] is not None
         assert scores["before"] != scores["after"]
@@ -132,7 +132,7 @@ class TestARunAndWhatFollows:
         found = verify(finished)
         assert [finding for finding in found if finding.status == WRONG] == []
         told = (finished / "README.md").read_text()
-        assert "Masked language modelling, as mBERT was trained" in told
+        assert "Masked language modeling, as mBERT was trained" in told
         assert "accelerate launch recipes/mlm.py --model_name_or_path" in told
         copy = shutil.copytree(finished, place / "copy", ignore=shutil.ignore_patterns("bundle"))
         plan = RunFolder(copy).read_plan()
@@ -140,7 +140,7 @@ class TestARunAndWhatFollows:
         plan["batches"][:6] = [rare] * 6
         RunFolder(copy).write_plan(plan)
         wrong = [finding.place for finding in verify(copy) if finding.status == WRONG]
-        assert f"plan.json: blocks of {plan['cells'][rare]['cell']}" in wrong
+        assert f"plan.json: blocks of {plan['language_pairs'][rare]['language_pair']}" in wrong
 
     def test_its_model_loads_with_all(self, finished: Path) -> None:
         path = finished / "model"

@@ -311,7 +311,7 @@ def test_another_process_than_the_first_does_nothing(
         (["--study", "x", "--repo_id", REPO], "x is no folder"),
         (["--metric", "--repo_id", REPO, "--unfinished"], "--unfinished is for --run"),
         (["--study", "x", "--repo_id", REPO, "--carbon_intensity_g_per_kwh", "0"], "_per_kwh is for --run"),
-        (["--metric", "--repo_id", REPO, "--licence", "mit"], "--licence is for --run and --study"),
+        (["--metric", "--repo_id", REPO, "--license", "mit"], "--license is for --run and --study"),
         (["--metric", "--repo_id", "user/a.b"], "cannot be called 'a.b'"),
         (["--metric", "--repo_id", "user/ranking"], "one of its other modules is ranking.py"),
     ],
@@ -334,16 +334,16 @@ def test_the_run_folder_to_give_instead_is_named(run: Path, hub: HubServer) -> N
 
 def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tmp_path: Path) -> None:
     target = tmp_path / "cards" / "mine"
-    found = push_command(run, "--card_folder", target, "--licence", "apache-2.0")
+    found = push_command(run, "--card_folder", target, "--license", "apache-2.0")
     assert found.status == 0, found.printed
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert names == {"outputs.jsonl", *(name for name in RECORDS | PICTURES if not name.startswith("bundle/"))}
     assert card_text(target) == (target / "README.md").read_text()
     assert "apache-2.0" in (target / "README.md").read_text()
     assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))
-    again = push_command(run, "--card_folder", target, "--licence", "apache2", "--base_model", "bert")
+    again = push_command(run, "--card_folder", target, "--license", "apache2", "--base_model", "bert")
     assert again.status == 0, "it is written anew"
-    assert "licence apache2 is none that the Hub knows" in again.printed
+    assert "license apache2 is none that the Hub knows" in again.printed
     assert "Did you mean apache-2.0?" in again.printed
     assert "base_model bert has no namespace" in again.printed
     assert "holds no card" in push_command(run, "--card_folder", tmp_path).printed

@@ -1,6 +1,6 @@
 """`recipes/scale.py`: a small study from its command to its table, and what becomes of it when it is stopped.
 
-Its cells run in this process, without the seconds that one of their own takes to start; `test_scaling.py` has those.
+Its trials run in this process, without the seconds that one of their own takes to start; `test_scaling.py` has those.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ARMS = "zero_shot,bm25,english,mono,hybrid,mlm,mlm_hybrid"
 SMALL = "--global_batch_size 8 --logging_steps 1 --max_eval_queries 3 --energy none --disable_tqdm true"
 SIZE = "--scratch_hidden_size 16 --scratch_num_layers 1 --scratch_vocab_size 300 --held_out 12"
 BLOCKS = "--global_batch_size 2 --block_length 32 --logging_steps 1 --max_eval_queries 3 --energy none"
-TOKENS = 2 * 32  # of a step of masked language modelling
+TOKENS = 2 * 32  # of a step of masked language modeling
 
 
 Run = Callable[..., Ended]
@@ -59,18 +59,18 @@ def run_here(words: list[str], log: Path) -> int:
 
 
 def run_stage_here(sweep: Sweep, stage: Stage, log: Path) -> int:
-    """A stage of a cell in this process, in place of `Sweep._run_stage`."""
+    """A stage of a trial in this process, in place of `Sweep._run_stage`."""
     words = command_of(stage, str(sweep.folder.path), sweep.launch)
     return run_here([*words, *(["--cpu_threads", "1"] if stage["name"] != "eval" else [])], log)
 
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Cells run here; the folders of the stages that ran."""
+    """Trials run here; the folders of the stages that ran."""
     ran: list[str] = []
 
     def run_stage(self: Sweep, stage: Stage, log: Path) -> int:
-        ran.append(str(self.folder.stage_path(stage).relative_to(self.folder.path / "cells")))
+        ran.append(str(self.folder.stage_path(stage).relative_to(self.folder.path / "trials")))
         return run_stage_here(self, stage, log)
 
     monkeypatch.setattr(Sweep, "_run_stage", run_stage)
@@ -118,15 +118,15 @@ def asked(place: Path, **changes: Any) -> Path:
 
 
 def without_times(table: Any) -> Any:
-    """What two runs of a cell on one machine have the same."""
+    """What two runs of a trial on one machine have the same."""
     clock = ("time", "memory", "energy")
     if isinstance(table, dict):
         return {name: without_times(value) for name, value in table.items() if not any(word in name for word in clock)}
     return [without_times(value) for value in table] if isinstance(table, list) else table
 
 
-CELLS = ["zero_shot-seed1", "bm25", "english-L1-seed1", "mono-L1-seed1", "mono-L2-seed1", "hybrid-L2-seed1"]
-CELLS += ["mlm-L1-seed1", "mlm-L2-seed1", "mlm_hybrid-L2-seed1"]
+TRIALS = ["zero_shot-seed1", "bm25", "english-L1-seed1", "mono-L1-seed1", "mono-L2-seed1", "hybrid-L2-seed1"]
+TRIALS += ["mlm-L1-seed1", "mlm-L2-seed1", "mlm_hybrid-L2-seed1"]
 
 
 @pytest.mark.slow
@@ -144,9 +144,9 @@ class TestASmallStudy:
     def rows(self, study: StudyFolder) -> dict[str, Any]:
         return {row["id"]: row for row in study.read("table.json")["rows"]}
 
-    def test_every_cell_is_there_and_told_of(self, study: StudyFolder, place: Path) -> None:
+    def test_every_trial_is_there_and_told_of(self, study: StudyFolder, place: Path) -> None:
         rows, told = self.rows(study), (place / "told.txt").read_text()
-        assert [name for name, row in rows.items() if row["status"] == "finished"] == CELLS
+        assert [name for name, row in rows.items() if row["status"] == "finished"] == TRIALS
         assert {row["reason"] for name, row in rows.items() if name in ("hybrid-L1", "mlm_hybrid-L1")} == {
             "hybrid needs 2 languages at the least",
             "mlm_hybrid needs 2 languages at the least",
@@ -156,10 +156,10 @@ class TestASmallStudy:
         assert (place / "stages.txt").read_text().split()[-2:] == ["mlm_hybrid-L2-seed1/mlm", "mlm_hybrid-L2-seed1"]
 
     def test_all_begin_with_one_model_and_are_asked_the_same(self, study: StudyFolder) -> None:
-        folders = {name: RunFolder(study.path / "cells" / name) for name in CELLS}
+        folders = {name: RunFolder(study.path / "trials" / name) for name in TRIALS}
         start = {
             name: folders[name].read_run()["identity"]["model"]
-            for name in CELLS
+            for name in TRIALS
             if name.startswith(("english", "mono", "hybrid"))
         }
         assert len(set(start.values())) == 1
@@ -168,14 +168,14 @@ class TestASmallStudy:
         assert {tuple(found["languages"]) for found in asked.values()} == {("de", "en")}
         assert len({run.read_eval()["after"]["num_queries"] for run in folders.values()}) == 1  # type: ignore[index]
 
-    def test_no_cell_trains_on_what_another_is_evaluated_on(self, study: StudyFolder, place: Path) -> None:
+    def test_no_trial_trains_on_what_another_is_evaluated_on(self, study: StudyFolder, place: Path) -> None:
         parts = [set(load_corpus(study.path / "corpora" / name).item_ids) for name in ("train", "eval")]
         assert all(parts)
         assert not parts[0] & parts[1]
         whole = load_corpus(place / "corpus", languages=["de", "en"])
         assert parts[0] | parts[1] <= set(whole.item_ids)
 
-    def test_masked_language_modelling_has_the_tokens_of_the_hybrid_arm(self, study: StudyFolder) -> None:
+    def test_masked_language_modeling_has_the_tokens_of_the_hybrid_arm(self, study: StudyFolder) -> None:
         rows = self.rows(study)
         for count, arm in ((1, "mono"), (2, "hybrid")):
             tokens = rows[f"{arm}-L{count}-seed1"]["tokens"]
@@ -194,7 +194,7 @@ class TestASmallStudy:
 
     def test_a_row_has_the_numbers_of_its_run(self, study: StudyFolder) -> None:
         row = self.rows(study)["mono-L1-seed1"]
-        run = RunFolder(study.path / "cells" / "mono-L1-seed1")
+        run = RunFolder(study.path / "trials" / "mono-L1-seed1")
         scores, resources = run.read_eval()["after"], run.read_resources()
         assert scores is not None
         assert row["quality"]["multilingual/MAP"] == scores["multilingual"]["MAP"]
@@ -256,7 +256,7 @@ class TestASmallStudy:
             "budget_value": ("5", "value was 4.0 and is 5.0"),
             "train_options": (f"{SMALL} {SIZE} --temperature 0.1", "train_settings was"),
             "eval_languages": ("de", "holds other items or languages than this study would"),
-            "arms": ("hybrid", "is not asked for now; choose cells with --only"),
+            "arms": ("hybrid", "is not asked for now; choose trials with --only"),
         }
         configs = (study.path / "configs" / "train.yaml").read_bytes()
         for name, (value, message) in others.items():
@@ -271,7 +271,7 @@ class TestASmallStudy:
         mistakes = {
             "--list": "leave one of them out",
             "--train_options=--temprature 3": "did you mean --temperature",
-            "--only=hybird-*": "matches no cell; there are zero_shot-seed1, bm25,",
+            "--only=hybird-*": "matches no trial; there are zero_shot-seed1, bm25,",
             "--order=de,xx": "the corpus has no 'xx'",
             "--budget=tokens --budget_value=-1": "budget_value",
             f"--train_corpus={study.path / 'corpora' / 'train'}": "--overwrite would delete",
@@ -283,20 +283,20 @@ class TestASmallStudy:
             assert message in found.stderr
         assert {path: path.stat().st_mtime_ns for path in study.path.rglob("*") if path.is_file()} == before
 
-    def test_a_seed_more_is_more_cells(self, study: StudyFolder, place: Path, run: Run, stages: list[str]) -> None:
-        earlier = study.read("study.json")["cells"]
+    def test_a_seed_more_is_more_trials(self, study: StudyFolder, place: Path, run: Run, stages: list[str]) -> None:
+        earlier = study.read("study.json")["trials"]
         found = run("--config", asked(place, seeds="2"), "--only", "hybrid-*")
         assert found.returncode == 0, found.stderr
         assert stages == ["hybrid-L2-seed2"]
-        cells = study.read("study.json")["cells"]
-        assert [cell for cell in cells if cell["seed"] != 2] == earlier
+        trials = study.read("study.json")["trials"]
+        assert [trial for trial in trials if trial["seed"] != 2] == earlier
         assert self.rows(study)["mono-L1-seed2"]["status"] == "missing"
         assert study.read("fits.json")["ratios"]["tokens"]["hybrid/mlm"]["all"]["num_missing"] == 1
         listed = run("--config", asked(place, seeds="2"), "--list").stdout
         number = next(line.split()[0] for line in listed.splitlines() if "mono-L2-seed2" in line)
         assert "missing" in next(line for line in listed.splitlines() if "mono-L2-seed2" in line)
         stages.clear()
-        assert run("--config", asked(place, seeds="2"), "--cell", number).returncode == 0
+        assert run("--config", asked(place, seeds="2"), "--trial", number).returncode == 0
         assert stages == ["mono-L2-seed2"]
 
     def test_stopped_twice_it_ends_as_one_left_alone(
@@ -330,7 +330,7 @@ class TestASmallStudy:
         assert steps[0] == steps[1] == [3, 4]
 
     def curve(self, study: StudyFolder) -> list[Any]:
-        return list(RunFolder(study.path / "cells" / "mlm_hybrid-L2-seed1").read_curve()[0])
+        return list(RunFolder(study.path / "trials" / "mlm_hybrid-L2-seed1").read_curve()[0])
 
 
 class TestBudgets:
@@ -358,7 +358,7 @@ class TestBudgets:
         changes = {"arms": "mono", "budget": "time", "budget_value": "0.5", "languages": "1,2", "pilot_steps": 3}
         budget = self.steps(tmp_path, run, **changes)
         assert stages == ["pilot-mono-L1", "pilot-mono-L2"]
-        run_folder = RunFolder(tmp_path / "study" / "cells" / "pilot-mono-L1")
+        run_folder = RunFolder(tmp_path / "study" / "trials" / "pilot-mono-L1")
         assert run_folder.read_run()["config"]["max_steps"] == 3
         assert budget["steps"]["mono-L1"] > 3
         again = self.steps(tmp_path, run, **changes, seeds="2")
@@ -397,7 +397,7 @@ def test_a_token_premium_is_that_of_the_same_items() -> None:
         (["--train_options=--seed 3"], "the study itself decides on seed"),
         (["--train_options=--temprature 3"], "did you mean --temperature"),
         (["--arm", "hybrid"], "did you mean --arms"),
-        (["--only", "hybird-*"], "only='hybird-*' matches no cell; there are mono-L1-seed1, mono-L2-seed1."),
+        (["--only", "hybird-*"], "only='hybird-*' matches no trial; there are mono-L1-seed1, mono-L2-seed1."),
         (["--plan", "nowhere.yaml"], "a plan is of one number of languages"),
     ],
 )
@@ -409,7 +409,7 @@ def test_mistakes_are_explained(options: list[str], message: str, place: Path, t
     assert not (tmp_path / "study").exists()
 
 
-def test_a_study_may_be_another_until_a_cell_has_begun(
+def test_a_study_may_be_another_until_a_trial_has_begun(
     place: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = StudyFolder(tmp_path / "study")
@@ -426,7 +426,7 @@ def test_a_study_may_be_another_until_a_cell_has_begun(
     def read() -> tuple[Any, ...]:
         study = folder.read("study.json")
         base = (folder.path / "base" / "made_of.json").read_text()
-        return [cell["id"] for cell in study["cells"]], study["eval_languages"], study["eval_every"], base
+        return [trial["id"] for trial in study["trials"]], study["eval_languages"], study["eval_every"], base
 
     assert found_by("--list").returncode == 0
     first = read()
@@ -436,8 +436,8 @@ def test_a_study_may_be_another_until_a_cell_has_begun(
     assert read()[:3] == (["mono-L2-seed2"], ["de"], 2)
     assert read()[3] != first[3]
     assert list(load_corpus(folder.path / "corpora" / "eval").languages) == ["de"]
-    begun = folder.path / "cells" / "mono-L2-seed2" / "log.txt"
-    with folder.outputs.nested("cells/mono-L2-seed2").writing("log.txt") as unfinished:
+    begun = folder.path / "trials" / "mono-L2-seed2" / "log.txt"
+    with folder.outputs.nested("trials/mono-L2-seed2").writing("log.txt") as unfinished:
         unfinished.touch()
     assert "--overwrite to begin anew" in found_by("--list").stderr
     assert read()[0] == ["mono-L2-seed2"]
@@ -460,7 +460,7 @@ def test_a_folder_of_something_else_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_one_cell_is_one_job_under_slurm(tmp_path: Path) -> None:
+def test_one_trial_is_one_job_under_slurm(tmp_path: Path) -> None:
     """The job script, with a `srun` and a `scontrol` that write down what they are asked."""
     for name, code in (("srun", 75), ("scontrol", 0)):
         stub = tmp_path / name
@@ -476,7 +476,7 @@ def test_one_cell_is_one_job_under_slurm(tmp_path: Path) -> None:
     ended = subprocess.run(["bash", str(script), "--config", "x.yaml"], env=environment, check=False)
     assert ended.returncode == RESUME_ME
     started, requeued = (tmp_path / "asked").read_text().splitlines()
-    assert started.startswith("srun --cpus-per-task=4 python recipes/scale.py --config x.yaml --cell 17")
+    assert started.startswith("srun --cpus-per-task=4 python recipes/scale.py --config x.yaml --trial 17")
     assert requeued == "scontrol requeue 99_17"
     environment.pop("SLURM_ARRAY_TASK_ID")
     refused = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)

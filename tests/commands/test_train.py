@@ -73,13 +73,13 @@ def test_a_run_leaves_what_the_readme_says(quick: list[object], tmp_path: Path) 
     run, scores, resources = folder.read_run(), folder.read_eval(), folder.read_resources()
     assert run["status"] == "finished"
     assert run["config"]["global_batch_size"] == 8
-    assert sum(cell["steps"] for cell in run["plan"]["cells"]) == 3
+    assert sum(pair["steps"] for pair in run["plan"]["language_pairs"]) == 3
     assert run["model"]["num_parameters"] == sum(weight.numel() for weight in weights(tmp_path).values())
     plan = folder.read_plan()
-    cells = [(cell["kind"], cell["cell"]) for cell in plan["cells"]]
-    assert plan_fingerprint(cells, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
-    assert [cells[number][1] for number in plan["batches"]] == [
-        line["cell"] for line in folder.read_resource_lines()[0]
+    language_pairs = [(pair["batch_type"], pair["language_pair"]) for pair in plan["language_pairs"]]
+    assert plan_fingerprint(language_pairs, plan["batches"]) == plan["fingerprint"] == run["identity"]["plan"]
+    assert [language_pairs[number][1] for number in plan["batches"]] == [
+        line["language_pair"] for line in folder.read_resource_lines()[0]
     ]
     for when, measured in {"before": scores["before"], "after": scores["after"]}.items():
         values = pyarrow.parquet.read_table(tmp_path / "evaluations" / when / "per_query.parquet").to_pandas()
@@ -233,8 +233,8 @@ class TestOneFolder:
     [
         (["--train_corpus", "nowhere"], "nowhere"),
         (["--languages", "en,fr"], "fr"),
-        (["--mix", "mono=1,corss=1"], "'corss' is not a kind of batch"),
-        (["--cells", "fr->*"], "matches no pair"),
+        (["--mix", "mono=1,corss=1"], "'corss' is not a batch type"),
+        (["--language_pairs", "fr->*"], "matches no pair"),
         (["--attention", "fast"], "attention must be one of auto, varlen"),
         (["--pooling", "max"], "pooling must be one of mean, cls, pooler"),
         (["--model_name_or_path", "nowhere"], "nowhere"),

@@ -25,7 +25,7 @@ def build(folder: Path, languages: dict[str, list[str]], **more: Any) -> Paralle
     """Items `ids` in each language, each with a text of its own."""
     with CorpusBuilder(folder) as builder:
         for language, ids in languages.items():
-            texts = [[f"{kind} {i} {language}" for i in ids] for kind in ("query", "passage")]
+            texts = [[f"{side} {i} {language}" for i in ids] for side in ("query", "passage")]
             builder.add_language(language, ids, *texts, **more.get(language, {}))
         return builder.finish()
 
@@ -41,10 +41,10 @@ def large(folder: Path, num_items: int = 200) -> ParallelCorpus:
     return build(folder, {"en": ids, "de": ids[::2]}, en=groups)
 
 
-def texts_of(corpus: ParallelCorpus, kind: int, language: str) -> dict[str, str]:
+def texts_of(corpus: ParallelCorpus, side: int, language: str) -> dict[str, str]:
     """Item id to text, the long way."""
-    column = corpus.rows[:, corpus.languages.index(language), kind]
-    return {i: corpus.text(kind, language, r) for i, r in zip(corpus.item_ids, column, strict=True) if r >= 0}
+    column = corpus.rows[:, corpus.languages.index(language), side]
+    return {i: corpus.text(side, language, r) for i, r in zip(corpus.item_ids, column, strict=True) if r >= 0}
 
 
 def test_texts_belong_to_their_items(corpus: ParallelCorpus) -> None:

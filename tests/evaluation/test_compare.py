@@ -17,7 +17,7 @@ import pytest
 from hf_hybrid.evaluation.compare import KEYS, check_comparable, compare, comparison_table, write_comparison
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.evaluation.per_query import EvaluationFiles
-from hf_hybrid.metrics.beir_cross_lingual.significance import bootstrap_interval, compare_cells, holm
+from hf_hybrid.metrics.beir_cross_lingual.significance import bootstrap_interval, compare_language_pairs, holm
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import PER_QUERY_NAME
 from tests.support.toys import toy_corpus
@@ -126,14 +126,14 @@ def test_pairs_and_pools_are_told_apart(small: Folders) -> None:
     assert [*result["pairs"]] == ["d-d", "d-e", "e-d", "e-e"]
     assert [*result["pools"]] == ["d-*", "e-*"]
     counts = {
-        setting: [row[name] for name in ("num_queries", "num_cells", "num_better", "num_worse")]
+        setting: [row[name] for name in ("num_queries", "num_language_pairs", "num_better", "num_worse")]
         for setting, row in result["settings"].items()
     }
     assert counts == {"monolingual": [30, 2, 2, 0], "cross_lingual": [30, 2, 1, 1], "multilingual": [30, 2, 2, 0]}
     lines = comparison_table(found).splitlines()
     assert len(lines) == 5
-    assert lines[1].endswith("2, 0, 0 of 2 pairs of languages")
-    assert lines[2].endswith("1, 1, 0 of 2 pairs of languages")
+    assert lines[1].endswith("2, 0, 0 of 2 language pairs")
+    assert lines[2].endswith("1, 1, 0 of 2 language pairs")
     assert lines[3].endswith("2, 0, 0 of 2 pools of all languages")
     assert f"{result['settings']['cross_lingual']['low']:+.4f}" in lines[2]
     assert "randomization" in lines[4]
@@ -151,7 +151,7 @@ def test_pairs_and_pools_are_corrected_together(small: Folders) -> None:
         {name: np.array([row["MAP"] for row in table if f"{row[KEYS[0]]}-{row[KEYS[1]]}" == name]) for name in tests}
         for table in tables
     )
-    assert {name: test.p_value for name, test in compare_cells(first, second).items()} == {
+    assert {name: test.p_value for name, test in compare_language_pairs(first, second).items()} == {
         name: pytest.approx(test["p_value"], abs=1e-3) for name, test in tests.items()
     }
 
@@ -197,7 +197,7 @@ def test_a_value_on_one_side_only_is_refused(small: Folders) -> None:
     values = table["MAP"].to_pylist()
     values[0] = None
     pyarrow.parquet.write_table(table.set_column(3, "MAP", pa.array(values)), after / PER_QUERY_NAME)
-    with pytest.raises(ValueError, match="MAP, cell 'd-d': 1 queries count for one system only"):
+    with pytest.raises(ValueError, match="MAP, d-d: 1 queries count for one system only"):
         compare(after, before, ["MAP"])
     for folder in small:
         pyarrow.parquet.write_table(table.set_column(3, "MAP", pa.nulls(180, pa.float64())), folder / PER_QUERY_NAME)

@@ -70,7 +70,7 @@ def constant(side: str, text: str) -> np.ndarray:
 
 
 def tangled_corpus(seed: int = 0) -> ParallelCorpus:
-    """28 items with all that makes judgements hard.
+    """28 items with all that makes judgments hard.
 
     Items 2k and 2k + 1 ask about one passage; items 24 to 27 ask the questions 0 to 3 again, of passages of their own
     but for item 25, which is item 1 again with another grade. Each language lacks some queries and some passages, has
@@ -319,7 +319,7 @@ def test_a_passage_that_two_items_give_a_query_counts_once_with_the_higher_grade
     assert found["pairs"]["en-en"]["nDCG@10"] == pytest.approx((2 + 3 / log3) / (3 + 2 / log3))
 
 
-def test_an_item_without_relevance_is_no_judgement() -> None:
+def test_an_item_without_relevance_is_no_judgment() -> None:
     corpus, encoder = toy_corpus(20, ("de", "en"), missing=0.0), ChosenEncoder(tied)
     corpus.relevance = np.arange(20) % 2
     found = evaluated(encoder, corpus)
@@ -428,7 +428,7 @@ def test_a_pair_without_queries_is_absent() -> None:
     assert "rank_distance" not in scores_table(None, found)
 
 
-def test_a_corpus_without_judgements_is_refused() -> None:
+def test_a_corpus_without_judgments_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluated(ChosenEncoder(scattered), one_way_corpus("4"))
 

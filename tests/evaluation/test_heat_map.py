@@ -91,13 +91,13 @@ def test_a_name_that_is_no_pair_is_refused() -> None:
 # The picture
 
 
-def has_colour(picture: np.ndarray, value: float, colours: str = "cividis") -> bool:
-    """Whether more than specks of a picture have the colour of a value from 0 to 1."""
-    expected = np.array(colormaps[colours](value)[:3])
+def has_color(picture: np.ndarray, value: float, colors: str = "cividis") -> bool:
+    """Whether more than specks of a picture have the color of a value from 0 to 1."""
+    expected = np.array(colormaps[colors](value)[:3])
     return int((np.abs(picture[..., :3] - expected).max(axis=-1) < 0.01).sum()) > 500
 
 
-def test_a_heat_map_shows_the_values_as_colours(tmp_path: Path) -> None:
+def test_a_heat_map_shows_the_values_as_colors(tmp_path: Path) -> None:
     scores = scores_of({"de-de": {"MAP": 1.0}, "de-en": {"MAP": 0.6}, "en-de": {"MAP": 0.3}, "en-en": {"MAP": 0.0}})
     path = pair_heat_map(scores, tmp_path / "new" / "heat_map.png")
     assert path == tmp_path / "new" / "heat_map.png"
@@ -106,9 +106,9 @@ def test_a_heat_map_shows_the_values_as_colours(tmp_path: Path) -> None:
     height, width = picture.shape[:2]
     assert 400 < height < 1000
     assert 500 < width < 1500
-    grid = picture[:, : width * 3 // 4]  # without the bar, which has all the colours
-    assert [has_colour(grid, value) for value in (1.0, 0.6, 0.3, 0.0)] == [True] * 4
-    assert not any(has_colour(grid, value) for value in (0.9, 0.45, 0.15))
+    grid = picture[:, : width * 3 // 4]  # without the bar, which has all the colors
+    assert [has_color(grid, value) for value in (1.0, 0.6, 0.3, 0.0)] == [True] * 4
+    assert not any(has_color(grid, value) for value in (0.9, 0.45, 0.15))
 
 
 def test_a_missing_pair_is_left_white(tmp_path: Path) -> None:
@@ -173,23 +173,23 @@ def test_names_are_not_read_as_formulas(tmp_path: Path) -> None:
         assert np.ptp(imread(picture)) > 0.5  # drawn, where a formula like this one would have raised
 
 
-def test_a_change_has_the_colours_of_gain_and_loss(written: list[tuple[str, float, float]], tmp_path: Path) -> None:
+def test_a_change_has_the_colors_of_gain_and_loss(written: list[tuple[str, float, float]], tmp_path: Path) -> None:
     before = {"de-de": {"MAP": 0.5}, "de-en": {"MAP": 0.5}, "en-de": {"MAP": 0.5}, "en-fr": {"MAP": 0.5}}
     after = {"de-de": {"MAP": 0.9}, "de-en": {"MAP": 0.5}, "en-de": {"MAP": 0.1}, "en-en": {"MAP": 0.5}}
     path = pair_change_map(scores_of(before), scores_of(after), tmp_path / "change.png")
     assert written == [("+.40", 0, 0), ("+.00", 1, 0), ("-.40", 0, 1)]  # en-en is in one of the two
     grid = imread(path)
     grid = grid[:, : grid.shape[1] * 3 // 4]
-    assert [has_colour(grid, value, "RdBu") for value in (1.0, 0.5, 0.0)] == [True] * 3
-    assert not has_colour(grid, 0.75, "RdBu")
+    assert [has_color(grid, value, "RdBu") for value in (1.0, 0.5, 0.0)] == [True] * 3
+    assert not has_color(grid, 0.75, "RdBu")
 
 
 def test_no_change_at_all_is_white(tmp_path: Path) -> None:
     scores = every_pair(["de", "en"])
     picture = imread(pair_change_map(scores, scores, tmp_path / "change.png"))
     grid = picture[:, : picture.shape[1] * 3 // 4]
-    assert has_colour(grid, 0.5, "RdBu")
-    assert not any(has_colour(grid, value, "RdBu") for value in (0.0, 0.2, 0.8, 1.0))
+    assert has_color(grid, 0.5, "RdBu")
+    assert not any(has_color(grid, value, "RdBu") for value in (0.0, 0.2, 0.8, 1.0))
 
 
 def test_a_very_large_picture_has_less_room_for_each_language(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def names(languages: Sequence[str] = LANGUAGES) -> list[str]:
     return [f"{query}-{passage}" for query in languages for passage in (*languages, "all")]
 
 
-# Rankings and judgements
+# Rankings and judgments
 
 
 def recomputed(folder: Path, name: str) -> dict[str, float]:
@@ -174,7 +174,7 @@ def test_ids_come_back_from_the_files(tmp_path: Path) -> None:
     assert {"plain", "50%", "日本", "two%20words", "two%2520words"} < written  # no more is changed than needs be
 
 
-def test_judgements_are_the_items(tmp_path: Path) -> None:
+def test_judgments_are_the_items(tmp_path: Path) -> None:
     corpus = beir_corpus()
     evaluated(corpus, tmp_path)
     expected = set()

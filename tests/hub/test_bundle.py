@@ -97,7 +97,7 @@ def test_corpora_in_folders_tell_more_under_whatever_name(
         if finding.check == "corpus"
     ]
     assert {finding.status for finding in found} == {OK}
-    assert {"run.json: corpus: source: licence", "plan.json: fingerprint"} <= {finding.place for finding in found}
+    assert {"run.json: corpus: source: license", "plan.json: fingerprint"} <= {finding.place for finding in found}
     wrong_way_round = verify(bundle, Given(evaluated, train, str(tmp_path / "cache")))
     places = {finding.place for finding in wrong_way_round if finding.status == WRONG}
     assert {"run.json: corpus: fingerprint", "eval.json: evaluated: corpus_fingerprint"} <= places

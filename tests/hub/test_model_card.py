@@ -29,7 +29,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from hf_hybrid.data.sources.presets import PRESETS
 from hf_hybrid.hub import card_sections, model_card
-from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, licence_fields
+from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, license_fields
 from hf_hybrid.hub.card_usage import (
     DEFAULTS,
     MLM_DEFAULTS,
@@ -63,7 +63,7 @@ from tests.support.toys import toy_corpus, toy_encoder
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 HOME = "/" + "home"
-OPTIONS: CardOptions = {"repo_id": "user/help-hybrid", "licence": "apache-2.0"}
+OPTIONS: CardOptions = {"repo_id": "user/help-hybrid", "license": "apache-2.0"}
 JSON_FILES = ("run.json", "eval.json", "resources.json", "plan.json", "card.json")
 
 
@@ -311,13 +311,13 @@ def test_languages_are_those_that_the_hub_takes(codes: list[str], languages: lis
     assert hub_languages(codes) == (languages, finer)
 
 
-def test_licences_that_the_hub_does_not_know_have_a_name() -> None:
-    assert licence_fields("CC-BY-SA-4.0") == {"license": "cc-by-sa-4.0"}
-    assert licence_fields("My <b>own</b>\nterms") == {"license": "other", "license_name": "my-b-own-b-terms"}
-    assert licence_fields(None) == licence_fields("") == {}
-    known = {preset.licence for preset in PRESETS.values()}
-    assert [licence_fields(licence) for licence in sorted(known)] == [
-        {"license": licence} for licence in sorted(known)
+def test_licenses_that_the_hub_does_not_know_have_a_name() -> None:
+    assert license_fields("CC-BY-SA-4.0") == {"license": "cc-by-sa-4.0"}
+    assert license_fields("My <b>own</b>\nterms") == {"license": "other", "license_name": "my-b-own-b-terms"}
+    assert license_fields(None) == license_fields("") == {}
+    known = {preset.license for preset in PRESETS.values()}
+    assert [license_fields(license) for license in sorted(known)] == [
+        {"license": license} for license in sorted(known)
     ]
 
 
@@ -583,7 +583,7 @@ def test_the_defaults_are_those_of_the_arguments() -> None:
     assert decisive - {"cache_dir"} <= set(DEFAULTS)
 
 
-def test_the_defaults_of_language_modelling_are_those_of_its_arguments() -> None:
+def test_the_defaults_of_language_modeling_are_those_of_its_arguments() -> None:
     groups = (MlmModelArguments, DataArguments, MlmTrainingArguments)
     fields = {field.name: field.default for group in groups for field in dataclasses.fields(group) if field.init}
     expected = {name: fields[name] for name in MLM_DEFAULTS} | {"max_steps": 1000}  # what follows where none is given
@@ -600,7 +600,7 @@ def test_the_sample_options_are_those_of_the_recipe(config: str, options: tuple[
 
 
 @pytest.mark.parametrize("model", [None, "intfloat/multilingual-e5-small"])
-def test_the_command_of_language_modelling_gives_the_options_of_the_run(model: str | None) -> None:
+def test_the_command_of_language_modeling_gives_the_options_of_the_run(model: str | None) -> None:
     run = MLM_DEFAULTS | {"model_name_or_path": model, "languages": "de,en", "max_steps": 50, "block_length": 64}
     run |= {"masking": "dynamic", "whole_word_mask": True, "use_cpu": True, "held_out": 0.2}
     words = shlex.split(command(run, ["de", "en"]).replace("\\\n", " "))
@@ -668,7 +668,7 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """Tags of a page with what they have, and the cells of each row."""
+    """Tags of a page with what they have, and the language pairs of each row."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -698,17 +698,25 @@ def hostile_run(folder: Path, name: str) -> Path:
     """A run in which whatever can be named has this name."""
     found = write_run(folder, ["de", "en"])
     run = json.loads((folder / "run.json").read_text())
-    texts = ("model_name_or_path", "train_corpus", "output_dir", "query_prompt", "optim", "lr_scheduler_type", "cells")
+    texts = (
+        "model_name_or_path",
+        "train_corpus",
+        "output_dir",
+        "query_prompt",
+        "optim",
+        "lr_scheduler_type",
+        "language_pairs",
+    )
     config = {**run["config"], **dict.fromkeys(texts, name), "max_query_length": name}
-    source = {"path": name, "revision": name, "licence": name, "preset": name, "id": name, "url": name}
-    cells = [{**cell, "cell": name, "kind": name} for cell in run["plan"]["cells"]]
+    source = {"path": name, "revision": name, "license": name, "preset": name, "id": name, "url": name}
+    language_pairs = [{**pair, "language_pair": name, "batch_type": name} for pair in run["plan"]["language_pairs"]]
     changes = {
         "config": config,
         "mix": name,
         "seed": name,
-        "plan": {"cells": cells},
+        "plan": {"language_pairs": language_pairs},
         "model": {**run["model"], "architecture": name, "pooling": name, "prompts": {"query": name, "passage": name}},
-        "corpus": {"fingerprint": name, "items_per_language": {name: 3, "de": 4}, "licence": name, "source": source},
+        "corpus": {"fingerprint": name, "items_per_language": {name: 3, "de": 4}, "license": name, "source": source},
         "environment": {"devices": [name], "versions": {"torch": name}, "python": name},
     }
     change(folder, "run.json", **changes)
@@ -722,7 +730,7 @@ def hostile_run(folder: Path, name: str) -> Path:
     shares = {name: {"steps": 1, "tokens": 1, "time_s": 1.0}}
     change(folder, "resources.json", energy_source=name, flops_formula=name, per_language=shares)
     change(folder, "plan.json", fingerprint=name)
-    found.write_card_options({"licence": name, "carbon_intensity_g_per_kwh": 1.0, "carbon_intensity_source": name})
+    found.write_card_options({"license": name, "carbon_intensity_g_per_kwh": 1.0, "carbon_intensity_source": name})
     return folder
 
 

@@ -99,7 +99,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     scores = RunFolder(folder).read_eval()["after"]
     with pytest.MonkeyPatch.context() as patch, HubServer(root / "hub", tokens=USERS) as hub:
         patch.setenv("HF_TOKEN", TOKEN)
-        assert push_command(folder, "--repo_id", REPO, "--licence", "apache-2.0").status == 0
+        assert push_command(folder, "--repo_id", REPO, "--license", "apache-2.0").status == 0
         assert push_command("--metric", "--repo_id", "user/my_metric").status == 0
         shutil.rmtree(folder)
         home = root / "stranger"

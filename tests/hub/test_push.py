@@ -159,7 +159,7 @@ def test_a_run_that_lacks_a_record_is_explained(name: str, said: str, run: Path,
 
 
 def test_a_dry_run_tells_the_sizes_of_what_would_be_pushed(run: Path, hub: HubServer) -> None:
-    card: CardOptions = {"licence": "apache-2.0", "base_model": "user/base"}
+    card: CardOptions = {"license": "apache-2.0", "base_model": "user/base"}
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     dry = push_run(run, REPO, PushOptions(dry_run=True), card=card)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
@@ -268,7 +268,7 @@ def test_the_log_of_the_client_has_no_secrets(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Path, hub: HubServer) -> None:
-    first = push_run(run, REPO, card={"licence": "apache-2.0"})
+    first = push_run(run, REPO, card={"license": "apache-2.0"})
     card = hub.repo(REPO).files()["README.md"].decode()
     assert 'SentenceTransformer("user/name")' in card
     assert hub.repo(REPO).metadata()["license"] == "apache-2.0"
@@ -278,7 +278,7 @@ def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Pa
     assert hub.repo("user/other").metadata()["license"] == "apache-2.0"
     (run / "README.md").write_text("---\nlicense: mit\n---\n# By hand\n")
     kept = push_command(run, "--repo_id", REPO, "--keep_card")
-    assert "Licence, repository name and figures in it are not updated; it is pushed as it is" in kept.printed
+    assert "License, repository name and figures in it are not updated; it is pushed as it is" in kept.printed
     assert hub.repo(REPO).files()["README.md"].endswith(b"# By hand\n")
     assert first.commit.oid == hub.repo(REPO).commits()[1].oid
 
@@ -290,11 +290,11 @@ def test_a_card_with_a_figure_by_hand_is_not_pushed_unless_told_to(run: Path, hu
     said = rf"README\.md, line {line} of mine is not .*value: 9.*by hand.*not updated.*--keep_card.*delete README\.md"
     for dry_run in (True, False):
         with pytest.raises(HubError, match=said):
-            push_run(run, "user/other", PushOptions(dry_run=dry_run), card={"licence": "mit"})
+            push_run(run, "user/other", PushOptions(dry_run=dry_run), card={"license": "mit"})
     assert re.search(said, push_command(run, "--card_folder", tmp_path / "card").printed)
     assert hub.requests == []
     (run / "README.md").unlink()
-    push_run(run, "user/other", card={"licence": "mit"})
+    push_run(run, "user/other", card={"license": "mit"})
     assert hub.repo("user/other").metadata()["license"] == "mit"
 
 
@@ -463,7 +463,7 @@ def test_pauses_grow_and_heed_the_server(run: Path, hub: HubServer) -> None:
         assert waited == [1, 2, 4]
         waited.clear()
         hub.fail("commit", status=429, headers={"Retry-After": "30"}, times=1)
-        push_run(run, REPO, card={"licence": "mit"})
+        push_run(run, REPO, card={"license": "mit"})
         assert waited == [30]
 
 
@@ -511,7 +511,7 @@ print(metric.compute(predictions=predictions, references=references, k_values=[1
 
 def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_path: Path) -> None:
     study, home = tmp_path / "study", "/" + "home/me"
-    shutil.copytree(run, study / "cells" / "mono")
+    shutil.copytree(run, study / "trials" / "mono")
     (study / "fits.json").write_text(json.dumps({"folder": f"{home}/study/x", "slope": 1.5}))
     (study / "table.csv").write_text(f'a,b\n1,"{home}/my data/x.csv"\n')
     (study / "log.txt").write_text(f"wrote {home}/study/x.json\n\ntoken=s3cr3t")
@@ -519,8 +519,8 @@ def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_pat
     for name, content in inputs.items():
         (study / name).parent.mkdir(parents=True, exist_ok=True)
         (study / name).write_text(content)
-    pushed = push_study(study, "user/study", licence="cc-by-4.0")
-    of_run = {f"cells/mono/{name}" for name in RECORDS | BUNDLE}
+    pushed = push_study(study, "user/study", license="cc-by-4.0")
+    of_run = {f"trials/mono/{name}" for name in RECORDS | BUNDLE}
     own = {"README.md", "study.json", "fits.json", "table.csv", "log.txt"}
     assert files(hub, repo_type="dataset", repo_id="user/study") == of_run | own | HUBS_OWN, "no values twice"
     found = hub.repo("user/study", "dataset").files()
@@ -532,7 +532,7 @@ def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_pat
     for name in of_run:
         (downloaded / name).parent.mkdir(parents=True, exist_ok=True)
         (downloaded / name).write_bytes(found[name])
-    assert find_damage(downloaded / "cells" / "mono" / "bundle") is None
+    assert find_damage(downloaded / "trials" / "mono" / "bundle") is None
     assert hub.repo("user/study", "dataset").metadata() == {
         "language": ["de"],
         "license": "cc-by-4.0",
@@ -542,7 +542,7 @@ def test_the_results_of_a_study_are_a_dataset(run: Path, hub: HubServer, tmp_pat
     card = found["README.md"].decode()
     assert "the records of 1 run;" in card
     assert "| unknown | 1 |" in card
-    assert "python recipes/verify.py study/cells/mono" in card
+    assert "python recipes/verify.py study/trials/mono" in card
     assert leaks(hub, study, "") == []
     (study / "table.csv").unlink()
     (study / "README.md").write_text("# Mine\n")

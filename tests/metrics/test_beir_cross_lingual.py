@@ -223,7 +223,7 @@ class IntegerEncoder:
 
 
 def full_runs(corpus: ParallelCorpus) -> dict[str, Any]:
-    """Rankings of the whole pool for every query, the judgements of the items, and the languages."""
+    """Rankings of the whole pool for every query, the judgments of the items, and the languages."""
     encoder, predictions = IntegerEncoder(), []
     pool = [(name, int(row)) for name in corpus.languages for row in corpus.candidates(name)]
     passages = encoder.encode([corpus.text(corpus.PASSAGE, name, row) for name, row in pool], "passage")

@@ -1,4 +1,4 @@
-"""What holds of every ranking, whatever the scores and judgements: Hypothesis looks for one where it does not."""
+"""What holds of every ranking, whatever the scores and judgments: Hypothesis looks for one where it does not."""
 
 from __future__ import annotations
 

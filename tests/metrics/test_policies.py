@@ -32,7 +32,7 @@ Means = dict[str, float]
 
 
 def random_run(seed: int) -> tuple[Run, Qrels]:
-    """A run and judgements with all that packages treat differently, each often enough.
+    """A run and judgments with all that packages treat differently, each often enough.
 
     Queries and documents have ids in common; scores tie, or do so in float32 only; relevance goes from 0 to 3.
     """
@@ -43,12 +43,12 @@ def random_run(seed: int) -> tuple[Run, Qrels]:
     run: Run = {}
     qrels: Qrels = {}
     for number in rng.permutation(8).tolist():
-        kind = rng.choice(["plain", "empty", "missing", "no relevant", "no judgements"], p=[0.6, 0.1, 0.1, 0.1, 0.1])
+        kind = rng.choice(["plain", "empty", "missing", "no relevant", "no judgments"], p=[0.6, 0.1, 0.1, 0.1, 0.1])
         retrieved = rng.choice(documents, size=rng.integers(1, len(documents)), replace=False).tolist()
         scores = rng.integers(-4, 4, size=len(retrieved)) / 4 + rng.integers(0, 2, size=len(retrieved)) * 1e-9
         run[f"q{number}"] = {} if kind == "empty" else dict(zip(retrieved, scores.tolist(), strict=True))
         judged = rng.choice(
-            documents, size=0 if kind == "no judgements" else rng.integers(1, 9), replace=False
+            documents, size=0 if kind == "no judgments" else rng.integers(1, 9), replace=False
         ).tolist()
         grades = rng.integers(0, 4, size=len(judged)) * (kind != "no relevant")
         qrels[f"q{number}"] = dict(zip(judged, grades.tolist(), strict=True))
@@ -101,7 +101,7 @@ def beir(run: Run, qrels: Qrels) -> Means:
 
 def mteb(run: Run, qrels: Qrels) -> Means:
     metrics = pytest.importorskip("mteb._evaluators.retrieval_metrics")
-    # nAUC is not compared, and fails on queries without judgements
+    # nAUC is not compared, and fails on queries without judgments
     with mock.patch.object(metrics, "evaluate_abstention", return_value={}):
         found = metrics.calculate_retrieval_scores(run, qrels, K_VALUES)
     means = found.map | found.recall | found.precision | found.mrr
@@ -182,7 +182,7 @@ def test_random_runs_have_what_packages_treat_differently() -> None:
     for run, qrels in random_runs():
         seen["empty"] += any(not row for row in run.values())
         seen["missing"] += bool(qrels.keys() - run.keys())
-        seen["no judgements"] += any(not row for row in qrels.values())
+        seen["no judgments"] += any(not row for row in qrels.values())
         seen["no relevant"] += any(row and not any(row.values()) for row in qrels.values())
         seen["own id"] += any(query in row for query, row in run.items() if query != "q8")
         seen["own id relevant"] += any(row.get(query, 0) > 0 for query, row in qrels.items() if query != "q8")

@@ -14,7 +14,7 @@ from hf_hybrid.metrics.beir_cross_lingual import significance
 from hf_hybrid.metrics.beir_cross_lingual.significance import (
     Comparison,
     bootstrap_interval,
-    compare_cells,
+    compare_language_pairs,
     holm,
     macro_interval,
     paired_randomization_test,
@@ -150,7 +150,7 @@ def test_cells_are_corrected_together() -> None:
     cells = {f"{a}-{b}": two_systems(a * 3 + b, 40, better=0.02 * a) for a in range(3) for b in range(3)}
     first, second = ({cell: systems[side] for cell, systems in cells.items()} for side in (0, 1))
     for test in TESTS:
-        found = compare_cells(first, second, test)
+        found = compare_language_pairs(first, second, test)
         alone = {cell: test(*systems) for cell, systems in cells.items()}
         assert [found[cell].p_value for cell in cells] == [alone[cell].p_value for cell in cells]
         expected = holm(np.array([alone[cell].p_value for cell in cells])).tolist()
@@ -161,41 +161,41 @@ def test_cells_are_corrected_together() -> None:
 def test_cells_must_be_the_same() -> None:
     cells = {"de-en": np.array([0.5, 0.6]), "en-de": np.array([0.5, 0.6])}
     with pytest.raises(ValueError, match="only one of the systems has: en-de"):
-        compare_cells(cells, {"de-en": cells["de-en"]})
+        compare_language_pairs(cells, {"de-en": cells["de-en"]})
     with pytest.raises(ValueError, match="cell 'en-de': values of shapes"):
-        compare_cells(cells, cells | {"en-de": np.zeros(3)})
+        compare_language_pairs(cells, cells | {"en-de": np.zeros(3)})
 
 
-def cells_of(num_cells: int, num_queries: int, better: float = 0.0) -> tuple[dict[str, np.ndarray], ...]:
+def cells_of(num_language_pairs: int, num_queries: int, better: float = 0.0) -> tuple[dict[str, np.ndarray], ...]:
     """Two systems in a table; the first is better in the first cell alone."""
     rng = np.random.default_rng(0)
-    second = rng.random((num_cells, num_queries))
+    second = rng.random((num_language_pairs, num_queries))
     first = second + rng.normal(0, 0.1, second.shape)
     first[0] += better
     return tuple({f"cell {number}": row for number, row in enumerate(table)} for table in (first, second))
 
 
-@pytest.mark.parametrize(("num_cells", "num_queries", "test"), [(600, 8, "randomization"), (1_600, 300, "t")])
-def test_a_large_effect_is_significant_in_a_large_table(num_cells: int, num_queries: int, test: str) -> None:
-    first, second = cells_of(num_cells, num_queries)
+@pytest.mark.parametrize(("num_language_pairs", "num_queries", "test"), [(600, 8, "randomization"), (1_600, 300, "t")])
+def test_a_large_effect_is_significant_in_a_large_table(num_language_pairs: int, num_queries: int, test: str) -> None:
+    first, second = cells_of(num_language_pairs, num_queries)
     first["cell 0"] = second["cell 0"] + np.linspace(0.4, 0.5, num_queries)
     if test == "randomization":  # of 8 queries none could be significant among so many
         first["cell 0"] = np.linspace(0.9, 1.0, 80)
         second["cell 0"] = np.linspace(0.1, 0.2, 80)
     start = time.perf_counter()
-    found = compare_cells(first, second)
+    found = compare_language_pairs(first, second)
     assert time.perf_counter() - start < 20
     assert {comparison.test for comparison in found.values()} == {test}
     assert 0 < found["cell 0"].adjusted_p_value < 0.01
     assert sum(comparison.adjusted_p_value < 0.05 for comparison in found.values()) <= 2
     assert min(comparison.p_value for comparison in found.values()) > 0
     # the guard: 10,000 swaps, whatever the effect, are too few
-    assert paired_randomization_test(first["cell 0"], second["cell 0"]).p_value * num_cells > 0.05
+    assert paired_randomization_test(first["cell 0"], second["cell 0"]).p_value * num_language_pairs > 0.05
 
 
 def test_small_tables_have_ten_thousand_swaps() -> None:
     first, second = cells_of(4, 40)
-    found = compare_cells(first, second)
+    found = compare_language_pairs(first, second)
     alone = {cell: paired_randomization_test(first[cell], second[cell]) for cell in first}
     assert [found[cell].p_value for cell in found] == [alone[cell].p_value for cell in found]
     hits = np.array([comparison.p_value for comparison in found.values()]) * 10_001
@@ -207,7 +207,7 @@ def test_no_p_value_is_below_what_a_randomization_could_have() -> None:
     first["cell 0"], second["cell 0"] = np.full(5, 0.75), np.full(5, 0.5)  # the t test alone says 0
     first["cell 1"], second["cell 1"] = np.full(5_000, 0.75), np.full(5_000, 0.5)
     assert paired_t_test(first["cell 0"], second["cell 0"]).p_value == 0
-    found = compare_cells(first, second)
+    found = compare_language_pairs(first, second)
     assert found["cell 0"].p_value == 2 / 2**5 == paired_randomization_test(first["cell 0"], second["cell 0"]).p_value
     assert 0 < found["cell 1"].p_value < 1e-300
     unlike = paired_t_test(first["cell 2"], second["cell 2"])
@@ -222,10 +222,10 @@ def test_macro_interval_by_hand() -> None:
     assert macro_interval(values, queries, confidence=0.4) == (0.75, 0.75, 0.75)
 
 
-@pytest.mark.parametrize("num_cells", [1, 33, 70])  # less than a block of cells, and more
-def test_macro_interval_equals_a_loop(num_cells: int) -> None:
-    rng = np.random.default_rng(num_cells)
-    queries = [np.sort(rng.choice(50, size=rng.integers(1, 50), replace=False)) for _ in range(num_cells)]
+@pytest.mark.parametrize("num_language_pairs", [1, 33, 70])  # less than a block of cells, and more
+def test_macro_interval_equals_a_loop(num_language_pairs: int) -> None:
+    rng = np.random.default_rng(num_language_pairs)
+    queries = [np.sort(rng.choice(50, size=rng.integers(1, 50), replace=False)) for _ in range(num_language_pairs)]
     values = [rng.normal(number, 1, len(query_Q)) for number, query_Q in enumerate(queries)]
     units = np.unique(np.concatenate(queries))
     means, draws = [], np.random.default_rng(7)

@@ -243,8 +243,8 @@ class TestChoice:
             "intermediate_size": 16,
         }
         causal = LlamaModel(LlamaConfig(hidden_size=16, **sizes))
-        neighbours = MobileBertModel(MobileBertConfig(hidden_size=16, embedding_size=16, **sizes))
-        for model in (causal, neighbours, families.backbone("mpnet")):
+        neighbors = MobileBertModel(MobileBertConfig(hidden_size=16, embedding_size=16, **sizes))
+        for model in (causal, neighbors, families.backbone("mpnet")):
             assert not can_pack(model)
             assert choose_attention(model, "auto") in ("sdpa", "eager")
             with pytest.raises(ValueError, match=f"{type(model).__name__} cannot run packed"):

@@ -27,7 +27,7 @@ def test_drops_its_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> Non
 
 
 def test_elements_are_dropped_independently() -> None:
-    """Neighbours come from one 64-bit number: neither they nor those four apart may go together."""
+    """Neighbors come from one 64-bit number: neither they nor those four apart may go together."""
     torch.manual_seed(0)
     dropped = (dropout(torch.ones(COUNT), 0.1) == 0).double()
     for distance in range(1, 9):

@@ -158,7 +158,7 @@ def test_what_would_change_the_mathematics_is_refused(
 ) -> None:
     for options in ({"optim": "adafactor"}, {"neftune_noise_alpha": 5.0}):
         with pytest.raises(
-            ValueError, match="seen_embeddings_only=True cannot be honoured: it takes optim adamw_torch"
+            ValueError, match="seen_embeddings_only=True cannot be honored: it takes optim adamw_torch"
         ):
             train(tmp_path, corpora, seen_embeddings_only=True, **options)
     encoder = toy_encoder(corpora[0])

@@ -204,13 +204,13 @@ class TestDeleting:
         assert outputs.listed("") == ["ab", "kept"]
 
     def test_nested_folders_by_their_own_lists(self, outputs: OutputFolder) -> None:
-        write(outputs.nested("cells/a"), "run.json")
-        write(OutputFolder(outputs.path / "cells/mine"), "run.json")  # a run of somebody else
-        put(outputs.path / "cells/a/mine.txt")
-        outputs.delete("cells")
-        assert contents(outputs.path / "cells").keys() == {"a/mine.txt", "mine/run.json", f"mine/{OUTPUTS_NAME}"}
-        with pytest.raises(ValueError, match=r"holds cells/mine/outputs\.jsonl"):
-            outputs.nested("cells/mine")
+        write(outputs.nested("trials/a"), "run.json")
+        write(OutputFolder(outputs.path / "trials/mine"), "run.json")  # a run of somebody else
+        put(outputs.path / "trials/a/mine.txt")
+        outputs.delete("trials")
+        assert contents(outputs.path / "trials").keys() == {"a/mine.txt", "mine/run.json", f"mine/{OUTPUTS_NAME}"}
+        with pytest.raises(ValueError, match=r"holds trials/mine/outputs\.jsonl"):
+            outputs.nested("trials/mine")
 
     def test_a_view_shares_the_list(self, outputs: OutputFolder) -> None:
         view = outputs.within("bm25")
@@ -402,7 +402,7 @@ def test_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
 def test_any_sequence_of_operations_leaves_foreign_files_alone(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     outputs, foreign = OutputFolder(tmp_path / "out"), dict[str, str]()
-    places = ["", "model/", "model/sub/", "pictures/", "checkpoint-4/", "checkpoint-8/", "cells/a/", "damaged-x/"]
+    places = ["", "model/", "model/sub/", "pictures/", "checkpoint-4/", "checkpoint-8/", "trials/a/", "damaged-x/"]
     names = [f"{place}{name}" for place in places for name in ("a", "b", "weights", "manifest.json")]
     for turn in range(80):
         name, folder = dice.choice(names), dice.choice(["model", "checkpoint-4", "checkpoint-8", "pictures"])

@@ -17,7 +17,7 @@ from hf_hybrid.records.schema import CardOptions, Evaluation, ResourceLine, Reso
 def make_run(status: str = "running") -> Run:
     return {
         "config": {"learning_rate": 2e-5},
-        "corpus": {"fingerprint": "f", "items_per_language": {"de": 3, "zh": 2}, "licence": None, "source": {}},
+        "corpus": {"fingerprint": "f", "items_per_language": {"de": 3, "zh": 2}, "license": None, "source": {}},
         "mix": "mono=0.5,cross=0.5",
         "plan": {"de->zh": {"steps": 2, "pairs": 8}},
         "seed": 0,
@@ -34,8 +34,8 @@ def make_line(step: int, loss: float | None = 1.5) -> ResourceLine:
         "pairs": 8,
         "tokens": 100,
         "padding_tokens": 4,
-        "kind": "cross",
-        "cell": "de->zh",
+        "batch_type": "cross",
+        "language_pair": "de->zh",
         "loss": loss,
         "data_wait_s": 0.0,
         "peak_device_memory_gib": None,
@@ -63,7 +63,7 @@ def make_resources() -> Resources:
         "energy_wh": None,
         "energy_source": None,
         "per_language": {"de": {"steps": 2, "tokens": 100, "time_s": 2.0}},
-        "per_cell": {},
+        "per_language_pair": {},
     }
 
 
@@ -103,7 +103,7 @@ def test_resources_may_say_what_was_sent(folder: RunFolder) -> None:
 
 def test_options_of_a_card_may_be_absent_or_none(folder: RunFolder) -> None:
     assert folder.read_card_options() == {}
-    options: CardOptions = {"repo_id": "user/name", "licence": None}
+    options: CardOptions = {"repo_id": "user/name", "license": None}
     folder.write_card_options(options)
     assert folder.read_card_options() == options
     with pytest.raises(
@@ -168,14 +168,14 @@ def test_a_loss_that_is_not_finite_is_null_in_the_log(folder: RunFolder) -> None
     assert folder.read_resource_lines() == ([make_line(1, None)], 0)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_version_is_refused_by_name(folder: RunFolder, version: object) -> None:
     folder.write_run(make_run())
     path = folder.path / "run.json"
     content = json.loads(path.read_text())
     content["format"]["version"] = version
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"run\.json: written in version {version!r} .* reads version 1"):
+    with pytest.raises(ValueError, match=rf"run\.json: written in version {version!r} .* reads version 2"):
         folder.read_run()
 
 
@@ -218,7 +218,7 @@ def test_a_bad_line_before_the_last_is_refused_with_its_number(folder: RunFolder
     [
         (b"5", "expected a JSON object"),
         (b'{"step": "1"}', "a whole number as its step"),
-        (b'{"step": 1}', r"missing \['cell', "),
+        (b'{"step": 1}', r"missing \['batch_type', "),
         (b'{"loss": NaN}', "NaN is not a finite number"),
         (b"[" * 100_000, "more levels or digits than can be read"),
         (b'{"step": 1, "step": 2}', "key 'step' twice in one object"),

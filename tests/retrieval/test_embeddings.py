@@ -29,7 +29,7 @@ TEXTS = [
     "winter",
     "copper meadow lantern orchard canvas",
     "a",
-    "harbour mirror",
+    "harbor mirror",
     "signal engine",
     "ink",
 ]

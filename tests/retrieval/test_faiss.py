@@ -38,8 +38,8 @@ def whole_numbers(number: int, seed: int) -> np.ndarray:
 
 def clusters(number: int, seed: int) -> np.ndarray:
     """Unit vectors near to one of forty; every fortieth to the same."""
-    centres, noise = unit_vectors(40, seed=99), np.random.default_rng(seed).standard_normal((number, 16))
-    found = centres[np.arange(number) % 40] + 0.1 * noise
+    centers, noise = unit_vectors(40, seed=99), np.random.default_rng(seed).standard_normal((number, 16))
+    found = centers[np.arange(number) % 40] + 0.1 * noise
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -52,7 +52,7 @@ class ToyRetrieval(AbsTaskRetrieval):
 
 
 def subset(corpus: ParallelCorpus, query_language: str, passage_language: str) -> Any:
-    """One pair of languages in MTEB's form; every item is a judgement."""
+    """One pair of languages in MTEB's form; every item is a judgment."""
     query_rows = corpus.rows[:, corpus.languages.index(query_language), corpus.QUERY].tolist()
     passage_rows = corpus.rows[:, corpus.languages.index(passage_language), corpus.PASSAGE].tolist()
     texts = {"q": corpus.queries(query_language), "p": corpus.passages(passage_language)}

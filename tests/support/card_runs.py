@@ -21,10 +21,16 @@ def write_run(folder: Path, languages: Sequence[str], seed: int = 0, **changes: 
     """A finished run on so many languages; `changes` replace what `run.json` has."""
     found, rng = RunFolder(folder), np.random.default_rng(seed)
     found.write_run({**make_run(languages, folder.name), **changes})  # type: ignore[typeddict-item]
-    found.write_plan({"cells": [{"kind": "mono", "cell": "x->x"}], "batches": [0] * 60, "fingerprint": "f" * 64})
+    found.write_plan(
+        {
+            "language_pairs": [{"batch_type": "mono", "language_pair": "x->x"}],
+            "batches": [0] * 60,
+            "fingerprint": "f" * 64,
+        }
+    )
     found.write_resources(make_resources(languages, rng))
     before, after = (make_scores(languages, rng, least) for least in (0.1, 0.5))
-    evaluated = {"corpus": {"path": "other-help", "licence": "cc-by-sa-3.0"}, "corpus_fingerprint": "e" * 64}
+    evaluated = {"corpus": {"path": "other-help", "license": "cc-by-sa-3.0"}, "corpus_fingerprint": "e" * 64}
     measured = {"languages": list(languages), "measures": list(MEASURES), "max_queries": None}
     found.write_eval({"before": before, "after": after, "evaluated": {**evaluated, **measured}})
     return found
@@ -32,10 +38,16 @@ def write_run(folder: Path, languages: Sequence[str], seed: int = 0, **changes: 
 
 def make_run(languages: Sequence[str], name: str) -> Run:
     """Monolingual and cross-lingual batches of all languages, from a checkpoint of the Hub."""
-    cells = [(a, b) for a in languages for b in languages]
+    language_pairs = [(a, b) for a in languages for b in languages]
     plan = [
-        {"kind": "mono" if a == b else "cross", "cell": f"{a}->{b}", "items": 400, "steps": 2, "pairs": 128}
-        for a, b in cells
+        {
+            "batch_type": "mono" if a == b else "cross",
+            "language_pair": f"{a}->{b}",
+            "items": 400,
+            "steps": 2,
+            "pairs": 128,
+        }
+        for a, b in language_pairs
     ]
     return {
         "config": {
@@ -50,11 +62,11 @@ def make_run(languages: Sequence[str], name: str) -> Run:
         "corpus": {
             "fingerprint": "c" * 64,
             "items_per_language": {code: 400 + number for number, code in enumerate(languages)},
-            "licence": "cc-by-sa-3.0",
-            "source": {"format": "jsonl", "path": "help", "licence": "cc-by-sa-3.0"},
+            "license": "cc-by-sa-3.0",
+            "source": {"format": "jsonl", "path": "help", "license": "cc-by-sa-3.0"},
         },
         "mix": "mono=0.5,cross=0.5",
-        "plan": {"cells": plan},
+        "plan": {"language_pairs": plan},
         "seed": 42,
         "world_size": 2,
         "environment": {"versions": {"torch": "2.13.0"}, "python": "3.11.7", "devices": ["NVIDIA H100 80GB HBM3"] * 2},
@@ -92,7 +104,7 @@ def make_resources(languages: Sequence[str], rng: np.random.Generator) -> Resour
         "energy_wh": 52.25,
         "energy_source": "nvml",
         "per_language": shares,  # type: ignore[typeddict-item]
-        "per_cell": {},
+        "per_language_pair": {},
         "bytes_sent": {"embeddings": 2**30, "weights": 2**34, "formula": "f"},
     }
 

@@ -1,9 +1,9 @@
-"""Gradients of one optimizer step for each kind of batch, plain and in chunks, on any number of ranks.
+"""Gradients of one optimizer step for each batch type, plain and in chunks, on any number of ranks.
 
     LAUNCHER tests/support/gradient_runs.py MODEL CORPUS CACHE OUT
 
-For each case a folder `OUT/<kind>-<plain or cached>` with the model after the step, which is SGD: the change of each
-weight is its gradient.  The step averages two batches of one cell, the second one short, so slices are uneven.
+For each case a folder `OUT/<batch_type>-<plain or cached>` with the model after the step, which is SGD: the change of each
+weight is its gradient.  The step averages two batches of one language pair, the second one short, so slices are uneven.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from hf_hybrid import HybridEncoder, HybridTrainer, load_corpus
 from hf_hybrid.training.arguments import HybridTrainingArguments
 from hf_hybrid.utils import distributed
 
-KINDS = {"mono": "en->en", "cross": "en->de", "pool": "en->*"}
+BATCH_TYPES = {"mono": "en->en", "cross": "en->de", "pool": "en->*"}
 CHUNKS = {"plain": None, "cached": 40}
 LEARNING_RATE = 100.0  # the change of a weight must not drown in the weight's own rounding
 
 
 def main(model: str, corpus: str, cache: str, out: str) -> None:
     train = load_corpus(corpus, "jsonl", cache_dir=cache)
-    for (kind, cell), (name, chunk_tokens) in itertools.product(KINDS.items(), CHUNKS.items()):
-        folder = Path(out) / f"{kind}-{name}"
+    for (batch_type, pair), (name, chunk_tokens) in itertools.product(BATCH_TYPES.items(), CHUNKS.items()):
+        folder = Path(out) / f"{batch_type}-{name}"
         arguments = HybridTrainingArguments(
-            str(folder), mix=f"{kind}=1", cells=cell, chunk_tokens=chunk_tokens, max_steps=1, optim="sgd",
+            str(folder), mix=f"{batch_type}=1", language_pairs=pair, chunk_tokens=chunk_tokens, max_steps=1, optim="sgd",
             gradient_accumulation_steps=2, global_batch_size=15, num_negatives=1, symmetric=True, temperature=0.1,
             learning_rate=LEARNING_RATE, lr_scheduler_type="constant", warmup_steps=0, max_grad_norm=0, energy="none",
             disable_tqdm=True, report_to="none", use_cpu=True,

@@ -3,7 +3,7 @@
 The rules are the Hub's that a card of this project could break; the Hub has more. Checked are: the front matter is
 YAML and a mapping; `license`, `pipeline_tag` and `sdk` are known ones; a `language` is ISO 639 in small letters, no
 region or script; `base_model` and `datasets` are Hub ids; `tags` are texts; what each result of a `model-index` must
-have; the length of `short_description`, and the colours of a Space.
+have; the length of `short_description`, and the colors of a Space.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import yaml
 
 from tests.support.hub.store import front_matter
 
-# Of the licences: all that the Hub lists but those of single models. Of the tasks: those that take only text.
-LICENCES = set(
+# Of the licenses: all that the Hub lists but those of single models. Of the tasks: those that take only text.
+LICENSES = set(
     """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc
     cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
     cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0
@@ -107,7 +107,7 @@ def _get(value: Any, path: str) -> Any:
 
 _HUB_ID = _each(_is_hub_id, "the id of a repository on the Hub")
 _COMMON: dict[str, _Check] = {
-    "license": _one_of(LICENCES),
+    "license": _one_of(LICENSES),
     "language": _each(_is_language, "an ISO 639 code of two or three small letters (BCP-47: see `language_bcp47`)"),
     "tags": _each(bool, "a text"),
 }

@@ -44,16 +44,16 @@ def write_run_folder(
     memory = GIB["run"] + GIB["state_byte"] * 16 * parameters + GIB["element"] * tokens * width * layers
     times_s = [3 * step_s] * 2 + [step_s] * (steps - 2)
     times_s[-5] *= stall
-    cells = [(a, b) for a in codes for b in codes]
+    language_pairs = [(a, b) for a in codes for b in codes]
     folder = RunFolder(path)
     folder.write_run({
         "config": {"use_cpu": True, "cpu_threads": 1, "evaluate_before": False, **(config or {})},
         "corpus": {"items_per_language": dict.fromkeys(codes, 500)},
         "mix": "mono=0.5,cross=0.5",
         "plan": {
-            "cells": [
-                {"kind": "mono" if a == b else "cross", "cell": f"{a}->{b}", "steps": 1, "pairs": batch_size}
-                for a, b in cells
+            "language_pairs": [
+                {"batch_type": "mono" if a == b else "cross", "language_pair": f"{a}->{b}", "steps": 1, "pairs": batch_size}
+                for a, b in language_pairs
             ]
         },
         "seed": 0,
@@ -64,8 +64,8 @@ def write_run_folder(
     })  # fmt: skip
     for step, time_s in enumerate(times_s, start=1):
         folder.append_resource_line({
-            "step": step, "time_s": time_s, "pairs": batch_size, "tokens": tokens, "padding_tokens": 0, "kind": None,
-            "cell": None, "loss": 1.0, "data_wait_s": 0.0, "peak_device_memory_gib": None, "host_memory_gib": memory,
+            "step": step, "time_s": time_s, "pairs": batch_size, "tokens": tokens, "padding_tokens": 0, "batch_type": None,
+            "language_pair": None, "loss": 1.0, "data_wait_s": 0.0, "peak_device_memory_gib": None, "host_memory_gib": memory,
             "energy_wh": None,
         })  # fmt: skip
     folder.write_resources({
@@ -85,7 +85,7 @@ def write_run_folder(
         "energy_wh": None,
         "energy_source": None,
         "per_language": {},
-        "per_cell": {},
+        "per_language_pair": {},
         "bytes_sent": None,
     })  # fmt: skip
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Resources, Scores
-from hf_hybrid.scaling.grid.arms import ARMS, Cell, Shared, Stage, budget_key, grid, stages_of
+from hf_hybrid.scaling.grid.arms import ARMS, Shared, Stage, Trial, budget_key, grid, stages_of
 from hf_hybrid.scaling.grid.fits import make_fits
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import make_table
@@ -49,22 +49,22 @@ def write_study(
     Args:
         path (`Path`): Its folder.
         counts, seeds, arms: The grid.
-        failed (`Mapping[str, str]`, *optional*): Cells that failed, with the last line of their log.
+        failed (`Mapping[str, str]`, *optional*): Trials that failed, with the last line of their log.
         changes: Replace what `study.json` has.
     """
     folder, study = StudyFolder(path), {**make_study(counts, seeds, arms), **changes}
     folder.write("study.json", study)
-    for number, cell in enumerate(study["cells"]):
-        if cell["id"] in (failed or {}):
-            folder.write_failure(cell, {"stage": "train", "returncode": 1, "last_line": (failed or {})[cell["id"]]})
+    for number, trial in enumerate(study["trials"]):
+        if trial["id"] in (failed or {}):
+            folder.write_failure(trial, {"stage": "train", "returncode": 1, "last_line": (failed or {})[trial["id"]]})
         else:
-            write_cell(folder, cell, study["eval_languages"], np.random.default_rng(number))
+            write_trial(folder, trial, study["eval_languages"], np.random.default_rng(number))
     collect(folder)
     return folder
 
 
 def collect(folder: StudyFolder) -> None:
-    """Write what follows from the cells."""
+    """Write what follows from the trials."""
     study = folder.read("study.json")
     table = make_table(folder, study)
     folder.write("table.json", table)
@@ -74,17 +74,17 @@ def collect(folder: StudyFolder) -> None:
 def make_study(counts: Sequence[int], seeds: Sequence[int], arms: Sequence[str]) -> Study:
     """From scratch, for so many steps."""
     sets = {count: list(LANGUAGES[:count]) for count in counts}
-    cells, absent = grid(arms, sets, seeds, LANGUAGES, from_scratch=True)
-    keys = {budget_key(cell["arm"], cell["num_languages"]): _STEPS for cell in cells if ARMS[cell["arm"]].trains}
+    trials, absent = grid(arms, sets, seeds, LANGUAGES, from_scratch=True)
+    keys = {budget_key(trial["arm"], trial["num_languages"]): _STEPS for trial in trials if ARMS[trial["arm"]].trains}
     shared = Shared({}, {}, None, None, own_cache=False)
-    cells = [{**cell, "stages": stages_of(cell, shared, keys, keys)} for cell in cells]
+    trials = [{**trial, "stages": stages_of(trial, shared, keys, keys)} for trial in trials]
     languages = list(LANGUAGES[: max(counts)])
     corpus = {
         "items_per_language": dict.fromkeys(languages, 400),
-        "licence": "unicode-3.0",
+        "license": "unicode-3.0",
         "source": {"path": "a made-up corpus"},
     }
-    how = "all train for so many steps; masked language modelling for as many tokens as hybrid batches"
+    how = "all train for so many steps; masked language modeling for as many tokens as hybrid batches"
     return {
         "language_order": list(LANGUAGES),
         "language_sets": {str(count): found for count, found in sets.items()},
@@ -102,25 +102,25 @@ def make_study(counts: Sequence[int], seeds: Sequence[int], arms: Sequence[str])
             for n, code in enumerate(languages)
         },
         "environment": {"versions": {"torch": "2.13.0"}, "python": "3.11.7", "devices": []},
-        "cells": cells,
+        "trials": trials,
         "absent": absent,
     }
 
 
-def write_cell(folder: StudyFolder, cell: Cell, languages: Sequence[str], rng: np.random.Generator) -> None:
-    """What the stages of a cell leave."""
-    for stage in cell["stages"]:
+def write_trial(folder: StudyFolder, trial: Trial, languages: Sequence[str], rng: np.random.Generator) -> None:
+    """What the stages of a trial leave."""
+    for stage in trial["stages"]:
         run = RunFolder(folder.stage_path(stage))
-        scores = make_scores(cell, stage, languages, rng)
+        scores = make_scores(trial, stage, languages, rng)
         run.write_eval({"before": None, "after": scores})
         if stage["name"] != "eval":
-            _write_training(run, cell, stage, scores, rng)
+            _write_training(run, trial, stage, scores, rng)
 
 
-def _write_training(run: RunFolder, cell: Cell, stage: Stage, scores: Scores, rng: np.random.Generator) -> None:
-    run.write_run(make_run(cell["languages"], cell["id"]))
-    step_s = _MADE_UP["mlm" if stage["name"] == "mlm" else cell["arm"]][0]
-    step_s *= (1 + 0.1 * math.log2(cell["num_languages"])) * (1 + 0.02 * rng.standard_normal())
+def _write_training(run: RunFolder, trial: Trial, stage: Stage, scores: Scores, rng: np.random.Generator) -> None:
+    run.write_run(make_run(trial["languages"], trial["id"]))
+    step_s = _MADE_UP["mlm" if stage["name"] == "mlm" else trial["arm"]][0]
+    step_s *= (1 + 0.1 * math.log2(trial["num_languages"])) * (1 + 0.02 * rng.standard_normal())
     time_s, tokens = step_s * _STEPS, _TOKENS_PER_STEP * _STEPS
     for share in (0.5, 1.0):
         run.append_resource_line(
@@ -130,8 +130,8 @@ def _write_training(run: RunFolder, cell: Cell, stage: Stage, scores: Scores, rn
                 "pairs": 32 * _STEPS,
                 "tokens": tokens // 2,
                 "padding_tokens": 0,
-                "kind": None,
-                "cell": None,
+                "batch_type": None,
+                "language_pair": None,
                 "loss": 2.0 - share,
                 "data_wait_s": 0.01,
                 "peak_device_memory_gib": None,
@@ -149,7 +149,7 @@ def _write_training(run: RunFolder, cell: Cell, stage: Stage, scores: Scores, rn
                 "measures": reached,
             }
         )
-    run.write_resources(make_resources(time_s, tokens, cell["num_languages"], rng))
+    run.write_resources(make_resources(time_s, tokens, trial["num_languages"], rng))
 
 
 def make_resources(time_s: float, tokens: int, num_languages: int, rng: np.random.Generator) -> Resources:
@@ -171,21 +171,21 @@ def make_resources(time_s: float, tokens: int, num_languages: int, rng: np.rando
         "energy_wh": time_s / 100,
         "energy_source": "codecarbon",
         "per_language": {},
-        "per_cell": {},
+        "per_language_pair": {},
         "bytes_sent": None,
     }
 
 
-def make_scores(cell: Cell, stage: Stage, languages: Sequence[str], rng: np.random.Generator) -> Scores:
+def make_scores(trial: Trial, stage: Stage, languages: Sequence[str], rng: np.random.Generator) -> Scores:
     """Better where a language was trained on."""
-    _, mono, cross, multi, distance = _MADE_UP["mlm" if stage["name"] == "mlm" else cell["arm"]]
-    share = len(set(cell["languages"]) & set(languages)) / len(languages) if cell["languages"] else 1.0
+    _, mono, cross, multi, distance = _MADE_UP["mlm" if stage["name"] == "mlm" else trial["arm"]]
+    share = len(set(trial["languages"]) & set(languages)) / len(languages) if trial["languages"] else 1.0
 
     def value(level: float, known: float = share) -> float:
         return level * (0.4 + 0.6 * known) * (1 + 0.03 * float(rng.standard_normal()))
 
     def both(query: str, passage: str) -> float:
-        return 1.0 if not cell["languages"] or {query, passage} <= set(cell["languages"]) else 0.0
+        return 1.0 if not trial["languages"] or {query, passage} <= set(trial["languages"]) else 0.0
 
     return {
         "monolingual": {"MAP": value(mono)},

@@ -19,7 +19,7 @@ from hf_hybrid.data.storage import Negatives
 from hf_hybrid.models.encoder import HybridEncoder
 
 LANGUAGES = ("ar", "de", "en", "hi", "zh")
-_WORDS = "river stone winter paper engine garden signal harbour mirror copper meadow lantern orchard canvas".split()  # noqa: SIM905
+_WORDS = "river stone winter paper engine garden signal harbor mirror copper meadow lantern orchard canvas".split()  # noqa: SIM905
 
 
 def toy_corpus(
@@ -30,7 +30,7 @@ def toy_corpus(
     negatives: int = 0,
     seed: int = 0,
 ) -> ParallelCorpus:
-    """Items that each language lacks a share of, `group_size` neighbours a group, `negatives` other passages each."""
+    """Items that each language lacks a share of, `group_size` neighbors a group, `negatives` other passages each."""
     rng = np.random.default_rng(seed)
     ids = [f"item-{number:04}" for number in range(num_items)]
     shares = np.broadcast_to(missing, len(languages))

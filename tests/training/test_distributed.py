@@ -71,7 +71,7 @@ def one_process(inputs: list[object], tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def kind_of_run(folder: Path) -> tuple[str, int | None, int]:
+def strategy_of_run(folder: Path) -> tuple[str, int | None, int]:
     found = json.loads((folder / "run.json").read_text())
     distributed = found["environment"]["distributed"]
     return distributed["type"], distributed["stage"], found["world_size"]
@@ -100,7 +100,7 @@ def weights_before(reference: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", TWO_PROCESSES)
 def test_two_processes_equal_one(name: str, inputs: list[object], one_process: Path, tmp_path: Path) -> None:
     printed = run_recipe(*inputs, "--output_dir", tmp_path, launch=shipped(name)).stdout
-    assert kind_of_run(tmp_path) == TWO_PROCESSES[name]
+    assert strategy_of_run(tmp_path) == TWO_PROCESSES[name]
     assert_same_run(tmp_path, one_process)
     # Halves of the weights that each process sends: see `weight_bytes_sent`.
     halves = {"ddp": 2, "fsdp2": 3, "deepspeed_zero1": 3, "deepspeed_zero2": 3, "deepspeed_zero3": 2}[name]

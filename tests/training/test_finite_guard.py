@@ -181,7 +181,7 @@ class TestReports:
         assert len(content["batches"]) == 2
         for number, batch in enumerate(content["batches"]):
             plan = trainer.schedule.batch(4 + number)
-            assert (batch["kind"], batch["cell"]) == (plan.kind, plan.cell.name)
+            assert (batch["batch_type"], batch["language_pair"]) == (plan.batch_type, plan.language_pair.name)
             assert batch["item_ids"] == list(plan.item_ids)
             assert set(batch["item_ids"]) <= set(corpus.item_ids.take(range(len(corpus))))
             texts = [
@@ -273,7 +273,7 @@ class TestHealth:
         trainer = toy_trainer(
             tmp_path / "dead",
             corpus,
-            **{**options, "mix": "mono=1", "cells": "en->en", "global_batch_size": 3},
+            **{**options, "mix": "mono=1", "language_pairs": "en->en", "global_batch_size": 3},
             dropout=0.0,
         )
         real = trainer.model.forward

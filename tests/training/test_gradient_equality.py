@@ -1,4 +1,4 @@
-"""Gradients of 2 and 4 processes are those of one, for each kind of batch, with GradCache and without: one table.
+"""Gradients of 2 and 4 processes are those of one, for each batch type, with GradCache and without: one table.
 
 `GRADIENT_TABLE=full pytest -s tests/training/test_gradient_equality.py` prints it.
 """
@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.gradient_runs import CHUNKS, KINDS, LEARNING_RATE
+from tests.support.gradient_runs import BATCH_TYPES, CHUNKS, LEARNING_RATE
 from tests.support.recipe_runs import run_recipe, shipped, write_jsonl_corpus, write_model
 
 pytestmark = pytest.mark.distributed
@@ -31,7 +31,7 @@ RUNS = [
     for name, num_processes in itertools.product(STRATEGIES, (2, 4))
     if num_processes == 2 or name == "ddp" or "GRADIENT_TABLE" in os.environ
 ]
-CASES = list(itertools.product(KINDS, CHUNKS))
+CASES = list(itertools.product(BATCH_TYPES, CHUNKS))
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +54,23 @@ def gradients(folder: Path, model: Path) -> torch.Tensor:
     return torch.cat([(before[name] - after[name]).flatten() / LEARNING_RATE for name in sorted(before)])
 
 
-def facts(folder: Path, kind: str, chunks: str) -> dict:
-    return json.loads((folder / f"{kind}-{chunks}" / "facts.json").read_text())
+def facts(folder: Path, batch_type: str, chunks: str) -> dict:
+    return json.loads((folder / f"{batch_type}-{chunks}" / "facts.json").read_text())
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def test_cached_equals_plain_and_kinds_differ(one_process: Path, inputs: list[Path]) -> None:
+def test_cached_equals_plain_and_batch_types_differ(one_process: Path, inputs: list[Path]) -> None:
     found = {case: gradients(one_process / "-".join(case), inputs[0]) for case in CASES}
-    for kind in KINDS:
-        assert found[kind, "plain"].norm() > 0.1
-        assert difference(found[kind, "cached"], found[kind, "plain"]) <= 1e-5
-        passes = {name: facts(one_process, kind, name)["forward_passes"] for name in CHUNKS}
+    for batch_type in BATCH_TYPES:
+        assert found[batch_type, "plain"].norm() > 0.1
+        assert difference(found[batch_type, "cached"], found[batch_type, "plain"]) <= 1e-5
+        passes = {name: facts(one_process, batch_type, name)["forward_passes"] for name in CHUNKS}
         assert passes["plain"] == 2, "two batches, each in one pass"
         assert passes["cached"] >= 12, "several chunks, each embedded twice"
-    for one, other in itertools.combinations(KINDS, 2):
+    for one, other in itertools.combinations(BATCH_TYPES, 2):
         assert difference(found[one, "plain"], found[other, "plain"]) > 0.1
 
 
@@ -80,16 +80,16 @@ def test_gradients_are_those_of_one_process(
 ) -> None:
     launch = shipped(name, "--num_processes", str(num_processes))
     run_recipe(*inputs, tmp_path, script="tests/support/gradient_runs.py", launch=launch)
-    for kind, chunks in CASES:
-        expected = gradients(one_process / f"{kind}-plain", inputs[0])
-        found = difference(gradients(tmp_path / f"{kind}-{chunks}", inputs[0]), expected)
-        print(f"| {name} | {num_processes} | {chunks} | {kind} | {found:.1e} |")
-        ran = facts(tmp_path, kind, chunks)
+    for batch_type, chunks in CASES:
+        expected = gradients(one_process / f"{batch_type}-plain", inputs[0])
+        found = difference(gradients(tmp_path / f"{batch_type}-{chunks}", inputs[0]), expected)
+        print(f"| {name} | {num_processes} | {chunks} | {batch_type} | {found:.1e} |")
+        ran = facts(tmp_path, batch_type, chunks)
         assert (ran["strategy"], ran["world_size"]) == (STRATEGIES[name], num_processes)
         assert ran["sharded"] == (name == "fsdp2")
         assert found <= 1e-5
-    for kind in KINDS:
-        plain, cached = (facts(tmp_path, kind, chunks) for chunks in CHUNKS)
+    for batch_type in BATCH_TYPES:
+        plain, cached = (facts(tmp_path, batch_type, chunks) for chunks in CHUNKS)
         assert cached["forward_passes"] > plain["forward_passes"]
         assert cached["exchanges"] == plain["exchanges"], "one exchange of gradients a step"
         assert (plain["exchanges"] > 0) == (name == "ddp")

@@ -349,12 +349,12 @@ def test_another_process_than_the_first_does_not_push(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"push_to_hub": True}, "hub_model_id=None cannot be honoured: push_to_hub needs the repository"),
-        ({"push_to_hub": True, "hub_model_id": "name"}, "hub_model_id='name' cannot be honoured"),
-        (PUSH | {"save_strategy": "no"}, "push_to_hub=True cannot be honoured: without checkpoints"),
+        ({"push_to_hub": True}, "hub_model_id=None cannot be honored: push_to_hub needs the repository"),
+        ({"push_to_hub": True, "hub_model_id": "name"}, "hub_model_id='name' cannot be honored"),
+        (PUSH | {"save_strategy": "no"}, "push_to_hub=True cannot be honored: without checkpoints"),
     ],
 )
-def test_options_that_cannot_be_honoured(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_options_that_cannot_be_honored(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         HybridTrainingArguments(str(tmp_path), use_cpu=True, **options)
 

@@ -1,4 +1,4 @@
-"""Masked language modelling: blocks, shares and masks of a plan, the head, the budget, and what runs do."""
+"""Masked language modeling: blocks, shares and masks of a plan, the head, the budget, and what runs do."""
 
 from __future__ import annotations
 
@@ -144,18 +144,18 @@ class TestShares:
         weights_of = np.array(tokens, dtype=float) ** smoothing
         expected = 5 * num_steps * weights_of / weights_of.sum()
         plan = schedule(cache, smoothing=smoothing, num_steps=num_steps)
-        found = np.bincount(plan.cell_numbers(), minlength=4)
+        found = np.bincount(plan.pair_numbers(), minlength=4)
         assert found.sum() == 5 * num_steps
         assert (np.abs(found - expected) < 1).all()
         if num_steps == 1000:  # the three are different plans
             for other in {0.0, 0.7, 1.0} - {smoothing}:
                 shares = np.array(tokens, dtype=float) ** other
                 assert np.abs(found - 5 * num_steps * shares / shares.sum()).max() > 100
-        rows = {row["cell"]: row for row in plan.plan()}
+        rows = {row["language_pair"]: row for row in plan.plan()}
         assert {name: row["blocks"] for name, row in rows.items()} == dict(zip(LANGUAGES, found.tolist(), strict=True))
         assert {name: row["tokens"] for name, row in rows.items()} == dict(zip(LANGUAGES, tokens, strict=True))
-        names = [(cell.kind, cell.name) for cell in plan.cells]
-        assert plan.fingerprint == plan_fingerprint(names, plan.cell_numbers())
+        names = [(pair.batch_type, pair.name) for pair in plan.language_pairs]
+        assert plan.fingerprint == plan_fingerprint(names, plan.pair_numbers())
 
     def test_blocks_of_a_language_come_in_order_and_batches_are_mixed(self, cache: TokenCache) -> None:
         plan = schedule(cache)
@@ -172,12 +172,12 @@ class TestShares:
             plan.batch(40)
 
     def test_the_order_follows_from_the_seed(self, cache: TokenCache) -> None:
-        plans = [schedule(cache, seed=seed).cell_numbers() for seed in (3, 3, 4)]
+        plans = [schedule(cache, seed=seed).pair_numbers() for seed in (3, 3, 4)]
         assert plans[0] == plans[1] != plans[2]
         assert sorted(plans[0]) != plans[0]
 
     def test_it_is_told_in_few_lines(self, cache: TokenCache) -> None:
-        told_of = schedule(cache).summary(max_cells=2)
+        told_of = schedule(cache).summary(max_pairs=2)
         assert told_of.startswith("plan: 40 steps of 5 blocks of 24 tokens, 4,800 tokens in all")
         assert told_of.endswith("blocks  in 2 more languages")
         shown = schedule(cache).preview(Masking(cache.tokenizer, 0.5))
@@ -335,13 +335,13 @@ class TestBudget:
             ({"max_tokens": 10**6, "tokens_of": "x"}, "max_tokens and tokens_of both say"),
             ({"tokens_of": "nowhere"}, "there is no run.json"),
             ({"max_tokens": 4000}, "a budget of 4,000 tokens is less than a step of 8,192"),
-            ({"block_length": 2}, "block_length=2 cannot be honoured: allowed is 8 to"),
-            ({"mlm_probability": 1.0}, "mlm_probability=1.0 cannot be honoured"),
+            ({"block_length": 2}, "block_length=2 cannot be honored: allowed is 8 to"),
+            ({"mlm_probability": 1.0}, "mlm_probability=1.0 cannot be honored"),
             ({"masking": "whole"}, "masking must be one of static, dynamic; got 'whole'"),
             ({"num_train_epochs": 3}, "a plan has steps and no epochs"),
         ],
     )
-    def test_what_cannot_be_honoured_is_refused(self, options: dict[str, Any], words: str) -> None:
+    def test_what_cannot_be_honored_is_refused(self, options: dict[str, Any], words: str) -> None:
         with pytest.raises(ValueError, match=re.escape(words)):
             MlmTrainingArguments(**options, **ARGUMENTS)
 
@@ -354,7 +354,7 @@ class TestBudget:
         with pytest.raises(TypeError, match="temperature"):
             MlmTrainingArguments(temperature=0.1, **ARGUMENTS)
         assert "mix" in HybridTrainingArguments(**ARGUMENTS).to_dict()
-        assert not {"mix", "cells", "temperature"} & set(MlmTrainingArguments(**ARGUMENTS).to_dict())
+        assert not {"mix", "language_pairs", "temperature"} & set(MlmTrainingArguments(**ARGUMENTS).to_dict())
 
 
 def model_of(family: str, seed: int = 0) -> MaskedLanguageModel:
@@ -416,7 +416,7 @@ class TestHead:
         families.encoder("xlm-roberta").save_pretrained(tmp_path)
         with caplog.at_level("WARNING", logger="hf_hybrid"):
             model = MaskedLanguageModel.from_pretrained(tmp_path)
-        assert f"no head for masked language modelling in {tmp_path}" in caplog.text
+        assert f"no head for masked language modeling in {tmp_path}" in caplog.text
         assert "lm_head.dense.weight" in caplog.text
         ours, theirs = (
             dict(encoder.backbone.named_parameters()) for encoder in (model, families.encoder("xlm-roberta"))
@@ -446,7 +446,7 @@ class TestHead:
     def test_an_encoder_without_such_a_model_is_refused(self) -> None:
         backbone = families.backbone("bert")
         backbone.config = transformers.CLIPTextConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-        with pytest.raises(ValueError, match="transformers has no model for masked language modelling with BertModel"):
+        with pytest.raises(ValueError, match="transformers has no model for masked language modeling with BertModel"):
             MaskedLanguageModel(backbone, families.tokenizer())
 
 
@@ -527,7 +527,7 @@ class TestRuns:
     @pytest.mark.slow
     def test_the_loss_begins_at_chance_and_falls_below_what_counting_gives(self, tmp_path: Path) -> None:
         """Who knows how often each token occurs, and no more, has the entropy of that as loss; of languages with words
-        of their own, the neighbours of a hidden word tell more."""
+        of their own, the neighbors of a hidden word tell more."""
         corpus = apart(tmp_path / "corpus")
         options = {"max_steps": 120, "learning_rate": 5e-3, "save_strategy": "no", "logging_steps": 60}
         trainer = run(tmp_path / "run", corpus, dropout=0.0, global_batch_size=12, block_length=32, **options)
@@ -548,10 +548,10 @@ class TestRuns:
         assert resources["padding_tokens"] == 0
         assert resources["num_pairs"] == 0
         assert sum(line["tokens"] for line in lines) == resources["tokens"]
-        assert {line["kind"] for line in lines} == {"mlm"}
-        assert {line["cell"] for line in lines} == set(resources["per_cell"]) == {"*"}
+        assert {line["batch_type"] for line in lines} == {"mlm"}
+        assert {line["language_pair"] for line in lines} == set(resources["per_language_pair"]) == {"*"}
         for row in plan.plan():
-            share = resources["per_language"][row["cell"]]
+            share = resources["per_language"][row["language_pair"]]
             assert (share["tokens"], share["steps"]) == (row["blocks"] * LENGTH, row["steps"])
         collator = MlmCollator(plan, undisturbed._masking)
         predicted = sum(collator(step)["num_predicted"] for step in range(10))
@@ -630,7 +630,7 @@ class TestRuns:
         identity = undisturbed.identity()
         assert identity["mix"] == "mlm"
         assert identity["corpus"] == corpus.fingerprint
-        assert not {"temperature", "cells", "num_negatives", "max_query_length"} & set(identity)
+        assert not {"temperature", "language_pairs", "num_negatives", "max_query_length"} & set(identity)
         assert json.loads((folder / "checkpoint-8" / STATE_NAME).read_text())["run"] == identity
         (batch,) = undisturbed.describe_step(3)["batches"]
         columns = undisturbed.schedule.batch(2).columns

@@ -30,17 +30,17 @@ from hf_hybrid.training import meters, resource_log
 from hf_hybrid.training.resource_log import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
 
 WAIT_S = 0.001
-CELLS = [("mono", "de->de"), ("cross", "de->zh"), ("pool", "de->*")]
+PAIRS = [("mono", "de->de"), ("cross", "de->zh"), ("pool", "de->*")]
 
 
 def record_of(step: int, padding_tokens: int = 0) -> StepRecord:
-    """What batch `step` of a run over three cells holds; every step differs."""
-    kind, cell = CELLS[step % 3]
-    languages = {"de->de": ["de"], "de->zh": ["de", "zh"], "de->*": ["de", "fr", "zh"]}[cell]
+    """What batch `step` of a run over three language pairs holds; every step differs."""
+    batch_type, pair = PAIRS[step % 3]
+    languages = {"de->de": ["de"], "de->zh": ["de", "zh"], "de->*": ["de", "fr", "zh"]}[pair]
     tokens = {language: 10 * (step + 1) + index for index, language in enumerate(languages)}
     squares = sum(n * n for n in tokens.values())
     sent = {"embedding_bytes": 3 * padding_tokens, "weight_bytes": 1000 * (padding_tokens > 0)}
-    return StepRecord(kind, cell, step + 2, tokens, squares, padding_tokens, WAIT_S, **sent)
+    return StepRecord(batch_type, pair, step + 2, tokens, squares, padding_tokens, WAIT_S, **sent)
 
 
 class Model(nn.Module):
@@ -95,7 +95,7 @@ def without_times(totals: Any) -> Any:
     return totals
 
 
-def test_lines_and_languages_and_cells_add_up_to_the_totals(tmp_path: Path) -> None:
+def test_lines_and_languages_and_language_pairs_add_up_to_the_totals(tmp_path: Path) -> None:
     train(tmp_path)
     folder = RunFolder(tmp_path)
     lines, _ = folder.read_resource_lines()
@@ -106,12 +106,12 @@ def test_lines_and_languages_and_cells_add_up_to_the_totals(tmp_path: Path) -> N
     assert totals["num_pairs"] == sum(record.pairs for record in expected) == sum(line["pairs"] for line in lines)
     tokens = sum(sum(record.tokens_per_language.values()) for record in expected)
     assert totals["tokens"] == tokens == sum(line["tokens"] for line in lines)
-    for shares in (totals["per_language"], totals["per_cell"]):
+    for shares in (totals["per_language"], totals["per_language_pair"]):
         assert sum(share["tokens"] for share in shares.values()) == tokens
         assert sum(share["time_s"] for share in shares.values()) == pytest.approx(totals["train_time_s"])
     assert sum(line["time_s"] for line in lines) == pytest.approx(totals["train_time_s"])
     assert sum(line["data_wait_s"] for line in lines) == pytest.approx(7 * WAIT_S)
-    assert {cell: share["steps"] for cell, share in totals["per_cell"].items()} == {
+    assert {pair: share["steps"] for pair, share in totals["per_language_pair"].items()} == {
         "de->de": 3,
         "de->zh": 2,
         "de->*": 2,
@@ -125,15 +125,15 @@ def test_one_line_for_each_logging_step_and_one_for_the_rest(tmp_path: Path) -> 
     lines, _ = RunFolder(tmp_path).read_resource_lines()
     assert [line["step"] for line in lines] == [2, 4, 6, 7]
     assert [line["loss"] is None for line in lines] == [False, False, False, True]
-    # Two steps of different cells have no one kind; the last line is one step's.
-    assert [line["kind"] for line in lines] == [None, None, None, "mono"]
-    assert lines[-1]["cell"] == "de->de"
+    # Two steps of different language pairs have no one batch type; the last line is one step's.
+    assert [line["batch_type"] for line in lines] == [None, None, None, "mono"]
+    assert lines[-1]["language_pair"] == "de->de"
 
 
-def test_a_line_of_one_step_names_its_kind_and_cell(tmp_path: Path) -> None:
+def test_a_line_of_one_step_names_its_batch_type_and_language_pair(tmp_path: Path) -> None:
     train(tmp_path, logging_steps=1)
     lines, _ = RunFolder(tmp_path).read_resource_lines()
-    assert [(line["kind"], line["cell"]) for line in lines] == [CELLS[step % 3] for step in range(7)]
+    assert [(line["batch_type"], line["language_pair"]) for line in lines] == [PAIRS[step % 3] for step in range(7)]
 
 
 def test_logging_once_an_epoch_works_too(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_resumed_run_ends_with_the_totals_of_one_that_was_not_stopped(tmp_path
     assert (sent["embeddings"], sent["weights"]) == (7 * 15, 7 * 1000)
     lines, torn = stopped.read_resource_lines()
     wanted, _ = whole.read_resource_lines()
-    steady = ("step", "pairs", "tokens", "padding_tokens", "kind", "cell")
+    steady = ("step", "pairs", "tokens", "padding_tokens", "batch_type", "language_pair")
     assert torn == 0
     assert [[line[key] for key in steady] for line in lines] == [[line[key] for key in steady] for line in wanted]  # type: ignore[literal-required]
     # Times go on from those of the checkpoint, and its set-up is not forgotten.

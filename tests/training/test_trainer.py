@@ -73,7 +73,7 @@ def test_every_step_sees_the_batch_of_the_plan(corpus: ParallelCorpus, tmp_path:
 
     class Watch(HybridTrainer):
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            seen.append((inputs["facts"].cell, inputs["targets"]["query_groups_Q"].tolist()))
+            seen.append((inputs["facts"].language_pair, inputs["targets"]["query_groups_Q"].tolist()))
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     args = HybridTrainingArguments(
@@ -82,7 +82,7 @@ def test_every_step_sees_the_batch_of_the_plan(corpus: ParallelCorpus, tmp_path:
     trainer = Watch(toy_encoder(corpus), args, train_dataset=corpus, cache_dir=tmp_path)
     trainer.train()
     plan = [trainer.schedule.batch(step) for step in range(15)]
-    assert seen == [(batch.cell.name, corpus.groups[batch.items].tolist()) for batch in plan]
+    assert seen == [(batch.language_pair.name, corpus.groups[batch.items].tolist()) for batch in plan]
 
 
 @pytest.mark.slow
@@ -210,7 +210,9 @@ def test_resources_are_those_of_the_plan(corpus: ParallelCorpus, tmp_path: Path)
     lines = [json.loads(line) for line in (tmp_path / "run" / "resources.jsonl").read_text().splitlines()]
     batches = [trainer.schedule.batch(step) for step in range(8)]
     assert resources["num_pairs"] == sum(len(batch.items) for batch in batches)
-    assert [(line["kind"], line["cell"]) for line in lines] == [(batch.kind, batch.cell.name) for batch in batches]
+    assert [(line["batch_type"], line["language_pair"]) for line in lines] == [
+        (batch.batch_type, batch.language_pair.name) for batch in batches
+    ]
     assert [line["loss"] for line in lines] == losses(trainer)
     assert sum(share["tokens"] for share in resources["per_language"].values()) == resources["tokens"]
     assert resources["padding_tokens"] == 0, "packed batches have no padding"

@@ -45,7 +45,7 @@ OF_THE_REPORT = ("figures", "page")  # which take longer than all others
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small one that was run, but for two cells, with its report."""
+    """A small one that was run, but for two trials, with its report."""
     place = tmp_path_factory.mktemp("verify-study")
     write_jsonl_corpus(place / "corpus", missing=0.1)
     config = asked(place, arms="zero_shot,bm25,mono,mlm,mlm_hybrid")
@@ -71,7 +71,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with pytest.raises(SystemExit) as ended:
             console.main(["scale", "--config", str(config), "--only", "zero_shot*,bm25,mono*,mlm_hybrid*"])
         assert ended.value.code == 0
-        failed = next(cell for cell in folder.read("study.json")["cells"] if cell["id"] == FAILED)
+        failed = next(trial for trial in folder.read("study.json")["trials"] if trial["id"] == FAILED)
         folder.write_failure(failed, {"stage": "mlm", "returncode": 1, "last_line": "OSError: /data/me/no such file"})
         collect(folder)
         study_report.write_report(folder.path, PROFILE)
@@ -106,11 +106,11 @@ def test_a_study_and_its_copy_pass_and_most_of_them_is_known(study: Path, copy: 
         assert {finding.check for finding in found if finding.status == OK} >= {*STUDY_CHECKS} - {"manifest"}
         unknown[path] = [finding.place for finding in found if finding.status == UNKNOWN]
         assert sum(finding.told.startswith(NO_VALUES) for finding in found) == (path == copy), "once"
-        assert len({finding.file for finding in found if finding.status == OK}) < 30, "a line a file, not a cell"
-    of_runs = [f"cells/*/resources.json: {name}" for name in ("flops", "setup_time_s", "peak_host_memory_gib")]
+        assert len({finding.file for finding in found if finding.status == OK}) < 30, "a line a file, not a trial"
+    of_runs = [f"trials/*/resources.json: {name}" for name in ("flops", "setup_time_s", "peak_host_memory_gib")]
     both = {"study.json: tokens", "study.json: corpus", *of_runs}
-    assert sorted(unknown[study]) == sorted(both | {"manifest.json", "cells/*/eval.json: after: bias: MRC@10"})
-    assert sorted(unknown[copy]) == sorted(both | {"cells/*/eval.json: after"})
+    assert sorted(unknown[study]) == sorted(both | {"manifest.json", "trials/*/eval.json: after: bias: MRC@10"})
+    assert sorted(unknown[copy]) == sorted(both | {"trials/*/eval.json: after"})
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
@@ -133,7 +133,7 @@ def test_every_number_of_table_and_fits_is_worked_out_again(copy: Path) -> None:
 
 def test_the_values_of_queries_in_the_study_are_compared(study: Path) -> None:
     whole = {finding.place for finding in verify_only(study, "scores") if finding.status == OK}
-    assert {"cells/*/eval.json: after: multilingual: MAP", "cells/*/eval.json: after: bias: rank_distance"} <= whole
+    assert {"trials/*/eval.json: after: multilingual: MAP", "trials/*/eval.json: after: bias: rank_distance"} <= whole
 
 
 def verify_only(path: Path, name: str) -> list[Finding]:
@@ -148,8 +148,8 @@ def test_the_copy_gives_the_report_of_the_study_and_has_nothing_else(study: Path
     assert markdown_text(copy).encode() == (copy / "report.md").read_bytes() == (study / "report.md").read_bytes()
     files = contents(copy)
     assert {Path(name).suffix for name in files} == {".json", ".jsonl", ".html", ".md"}
-    assert {"manifest.json", "step_profile.json", f"cells/{FAILED}/failure.json"} <= {*files}
-    assert {"cells/bm25/bm25/eval.json", "cells/mlm_hybrid-L2-seed1/mlm/curve.jsonl"} <= {*files}
+    assert {"manifest.json", "step_profile.json", f"trials/{FAILED}/failure.json"} <= {*files}
+    assert {"trials/bm25/bm25/eval.json", "trials/mlm_hybrid-L2-seed1/mlm/curve.jsonl"} <= {*files}
     for name, content in files.items():
         assert str(study.parent).encode() not in content, name
         assert b"/data/me" not in content, name
@@ -169,9 +169,9 @@ def test_a_copy_is_published_whole(copy: Path, tmp_path: Path) -> None:
 def test_only_an_earlier_copy_gives_way(study: Path, copy: Path, tmp_path: Path) -> None:
     target, before = Path(shutil.copytree(copy, tmp_path / "copy")), contents(copy)
     (target / "report.md").unlink()
-    (target / "cells" / "old").mkdir()
+    (target / "trials" / "old").mkdir()
     assert contents(copy_study(study, target)) == before
-    assert not (target / "cells" / "old").exists()
+    assert not (target / "trials" / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
@@ -312,11 +312,11 @@ def in_text(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 def removed(folder: Path) -> None:
-    shutil.rmtree(folder / CELL)
+    shutil.rmtree(folder / TRIAL)
 
 
 def swapped(folder: Path) -> None:
-    first, second = (folder / "cells" / f"mono-L{count}-seed1" for count in (1, 2))
+    first, second = (folder / "trials" / f"mono-L{count}-seed1" for count in (1, 2))
     first.rename(folder / "aside")
     second.rename(first)
     (folder / "aside").rename(second)
@@ -340,16 +340,16 @@ def figure_data(folder: Path) -> None:
 
 
 def added(folder: Path) -> None:
-    (folder / CELL / "notes.txt").write_text("mine")
+    (folder / TRIAL / "notes.txt").write_text("mine")
 
 
-def other_cell(folder: Path) -> None:
-    shutil.copytree(folder / CELL, folder / "cells" / "mono-L9-seed1")
+def other_trial(folder: Path) -> None:
+    shutil.copytree(folder / TRIAL, folder / "trials" / "mono-L9-seed1")
 
 
-CELL = "cells/mono-L2-seed1"
-RUN, EVAL, TOTALS = (f"{CELL}/{name}.json" for name in ("run", "eval", "resources"))
-MLM = "cells/mlm_hybrid-L2-seed1/mlm"
+TRIAL = "trials/mono-L2-seed1"
+RUN, EVAL, TOTALS = (f"{TRIAL}/{name}.json" for name in ("run", "eval", "resources"))
+MLM = "trials/mlm_hybrid-L2-seed1/mlm"
 IN_TABLE = r"table\.json: mono-L2-seed1: "
 FORGERIES = [
     Forgery(
@@ -371,35 +371,35 @@ FORGERIES = [
         "a score of a setting", value(EVAL, "after", "monolingual", "MAP", to=more), f"{EVAL}: after: monolingual"
     ),
     Forgery(
-        "a multilingual score", value(EVAL, "after", "multilingual", "MAP", to=more), f"{CELL}/curve.jsonl, line 2"
+        "a multilingual score", value(EVAL, "after", "multilingual", "MAP", to=more), f"{TRIAL}/curve.jsonl, line 2"
     ),
     Forgery("a score of a pair", value(EVAL, "after", "pairs", "de-en", "MAP", to=more), f"{EVAL}: after: cross_l"),
-    Forgery("a bias", value(EVAL, "after", "bias", "rank_distance", to=more), f"{CELL}/curve.jsonl, line 2"),
+    Forgery("a bias", value(EVAL, "after", "bias", "rank_distance", to=more), f"{TRIAL}/curve.jsonl, line 2"),
     Forgery("what was evaluated", value(EVAL, "evaluated", "corpus_fingerprint", to="0" * 64), f"{EVAL}: evaluated"),
     Forgery("fewer queries", value(EVAL, "evaluated", "max_queries", to=2), f"{EVAL}: evaluated: max_queries"),
     Forgery(
         "a score of an untrained model",
-        value("cells/zero_shot-seed1/eval.json", "after", "multilingual", "MAP", to=more),
+        value("trials/zero_shot-seed1/eval.json", "after", "multilingual", "MAP", to=more),
         r"table\.json: zero_shot-seed1: quality: multilingual/MAP",
     ),
     Forgery("a total", value(TOTALS, "tokens", to=lambda found: found + 1), f"{TOTALS}: tokens"),
     Forgery("the set-up", value(TOTALS, "setup_time_s", to=more), f"{IN_TABLE}setup_time_s"),
     Forgery("a peak", value(TOTALS, "peak_host_memory_gib", 0, to=more), f"{IN_TABLE}peak_host_memory_gib"),
-    Forgery("a line of the log", value(f"{CELL}/resources.jsonl", 1, "time_s", to=more), f"{TOTALS}: train_time_s"),
+    Forgery("a line of the log", value(f"{TRIAL}/resources.jsonl", 1, "time_s", to=more), f"{TOTALS}: train_time_s"),
     Forgery(
-        "a point of the curve", value(f"{CELL}/curve.jsonl", 0, "tokens", to=1), f"{CELL}/curve.jsonl, line 1: tok"
+        "a point of the curve", value(f"{TRIAL}/curve.jsonl", 0, "tokens", to=1), f"{TRIAL}/curve.jsonl, line 1: tok"
     ),
     Forgery(
         "a score on the way",
-        value(f"{CELL}/curve.jsonl", 0, "measures", "multilingual/MAP", to=more),
+        value(f"{TRIAL}/curve.jsonl", 0, "measures", "multilingual/MAP", to=more),
         r"report\.html: curve\[\d+\]: y",
         "figures",
     ),
     Forgery(
-        "a point left out", lambda folder: shorter(folder / CELL / "curve.jsonl"), "table.json|report.html", "figures"
+        "a point left out", lambda folder: shorter(folder / TRIAL / "curve.jsonl"), "table.json|report.html", "figures"
     ),
-    Forgery("seeds", value("study.json", "seeds", to=[1, 2]), "study.json: cells"),
-    Forgery("an arm left out", value("study.json", "arms", to=lambda arms: arms[:-1]), "study.json: cells"),
+    Forgery("seeds", value("study.json", "seeds", to=[1, 2]), "study.json: trials"),
+    Forgery("an arm left out", value("study.json", "arms", to=lambda arms: arms[:-1]), "study.json: trials"),
     Forgery("languages", value("study.json", "language_order", to=["en", "de", "ar"]), "study.json: language_sets"),
     Forgery("the target", value("study.json", "budget", "target", "value", to=0.5), f"{IN_TABLE}target: value"),
     Forgery("the budget", value("study.json", "budget", "value", to=5.0), "study.json: budget: steps"),
@@ -409,30 +409,32 @@ FORGERIES = [
     ),
     Forgery(
         "a command",
-        value("study.json", "cells", 3, "stages", 0, "options", "max_steps", to="9"),
-        "study.json: cells: mono-L2-seed1: stages",
+        value("study.json", "trials", 3, "stages", 0, "options", "max_steps", to="9"),
+        "study.json: trials: mono-L2-seed1: stages",
     ),
     Forgery("a seed", value(RUN, "config", "seed", to=7), f"{RUN}: config: seed"),
     Forgery("a mix", value(RUN, "mix", to="pool=1"), f"{RUN}: mix"),
     Forgery("a corpus", value(RUN, "corpus", "fingerprint", to="0" * 64), f"{RUN}: corpus: fingerprint"),
-    Forgery("a first model", value(RUN, "identity", "model", to="seed-1, 0"), "cells/.*/run.json: identity: model"),
+    Forgery("a first model", value(RUN, "identity", "model", to="seed-1, 0"), "trials/.*/run.json: identity: model"),
     Forgery("a number of items", value(RUN, "corpus", "items_per_language", "de", to=1), f"{RUN}: corpus: items"),
-    Forgery("a plan", value(f"{CELL}/plan.json", "batches", 0, to=lambda found: 1 - found), f"{CELL}/plan.json: fing"),
-    Forgery("a log", value(f"{CELL}/events.jsonl", -1, "reason", to="failed"), f"{CELL}/events.jsonl: last stop"),
-    Forgery("the first stage", value(f"{MLM}/run.json", "config", "max_steps", to=9), f"{MLM}/run.json: config: max"),
-    Forgery("a cell removed", removed, CELL),
-    Forgery("two cells swapped", swapped, "cells/mono-L1-seed1/run.json: config: languages"),
-    Forgery("a cell added", other_cell, "cells/mono-L9-seed1: |cells/mono-L9-seed1$"),
-    Forgery("a file added", added, f"{CELL}/notes.txt"),
     Forgery(
-        "how a cell failed",
-        value(f"cells/{FAILED}/failure.json", "last_line", to="no"),
+        "a plan", value(f"{TRIAL}/plan.json", "batches", 0, to=lambda found: 1 - found), f"{TRIAL}/plan.json: fing"
+    ),
+    Forgery("a log", value(f"{TRIAL}/events.jsonl", -1, "reason", to="failed"), f"{TRIAL}/events.jsonl: last stop"),
+    Forgery("the first stage", value(f"{MLM}/run.json", "config", "max_steps", to=9), f"{MLM}/run.json: config: max"),
+    Forgery("a trial removed", removed, TRIAL),
+    Forgery("two trials swapped", swapped, "trials/mono-L1-seed1/run.json: config: languages"),
+    Forgery("a trial added", other_trial, "trials/mono-L9-seed1: |trials/mono-L9-seed1$"),
+    Forgery("a file added", added, f"{TRIAL}/notes.txt"),
+    Forgery(
+        "how a trial failed",
+        value(f"trials/{FAILED}/failure.json", "last_line", to="no"),
         rf"table\.json: {FAILED}: reason",
     ),
     Forgery(
-        "where it failed", value(f"cells/{FAILED}/failure.json", "stage", to="train"), f"cells/{FAILED}/failure.json"
+        "where it failed", value(f"trials/{FAILED}/failure.json", "stage", to="train"), f"trials/{FAILED}/failure.json"
     ),
-    Forgery("no failure", lambda folder: shutil.rmtree(folder / "cells" / FAILED), f"cells/{FAILED}"),
+    Forgery("no failure", lambda folder: shutil.rmtree(folder / "trials" / FAILED), f"trials/{FAILED}"),
     Forgery("a file that is no JSON", lambda folder: (folder / TOTALS).write_text("{"), TOTALS),
 ]
 

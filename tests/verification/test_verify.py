@@ -261,7 +261,7 @@ def better(table: pa.Table) -> pa.Table:
 def swapped(plan: dict[str, Any]) -> None:
     """Two batches of the plan change places."""
     batches = plan["batches"]
-    other = next(number for number, cell in enumerate(batches) if cell != batches[0])
+    other = next(number for number, pair in enumerate(batches) if pair != batches[0])
     batches[0], batches[other] = batches[other], batches[0]
 
 
@@ -269,7 +269,10 @@ def swapped_and_hashed(bundle: Path) -> None:
     """The same, with all fingerprints made anew."""
     change(bundle / "plan.json", swapped)
     plan = json.loads((bundle / "plan.json").read_text())
-    made = plan_fingerprint([(cell["kind"], cell["cell"]) for cell in plan["cells"]], plan["batches"])
+    made = plan_fingerprint(
+        [(pair["batch_type"], pair["language_pair"]) for pair in plan["language_pairs"]],
+        plan["batches"],
+    )
     change(bundle / "plan.json", {"fingerprint": made})
     change(bundle / "run.json", {"identity.plan": made})
 
@@ -312,7 +315,7 @@ HASH = "0123456789abcdef" * 4
 SEEDS = {"config__seed": 43, "identity__seed": 43, "identity__data_seed": 43, "seed": 43}
 FORGERIES = [
     Forgery("a digit in a table of the card", text("README.md", r"(\| 0\.\d)\d", r"\g<1>x"), "README.md, line"),
-    Forgery("a licence in the card", text("README.md", r"Unicode-3\.0", "MIT"), "README.md, line"),
+    Forgery("a license in the card", text("README.md", r"Unicode-3\.0", "MIT"), "README.md, line"),
     Forgery("a line more in the card", text("README.md", r"\Z", "The best model.\n"), "README.md, line"),
     Forgery("a byte of the log, in a score", text("events.jsonl", r'"MAP": 0\.', '"MAP": 1.'), "before: MAP"),
     Forgery("the reason of the stop", text("events.jsonl", '"finished"', '"told to"'), "last stop"),
@@ -327,13 +330,13 @@ FORGERIES = [
     Forgery("a byte of a picture", byte("pictures/pairs_after.png", -20), "pairs_after.png$"),
     Forgery("the plan, two batches swapped", content("plan.json", swapped), "plan.json: fingerprint"),
     Forgery("the same with new fingerprints", swapped_and_hashed, "plan.json: fingerprint"),
-    Forgery("steps of a cell", text("run.json", r'"steps": (\d)', r'"steps": 1\1'), "plan: steps"),
+    Forgery("steps of a language pair", text("run.json", r'"steps": (\d)', r'"steps": 1\1'), "plan: steps"),
     Forgery("another corpus", run(corpus__fingerprint=HASH), "run.json: corpus: fingerprint"),
     Forgery("another corpus, twice", run(corpus__fingerprint=HASH, identity__corpus=HASH), "corpus: fingerprint"),
     Forgery("another evaluation corpus", scores(evaluated__corpus_fingerprint=HASH), "evaluated: corpus_fingerprint"),
-    Forgery("the licence of the corpus", run(corpus__licence="MIT"), "run.json: corpus: licence"),
-    Forgery("the licence, twice", run(corpus__licence="MIT", corpus__source__licence="MIT"), "source: licence"),
-    Forgery("the name of a language", content("run.json", renamed), "plan.json: cells: de->de"),
+    Forgery("the license of the corpus", run(corpus__license="MIT"), "run.json: corpus: license"),
+    Forgery("the license, twice", run(corpus__license="MIT", corpus__source__license="MIT"), "source: license"),
+    Forgery("the name of a language", content("run.json", renamed), "plan.json: language pairs: de->de"),
     Forgery("the seed", run(config__seed=43), "identity: seed"),
     Forgery("the seed, in all places", run(**SEEDS), "plan.json: fingerprint"),
     Forgery("the mix", run(mix="mono=0.25,cross=0.75"), "run.json: mix"),
@@ -426,10 +429,12 @@ def add_row(what: str, by_manifest: list[Finding], otherwise: list[Finding]) -> 
     path = Path(table)
     if not path.exists():
         path.write_text("| altered | found by the manifest | with card and manifest made anew |\n|---|---|---|\n")
-    cells = [f"{one[0].place}: {one[0].told}" if one else "not found" for one in (by_manifest, otherwise)]
-    shown = [re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", cell).replace("|", "\\|") for cell in (what, *cells)]
+    columns = [f"{one[0].place}: {one[0].told}" if one else "not found" for one in (by_manifest, otherwise)]
+    shown = [
+        re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", column).replace("|", "\\|") for column in (what, *columns)
+    ]
     with path.open("a", encoding="utf-8") as file:
-        file.write(f"| {' | '.join(cell[:200] for cell in shown)} |\n")
+        file.write(f"| {' | '.join(column[:200] for column in shown)} |\n")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.json", "requirements.txt"])
@@ -701,7 +706,7 @@ def test_values_of_another_type_are_not_the_same() -> None:
 
 
 def test_the_table_counts_by_file_and_tells_all_that_is_wrong() -> None:
-    findings = [Finding("plan", OK, f"plan.json: cells[{number}]") for number in range(500)]
+    findings = [Finding("plan", OK, f"plan.json: language pairs[{number}]") for number in range(500)]
     findings += [Finding("plan", WRONG, f"run.json: {number}", "expected b") for number in range(30)]
     told = findings_table(findings)
     assert re.search(r"^plan +plan.json +500 +0 +0$", told, re.MULTILINE)

@@ -59,12 +59,12 @@ class Targets(TypedDict):
 class BatchFacts:
     """What the resource log says of a global batch: sums over all ranks, `sum_squared_lengths` in tokens squared."""
 
-    kind: str
-    cell: str
+    batch_type: str
+    language_pair: str
     pairs: int
     tokens_per_language: dict[str, int]
     sum_squared_lengths: int
-    predicted_tokens: int = 0  # of masked language modelling
+    predicted_tokens: int = 0  # of masked language modeling
 
     @property
     def tokens(self) -> int:
@@ -205,7 +205,7 @@ class HybridCollator:
             for language, sequence in zip(languages, found, strict=True):
                 per_language[self.corpus.languages[language]] += len(sequence)
                 squares += len(sequence) ** 2
-        return BatchFacts(batch.kind, batch.cell.name, len(batch.items), dict(per_language), squares)
+        return BatchFacts(batch.batch_type, batch.language_pair.name, len(batch.items), dict(per_language), squares)
 
 
 class StepDataset(torch.utils.data.Dataset):

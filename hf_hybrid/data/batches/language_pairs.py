@@ -1,6 +1,6 @@
-"""Which cells a corpus has under patterns of pairs of languages, and which items belong to each.
+"""Which language pairs a corpus has under patterns of language pairs, and which items belong to each.
 
-Shape letters: B items of a batch, L languages, M languages that a cell's passages may have.
+Shape letters: B items of a batch, L languages, M languages that a language pair's passages may have.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _BLOCK_ITEMS = 65_536  # a multiple of 8
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A kind with its languages, ``"*"`` for any: `passage_language` of a pool cell, both of the mixed one.
+class LanguagePair:
+    """A batch type with its languages, ``"*"`` for any: `passage_language` of a pool language pair, both of the mixed one.
 
     `num_items` items have both sides.
     """
 
-    kind: str
+    batch_type: str
     query_language: str
     passage_language: str
     num_items: int
@@ -38,12 +38,12 @@ class Cell:
         return f"{self.query_language}->{self.passage_language}"
 
 
-class CellMembers:
-    """The cells of each kind, their items, and the languages that their items may take.
+class PairMembers:
+    """The language pairs of each batch type, their items, and the languages that their items may take.
 
     Args:
         corpus (`ParallelCorpus`): The aligned items.
-        cells (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only matching pairs are used.
+        language_pairs (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only matching pairs are used.
         exclude (`str`, *optional*): Patterns of pairs never used.
 
     Raises:
@@ -52,22 +52,22 @@ class CellMembers:
     Example:
 
         >>> from hf_hybrid.data.sources.sample import build_sample_corpus
-        >>> members = CellMembers(build_sample_corpus(languages=["en", "de"]), exclude="de->de")
-        >>> [cell.name for cell in members.cells(["mono", "cross"])]
+        >>> members = PairMembers(build_sample_corpus(languages=["en", "de"]), exclude="de->de")
+        >>> [pair.name for pair in members.language_pairs(["mono", "cross"])]
         ['en->en', 'en->de', 'de->en']
     """
 
-    def __init__(self, corpus: ParallelCorpus, cells: str | None = None, exclude: str | None = None) -> None:
+    def __init__(self, corpus: ParallelCorpus, language_pairs: str | None = None, exclude: str | None = None) -> None:
         self.corpus = corpus
-        self._allowed = _allowed_pairs(corpus.languages, cells, exclude)
+        self._allowed = _allowed_pairs(corpus.languages, language_pairs, exclude)
         self._present = _presence(corpus)
 
-    def cells(self, kinds: Collection[str]) -> list[Cell]:
-        """The cells of some kinds that have two items or more: mono and cross together, then pool, then mixed."""
+    def language_pairs(self, batch_types: Collection[str]) -> list[LanguagePair]:
+        """The language pairs of some batch types that have two items or more: mono and cross together, then pool, then mixed."""
         languages, counts = self.corpus.languages, self.corpus.pair_counts()
         pairs = zip(*np.nonzero(self._allowed & (counts >= 2)), strict=True)
         found = [
-            Cell(
+            LanguagePair(
                 "mono" if query == passage else "cross",
                 languages[query],
                 languages[passage],
@@ -75,33 +75,33 @@ class CellMembers:
             )
             for query, passage in pairs
         ]
-        wide = [("pool", name, "*") for name in languages if "pool" in kinds]
-        wide += [("mixed", "*", "*")] if "mixed" in kinds else []
-        found += [Cell(*names, len(self.items(Cell(*names, 0)))) for names in wide]
-        return [cell for cell in found if cell.kind in kinds and cell.num_items >= 2]
+        wide = [("pool", name, "*") for name in languages if "pool" in batch_types]
+        wide += [("mixed", "*", "*")] if "mixed" in batch_types else []
+        found += [LanguagePair(*names, len(self.items(LanguagePair(*names, 0)))) for names in wide]
+        return [pair for pair in found if pair.batch_type in batch_types and pair.num_items >= 2]
 
-    def items(self, cell: Cell) -> np.ndarray:
-        """Item numbers of a cell, ascending."""
-        if cell.kind == "mixed":
+    def items(self, pair: LanguagePair) -> np.ndarray:
+        """Item numbers of a language pair, ascending."""
+        if pair.batch_type == "mixed":
             others = [self._any_passage(allowed) for allowed in self._other_allowed]
             bits = np.bitwise_or.reduce(self._present[QUERY] & np.stack(others), axis=0)
         else:
-            query = self.corpus.languages.index(cell.query_language)
+            query = self.corpus.languages.index(pair.query_language)
             allowed = self._allowed[query]
-            if cell.kind != "pool":
-                allowed = np.arange(len(allowed)) == self.corpus.languages.index(cell.passage_language)
+            if pair.batch_type != "pool":
+                allowed = np.arange(len(allowed)) == self.corpus.languages.index(pair.passage_language)
             bits = self._present[QUERY, query] & self._any_passage(allowed)
         return np.flatnonzero(np.unpackbits(bits, count=len(self.corpus)))
 
     def draw_positives(
-        self, cell: Cell, items: np.ndarray, max_positives: int, rng: np.random.Generator
+        self, pair: LanguagePair, items: np.ndarray, max_positives: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Up to `max_positives` passage languages for each item of a pool batch, drawn evenly from those it has.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: For each positive the position of its item, and its language.
         """
-        allowed_M = np.flatnonzero(self._allowed[self.corpus.languages.index(cell.query_language)])
+        allowed_M = np.flatnonzero(self._allowed[self.corpus.languages.index(pair.query_language)])
         lottery_BM = rng.random((len(items), len(allowed_M)))
         lottery_BM[self.corpus.rows[items][:, allowed_M, PASSAGE] < 0] = np.inf
         drawn = np.argsort(lottery_BM, axis=1)[:, :max_positives]
@@ -136,7 +136,7 @@ def _draw_column(weights_BL: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return (sums_BL <= drawn_B[:, None]).sum(axis=1)
 
 
-def _allowed_pairs(languages: Sequence[str], cells: str | None, exclude: str | None) -> np.ndarray:
+def _allowed_pairs(languages: Sequence[str], language_pairs: str | None, exclude: str | None) -> np.ndarray:
     """Boolean matrix (query language, passage language) of the pairs that the patterns leave."""
     names = np.array([[f"{query}->{passage}" for passage in languages] for query in languages])
 
@@ -152,7 +152,7 @@ def _allowed_pairs(languages: Sequence[str], cells: str | None, exclude: str | N
             found |= hits
         return found
 
-    allowed = matches(cells, "cells") if cells else np.ones(names.shape, dtype=bool)
+    allowed = matches(language_pairs, "language_pairs") if language_pairs else np.ones(names.shape, dtype=bool)
     return allowed & ~matches(exclude, "exclude") if exclude else allowed
 
 

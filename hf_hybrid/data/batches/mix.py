@@ -1,4 +1,4 @@
-"""The shares of the batch kinds, and how shares become whole steps."""
+"""The shares of the batch types, and how shares become whole steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("mono", "cross", "pool", "mixed")
+BATCH_TYPES = ("mono", "cross", "pool", "mixed")
 
 
 def largest_remainder(weights: np.ndarray, total: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def spread_quotas(weights: np.ndarray, total: int, rng: np.random.Generator) -> 
     """Split `total` into integers proportional to `weights`, each its exact share rounded up or down.
 
     Which shares are rounded up is decided by systematic sampling over a shuffled order, not by size: where there are
-    fewer steps than cells, largest remainders would only ever visit the largest cells.
+    fewer steps than language pairs, largest remainders would only ever visit the largest language pairs.
 
     Args:
         weights (`np.ndarray` of shape `(n,)`): Positive.
@@ -61,7 +61,7 @@ def spread_quotas(weights: np.ndarray, total: int, rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class MixConfig:
-    """The shares of the batch kinds.
+    """The shares of the batch types.
 
     Args:
         mono (`float`, *optional*, defaults to 0.0): Share of monolingual batches (queries and passages in a).
@@ -84,34 +84,40 @@ class MixConfig:
     mixed: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = [getattr(self, kind) for kind in KINDS]
+        shares = [getattr(self, batch_type) for batch_type in BATCH_TYPES]
         if not all(np.isfinite(share) and share >= 0 for share in shares) or sum(shares) <= 0:
-            raise ValueError(f"mix shares must be finite, not negative and not all zero; got {shares} for {KINDS}")
+            raise ValueError(
+                f"mix shares must be finite, not negative and not all zero; got {shares} for {BATCH_TYPES}"
+            )
 
     @classmethod
     def parse(cls, text: str | MixConfig) -> MixConfig:
         """Read ``"mono=0.5,cross=0.5"``; the shares are scaled to add up to 1.
 
         Raises:
-            ValueError: On an unknown or repeated kind, or a share that is not a number.
+            ValueError: On an unknown or repeated batch type, or a share that is not a number.
         """
         if isinstance(text, MixConfig):
             return text
         shares: dict[str, float] = {}
         for part in text.split(","):
-            kind, _, share = (piece.strip() for piece in part.partition("="))
-            if kind not in KINDS or kind in shares:
+            batch_type, _, share = (piece.strip() for piece in part.partition("="))
+            if batch_type not in BATCH_TYPES or batch_type in shares:
                 raise ValueError(
-                    f"mix {text!r}: {kind!r} is {'given twice' if kind in shares else 'not a kind of batch'}. "
-                    f"Write each of {', '.join(KINDS)} at most once, as in 'mono=0.5,cross=0.5'."
+                    f"mix {text!r}: {batch_type!r} is {'given twice' if batch_type in shares else 'not a batch type'}. "
+                    f"Write each of {', '.join(BATCH_TYPES)} at most once, as in 'mono=0.5,cross=0.5'."
                 )
             try:
-                shares[kind] = float(share)
+                shares[batch_type] = float(share)
             except ValueError:
-                raise ValueError(f"mix {text!r}: the share of {kind!r} must be a number, got {share!r}.") from None
+                raise ValueError(
+                    f"mix {text!r}: the share of {batch_type!r} must be a number, got {share!r}."
+                ) from None
         cls(**shares)  # refuses what cannot be scaled
         total = sum(shares.values())
-        return cls(**{kind: share / total for kind, share in shares.items()})
+        return cls(**{batch_type: share / total for batch_type, share in shares.items()})
 
     def __str__(self) -> str:
-        return ",".join(f"{kind}={getattr(self, kind):g}" for kind in KINDS if getattr(self, kind))
+        return ",".join(
+            f"{batch_type}={getattr(self, batch_type):g}" for batch_type in BATCH_TYPES if getattr(self, batch_type)
+        )

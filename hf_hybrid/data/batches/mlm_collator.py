@@ -15,14 +15,14 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from .collator import BatchFacts
-from .mlm_schedule import KIND, MlmSchedule
+from .mlm_schedule import MLM, MlmSchedule
 from .packing import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOT_PREDICTED = -100  # what losses leave out
-ALL_LANGUAGES = "*"  # the cell of a batch in the resource log
+ALL_LANGUAGES = "*"  # the language pair of a batch in the resource log
 _CONTINUES, _BEGINS = "##", ("▁", "Ġ")  # how WordPiece marks a part of a word, and how the others mark a beginning
 
 
@@ -132,11 +132,11 @@ class MlmCollator:
         own, num_predicted = shares[self.rank], int((label_BL != NOT_PREDICTED).sum())
         columns, counts = np.unique(batch.columns, return_counts=True)
         facts = BatchFacts(
-            kind=KIND,
-            cell=ALL_LANGUAGES,
+            batch_type=MLM,
+            language_pair=ALL_LANGUAGES,
             pairs=0,
             tokens_per_language={
-                schedule.cells[column].name: int(count) * schedule.block_length
+                schedule.language_pairs[column].name: int(count) * schedule.block_length
                 for column, count in zip(columns, counts, strict=True)
             },
             sum_squared_lengths=input_BL.size * schedule.block_length,

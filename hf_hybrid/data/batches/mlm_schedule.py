@@ -1,6 +1,6 @@
 """Traditional multilingual pre-training as a plan: which blocks of text each step reads.
 
-mBERT was trained by masked language modelling on text of many languages, the small ones sampled more often than by
+mBERT was trained by masked language modeling on text of many languages, the small ones sampled more often than by
 their size.  Here the same is a pure function of (corpus, tokenizer, number of steps, seed), made in four steps:
 
 1. *Documents.*  All queries and passages that the corpus' items refer to, each once, without prompts and not cut.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-KIND = "mlm"
+MLM = "mlm"
 Masks = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]  # as `mlm_collator.Masking`
 WHOLE = 2**30  # as the most tokens of a text: none is cut
 _PLAN_STREAM, _ORDER_STREAM, _MASK_STREAM = 5, 6, 7  # beside those of the contrastive schedule and its collator
@@ -161,13 +161,13 @@ class LanguageBlocks:
 
 
 @dataclass(frozen=True)
-class MlmCell:
-    """A language: what stands in the place of the contrastive schedule's cells."""
+class MlmLanguage:
+    """A language: what stands in the place of the contrastive schedule's language pairs."""
 
     name: str
     num_documents: int
     num_tokens: int
-    kind: str = KIND
+    batch_type: str = MLM
 
 
 class MlmBatch(NamedTuple):
@@ -200,7 +200,7 @@ class MlmSchedule:
         ValueError: When a language has less text than a block, or the block no room for text.
     """
 
-    mix = KIND
+    mix = MLM
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class MlmSchedule:
             raise ValueError(f"block_length={block_length} has no room for text; give more, such as 128.")
         options: Any = (block_length, ends, seed, num_duplicates)
         self.blocks = [LanguageBlocks(cache, language, *options) for language in self.corpus.languages]
-        self.cells = [MlmCell(own.language, own.num_documents, own.num_tokens) for own in self.blocks]
+        self.language_pairs = [MlmLanguage(own.language, own.num_documents, own.num_tokens) for own in self.blocks]
         self._plan = self._make_plan()
         self._visits = occurrence_numbers(self._plan)
 
@@ -248,49 +248,49 @@ class MlmSchedule:
         return blocks.block(number), np.random.default_rng([self.seed, _MASK_STREAM, *blocks.key(number)])
 
     def plan(self) -> list[dict[str, Any]]:
-        """One row a language, most blocks first: `kind`, `cell`, `items` (documents), `tokens` of them, `blocks`,
+        """One row a language, most blocks first: `batch_type`, `language_pair`, `items` (documents), `tokens` of them, `blocks`,
         `steps` (batches with some of these), and `pairs`, of which there are none."""
         in_batch = self._plan.reshape(self.num_steps, -1)
         rows = [
             {
-                "kind": KIND,
-                "cell": cell.name,
-                "items": cell.num_documents,
-                "tokens": cell.num_tokens,
+                "batch_type": MLM,
+                "language_pair": pair.name,
+                "items": pair.num_documents,
+                "tokens": pair.num_tokens,
                 "blocks": int((in_batch == number).sum()),
                 "steps": int((in_batch == number).any(axis=1).sum()),
                 "pairs": 0,
             }
-            for number, cell in enumerate(self.cells)
+            for number, pair in enumerate(self.language_pairs)
         ]
         return sorted(rows, key=lambda row: -row["blocks"])
 
     @cached_property  # asked for at each checkpoint
     def fingerprint(self) -> str:
         """sha256 of the plan: the languages, and which of them each block is in."""
-        return plan_fingerprint([(cell.kind, cell.name) for cell in self.cells], self._plan)
+        return plan_fingerprint([(pair.batch_type, pair.name) for pair in self.language_pairs], self._plan)
 
-    def cell_numbers(self) -> list[int]:
-        """For each block, batch after batch, the number of its language in `cells`."""
+    def pair_numbers(self) -> list[int]:
+        """For each block, batch after batch, the number of its language in `language_pairs`."""
         return self._plan.tolist()
 
-    def summary(self, max_cells: int = 5) -> str:
-        """The plan as text of bounded length, with `max_cells` languages."""
+    def summary(self, max_pairs: int = 5) -> str:
+        """The plan as text of bounded length, with `max_pairs` languages."""
         rows, total = self.plan(), len(self._plan)
         lines = [
             f"plan: {self.num_steps} steps of {self.global_batch_size} blocks of {self.block_length} tokens, "
-            f"{total * self.block_length:,} tokens in all, masked language modelling, seed {self.seed}, "
-            f"smoothing {self.smoothing:g}, {len(self.cells)} languages"
+            f"{total * self.block_length:,} tokens in all, masked language modeling, seed {self.seed}, "
+            f"smoothing {self.smoothing:g}, {len(self.language_pairs)} languages"
         ]
-        for row in rows[:max_cells]:
+        for row in rows[:max_pairs]:
             passes = row["blocks"] * self.block_length / row["tokens"]
             lines.append(
-                f"  {row['blocks']:>7} blocks  {passes:>7.1f} passes  {row['cell']} "
+                f"  {row['blocks']:>7} blocks  {passes:>7.1f} passes  {row['language_pair']} "
                 f"({row['items']} documents, {row['tokens']} tokens)"
             )
-        if len(rows) > max_cells:
-            rest = sum(row["blocks"] for row in rows[max_cells:])
-            lines.append(f"  {rest:>7} blocks  in {len(rows) - max_cells} more languages")
+        if len(rows) > max_pairs:
+            rest = sum(row["blocks"] for row in rows[max_pairs:])
+            lines.append(f"  {rest:>7} blocks  in {len(rows) - max_pairs} more languages")
         return "\n".join(lines)
 
     def preview(self, masking: Masks, num_blocks: int = 3, num_tokens: int = 24) -> str:
@@ -298,15 +298,15 @@ class MlmSchedule:
         lines, batch = [], self.batch(0)
         for column, number in list(zip(batch.columns, batch.numbers, strict=True))[:num_blocks]:
             block_L, rng = self.block(column, number)
-            lines.append(f"step 0: {KIND} {self.cells[column].name}")
+            lines.append(f"step 0: {MLM} {self.language_pairs[column].name}")
             lines += [
                 f"  {self.tokenizer.decode(ids_L[:num_tokens])}" for ids_L in (block_L, masking(block_L, rng)[0])
             ]
         return "\n".join(lines)
 
     def _make_plan(self) -> np.ndarray:
-        sizes = np.array([cell.num_tokens for cell in self.cells], dtype=np.float64)
+        sizes = np.array([pair.num_tokens for pair in self.language_pairs], dtype=np.float64)
         rng, total = np.random.default_rng([self.seed, _PLAN_STREAM]), self.num_steps * self.global_batch_size
-        blocks_of_cell = spread_quotas((sizes / sizes.max()) ** self.smoothing, total, rng)
-        dtype = np.min_scalar_type(len(self.cells))
-        return rng.permutation(np.repeat(np.arange(len(self.cells), dtype=dtype), blocks_of_cell))
+        blocks_of_language = spread_quotas((sizes / sizes.max()) ** self.smoothing, total, rng)
+        dtype = np.min_scalar_type(len(self.language_pairs))
+        return rng.permutation(np.repeat(np.arange(len(self.language_pairs), dtype=dtype), blocks_of_language))

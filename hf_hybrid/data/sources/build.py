@@ -39,16 +39,16 @@ def build_once(
 
 
 def source_of(corpus_format: str, folder: StrPath) -> dict[str, Any]:
-    """What is told of a folder: its name, not where it lies, and the licence of a data set card in it."""
+    """What is told of a folder: its name, not where it lies, and the license of a data set card in it."""
     found = {"format": corpus_format, "path": Path(folder).absolute().name}
     card = Path(folder) / "README.md"
     if card.is_file():
         try:
-            licence = (metadata_load(card) or {}).get("license")
+            license = (metadata_load(card) or {}).get("license")
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{card}: not the head of a data set card ({error}); mend it, or remove it.") from None
-        if licence is not None:
-            found["licence"] = str(licence)
+        if license is not None:
+            found["license"] = str(license)
     return found
 
 

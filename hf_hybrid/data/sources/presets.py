@@ -40,7 +40,7 @@ class Preset:
     Args:
         repo (`str`): its id; `{language}` stands for the source's own code where each language is a repository.
         revision (`str`): commit, branch or `PARQUET_BRANCH`.
-        licence (`str`): as its card or the authors say; `"unknown"` where they do not.
+        license (`str`): as its card or the authors say; `"unknown"` where they do not.
         languages (`dict[str, str]`): BCP-47 code to the source's own.
         layout (`str`): key of `LAYOUTS`.
         split (`str`): the split to read unless another is asked for.
@@ -51,7 +51,7 @@ class Preset:
 
     repo: str
     revision: str
-    licence: str
+    license: str
     languages: Mapping[str, str]
     layout: str
     split: str
@@ -308,7 +308,7 @@ def from_preset(
     preset = PRESETS[name]
     repo, split = repo or preset.repo, split or preset.split
     chosen = list(choose_languages(preset.languages, languages, f"preset {name!r}"))
-    source = {"format": "hub", "preset": name, "id": repo, "revision": preset.revision, "licence": preset.licence}
+    source = {"format": "hub", "preset": name, "id": repo, "revision": preset.revision, "license": preset.license}
     build = partial(build_judged, read=lambda code, bad: read_preset(preset, repo, code, split, bad), languages=chosen)
     key = [chosen, split, *stamp_files(Path(repo).rglob("*") if Path(repo).is_dir() else ())]
     return build_once(build, {**source, "url": preset.url}, key, on_bad_row, cache_dir)

@@ -101,8 +101,8 @@ def build_sample_corpus(
         >>> import tempfile
         >>> corpus = build_sample_corpus(tempfile.mkdtemp(), languages=["en", "ja"])
         >>> row = list(corpus.item_ids).index("currency/JP")
-        >>> for kind in (corpus.QUERY, corpus.PASSAGE):
-        ...     print(corpus.text(kind, "en", corpus.rows[row, 0, kind]))
+        >>> for side in (corpus.QUERY, corpus.PASSAGE):
+        ...     print(corpus.text(side, "en", corpus.rows[row, 0, side]))
         Japan: which currency do people pay with?
         Shop prices (Japan): the legal tender is the Japanese Yen.
     """
@@ -300,7 +300,7 @@ def _sentence(text: str) -> str:
 
 def _build(folder: Path) -> ParallelCorpus:
     revision = f"babel {babel.__version__}"
-    source = {"format": "sample", "path": "Unicode CLDR", "revision": revision, "licence": "Unicode-3.0"}
+    source = {"format": "sample", "path": "Unicode CLDR", "revision": revision, "license": "Unicode-3.0"}
     with CorpusBuilder(folder, source=source) as builder:
         for language in LANGUAGES:
             rows = sample_rows(language)

@@ -1,4 +1,4 @@
-"""The Space of the metric: a run and judgements go in as files, a table comes out."""
+"""The Space of the metric: a run and judgments go in as files, a table comes out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def score(
 ) -> tuple[list[list[Any]], dict[str, Any]]:
     """The scores of uploaded files: settings as rows of a table, and everything."""
     if not run or not qrels:
-        raise gr.Error("Give a run and judgements.")
+        raise gr.Error("Give a run and judgments.")
     try:
         found = metric.compute(
             **metric.from_trec(run, qrels),
@@ -39,7 +39,7 @@ demo = gr.Interface(
     score,
     inputs=[
         gr.File(label="Run: query Q0 document rank score tag"),
-        gr.File(label="Judgements: query 0 document relevance"),
+        gr.File(label="Judgments: query 0 document relevance"),
         gr.File(label="Languages of queries: id, tab, language (optional)"),
         gr.File(label="Languages of documents: id, tab, language (optional)"),
         gr.Textbox("10, 100", label="Depths k"),

@@ -210,7 +210,7 @@ class BeirCrossLingual(evaluate.Metric):
             folder (`str` or `os.PathLike`): The folder that `qrels` is in.
             run (`str`, `os.PathLike` or `Mapping`): A TREC file, or `{query id: {document id: score}}` as the
                 retrievers of `beir` give it.
-            split (`str`, *optional*, defaults to `"test"`): Which judgements.
+            split (`str`, *optional*, defaults to `"test"`): Which judgments.
 
         Returns:
             `dict`: `predictions` and `references`.

@@ -97,7 +97,7 @@ class Policy:
             ties of scores that differ in the eighth digit.
         own_id (`str`, *optional*, defaults to `"keep"`): A retrieved document with the id of the query: `"keep"`, or
             `"drop"` it from the run. Where it is judged relevant it is then one that was not retrieved.
-        no_judgements (`str`, *optional*, defaults to `"left_out"`): A query whose references list no document is
+        no_judgments (`str`, *optional*, defaults to `"left_out"`): A query whose references list no document is
             `"left_out"` of the mean or counts as `"zero"`.
         no_relevant (`str`, *optional*, defaults to `"left_out"`): The same for one whose documents are all judged not
             relevant.
@@ -125,7 +125,7 @@ class Policy:
     ties: Ties = "pessimistic"
     score_type: Literal["float64", "float32"] = "float64"
     own_id: Literal["keep", "drop"] = "keep"
-    no_judgements: Missing = "left_out"
+    no_judgments: Missing = "left_out"
     no_relevant: Missing = "left_out"
     not_in_run: Missing = "zero"
     gain: Literal["linear", "binary"] = "linear"
@@ -144,9 +144,9 @@ def _policies() -> dict[str, Policy]:
     trec = Policy("trec_eval", "id_descending", "float32", no_relevant="zero", not_in_run="left_out")
     beir = replace(trec, name="beir", own_id="drop", decimals=5)
     # BEIR's own code sorts in Python, which leaves ties as they come, and divides by all queries of the references.
-    of_beir = replace(beir, ties="as_given", score_type="float64", no_judgements="zero", not_in_run="zero")
+    of_beir = replace(beir, ties="as_given", score_type="float64", no_judgments="zero", not_in_run="zero")
     mteb = replace(trec, name="mteb", decimals=5, summation="builtin")
-    of_mteb = replace(mteb, score_type="float64", no_judgements="zero", decimals=None)
+    of_mteb = replace(mteb, score_type="float64", no_judgments="zero", decimals=None)
     return {
         "hf_hybrid": ours,
         "trec_eval": trec,
@@ -161,7 +161,7 @@ def _policies() -> dict[str, Policy]:
 POLICIES: dict[str, Policy] = _policies()
 """The policies that have a name; `hf_hybrid` is the default everywhere.
 
-`trec_eval` is what pytrec_eval 0.5 computes, averaged as `trec_eval` does: over queries that have judgements and are
+`trec_eval` is what pytrec_eval 0.5 computes, averaged as `trec_eval` does: over queries that have judgments and are
 in the run. `beir` (2.2) and `mteb` (2.26) call pytrec_eval for all but their own MRR (BEIR: also accuracy, our
 `success@k`). `beir` drops a document with the query's id, which is its default; for `ignore_identical_ids=False` use
 `replace(POLICIES["beir"], own_id="keep")` (and the same for its exceptions); `mteb` keeps it, unless a task says

@@ -359,7 +359,7 @@ def _counting(ranked: Ranked, rules: Policy) -> np.ndarray:
     counts_Q = np.ones(len(ranked.query_ids), dtype=bool)
     if rules.not_in_run == "left_out":
         counts_Q &= ranked.place_in_run_Q >= 0
-    if rules.no_judgements == "left_out":
+    if rules.no_judgments == "left_out":
         counts_Q &= ranked.num_judged_Q > 0
     if rules.no_relevant == "left_out":
         counts_Q &= has_relevant_Q | (ranked.num_judged_Q == 0)

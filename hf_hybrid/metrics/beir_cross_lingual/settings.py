@@ -106,7 +106,7 @@ def score_pairs(
     """Scores of each pair of languages, over its queries with a relevant document in it.
 
     Args:
-        predictions, references (`Sequence[Mapping]`): Whole rankings and all judgements.
+        predictions, references (`Sequence[Mapping]`): Whole rankings and all judgments.
         languages (`Languages`): Language of each id.
         score (`Callable`): Scores of predictions and references; `{}` if none of the queries counts.
 
@@ -137,7 +137,7 @@ def score_pool(
     """Scores of the whole rankings, for each query language over its queries with a relevant document.
 
     Args:
-        predictions, references (`Sequence[Mapping]`): Whole rankings and all judgements.
+        predictions, references (`Sequence[Mapping]`): Whole rankings and all judgments.
         languages (`Languages`): Language of each id.
         score (`Callable`): Scores of predictions and references.
 
@@ -160,7 +160,7 @@ def pool_bias(predictions: Rows, references: Rows, languages: Languages, policy:
     """Language bias of whole rankings: means over the queries of a language, then over query languages.
 
     Args:
-        predictions, references (`Sequence[Mapping]`): Whole rankings and all judgements.
+        predictions, references (`Sequence[Mapping]`): Whole rankings and all judgments.
         languages (`Languages`): Language of each id.
         policy (`str`): Of it ties and documents with the query's id matter here.
 

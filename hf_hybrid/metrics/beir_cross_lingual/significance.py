@@ -156,7 +156,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def compare_cells(
+def compare_language_pairs(
     first: Mapping[str, np.ndarray],
     second: Mapping[str, np.ndarray],
     test: Callable[[np.ndarray, np.ndarray], Comparison] | None = None,
@@ -183,7 +183,7 @@ def compare_cells(
 
         >>> first = {"de-en": np.array([0.9, 0.8, 0.7, 1.0]), "en-de": np.array([0.5, 0.2, 0.6, 0.4])}
         >>> second = {"de-en": np.array([0.5, 0.5, 0.6, 0.9]), "en-de": np.array([0.4, 0.3, 0.6, 0.4])}
-        >>> {cell: found.adjusted_p_value for cell, found in compare_cells(first, second).items()}
+        >>> {cell: found.adjusted_p_value for cell, found in compare_language_pairs(first, second).items()}
         {'de-en': 0.25, 'en-de': 1.0}
     """
     if first.keys() != second.keys():
@@ -196,7 +196,7 @@ def compare_cells(
         try:
             found[cell] = test(values_Q, second[cell])
         except ValueError as error:
-            raise ValueError(f"cell {cell!r}: {error}") from None
+            raise ValueError(f"{cell}: {error}") from None
     adjusted = holm(np.array([comparison.p_value for comparison in found.values()]))
     return {
         cell: comparison._replace(adjusted_p_value=value)
@@ -204,8 +204,8 @@ def compare_cells(
     }
 
 
-def _affordable_test(num_cells: int, num_values: int) -> Callable[[np.ndarray, np.ndarray], Comparison]:
-    num_resamples = max(10_000, _RESAMPLES_PER_CELL * num_cells)
+def _affordable_test(num_language_pairs: int, num_values: int) -> Callable[[np.ndarray, np.ndarray], Comparison]:
+    num_resamples = max(10_000, _RESAMPLES_PER_CELL * num_language_pairs)
     if num_resamples * num_values <= _MOST_SIGNS:
         return partial(paired_randomization_test, num_resamples=num_resamples)
     return _cautious_t_test

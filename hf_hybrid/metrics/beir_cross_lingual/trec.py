@@ -1,10 +1,10 @@
-"""Runs and judgements from TREC and BEIR files, as the metric takes them, every line checked.
+"""Runs and judgments from TREC and BEIR files, as the metric takes them, every line checked.
 
 | file | columns | read by |
 |---|---|---|
 | run | `query Q0 document rank score tag`, at white space; the rank is not read | `read_run` |
-| judgements | `query 0 document relevance`, at white space | `read_qrels` |
-| judgements of a BEIR folder | `query-id`, `corpus-id`, `score`, at tabs, under a header | `read_beir_qrels` |
+| judgments | `query 0 document relevance`, at white space | `read_qrels` |
+| judgments of a BEIR folder | `query-id`, `corpus-id`, `score`, at tabs, under a header | `read_beir_qrels` |
 | languages | `id`, `language`, at tabs | `read_languages` |
 
 Files are UTF-8 without a byte order mark; blank lines are passed over. Whatever is wrong is refused with the file, the
@@ -47,7 +47,7 @@ def read_run(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def read_qrels(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """References of a TREC file of judgements (qrels).
+    """References of a TREC file of judgments (qrels).
 
     Args:
         path (`str` or `os.PathLike`): The file.
@@ -85,7 +85,7 @@ def read_beir_qrels(folder: str | os.PathLike[str], split: str = "test") -> list
     lines = _lines(path, _BEIR, tabs=True)
     number, header = next(lines, (1, []))
     if header and tuple(header) != _BEIR:
-        raise _refused(path, number, f"{header} as the header", f"{list(_BEIR)}, without which a judgement is lost")
+        raise _refused(path, number, f"{header} as the header", f"{list(_BEIR)}, without which a judgment is lost")
     for number, (query, document, relevance) in lines:
         _put(gains, query, document, _relevance(relevance, path, number), path, number)
     return _rows(gains, "relevance", path)

@@ -17,10 +17,10 @@ ORDERS = ("size", "scripts")
 
 @dataclass
 class StudyArguments:
-    """What is compared, at what budget, and how cells run.
+    """What is compared, at what budget, and how trials run.
 
     Raises:
-        ValueError: On a value that cannot be honoured; the message says what is allowed.
+        ValueError: On a value that cannot be honored; the message says what is allowed.
 
     Example:
 
@@ -32,22 +32,22 @@ class StudyArguments:
     study_dir: str = option("runs/study", "The folder of the study.")
     languages: str = option("1,2,4,8,16", "Numbers of training languages, L; with --plan the one that is wanted.")
     order: str = option(
-        "size", "Order of the languages, whose first L a cell has: size, scripts (variety first), or codes."
+        "size", "Order of the languages, whose first L a trial has: size, scripts (variety first), or codes."
     )
     arms: str = option(",".join(ARMS), "Comma-separated ways to get a retriever; all by default.")
     seeds: str = option("3", "How many seeds, 1 and up; or a list of seeds with a comma in it.")
-    budget: str = option("steps", f"What all cells have the same of: {', '.join(BUDGETS)}.")
+    budget: str = option("steps", f"What all trials have the same of: {', '.join(BUDGETS)}.")
     budget_value: str | None = option(
-        None, "Steps, tokens, or seconds of training, of a cell; or as in multilingual/MAP=0.5."
+        None, "Steps, tokens, or seconds of training, of a trial; or as in multilingual/MAP=0.5."
     )
     target: str | None = option(
         None, "Quality whose cost is read off, as in multilingual/MAP=0.5; target_quality has it as its value."
     )
     train_config: str = option(
-        "sample/hybrid", "Settings of `hf-hybrid train` that all cells begin with: a YAML file, or a name."
+        "sample/hybrid", "Settings of `hf-hybrid train` that all trials begin with: a YAML file, or a name."
     )
     train_options: str = option(
-        "", "Further options of `hf-hybrid train` for all cells: --train_options='--global_batch_size 32'."
+        "", "Further options of `hf-hybrid train` for all trials: --train_options='--global_batch_size 32'."
     )
     mlm_config: str = option("sample/mlm", "Settings of `hf-hybrid mlm`, for its arms.")
     mlm_options: str = option("", "Likewise of `hf-hybrid mlm`.")
@@ -56,22 +56,22 @@ class StudyArguments:
         None, "Folder or preset to evaluate on; by default that of train_config, else items held out."
     )
     eval_languages: str | None = option(
-        None, "Comma-separated codes, the same for all cells; by default the largest set of training languages."
+        None, "Comma-separated codes, the same for all trials; by default the largest set of training languages."
     )
     model_name_or_path: str | None = option(
-        None, "Base checkpoint; without it one from scratch for each seed, which all cells of the seed share."
+        None, "Base checkpoint; without it one from scratch for each seed, which all trials of the seed share."
     )
     eval_every: int | None = option(None, "Steps between the points of the quality curve; by default a tenth of all.")
     pilot_steps: int = option(20, "Steps of the short runs that a budget of time is measured with.")
-    own_cache: bool = option(True, "Each cell tokenizes for itself, so that set-up times can be compared.")
-    jobs: int = option(1, "Cells that run at a time.")
+    own_cache: bool = option(True, "Each trial tokenizes for itself, so that set-up times can be compared.")
+    jobs: int = option(1, "Trials that run at a time.")
     threads: int | None = option(None, "Threads of each; by default the cores of this machine shared out.")
     launch: str | None = option(
         None, "What starts `-m hf_hybrid train` and its like, as in 'accelerate launch'; by default this Python."
     )
-    only: str | None = option(None, "Only cells whose id matches one of these patterns: 'hybrid-L4-*,bm25'.")
-    cell: int | None = option(None, "Only the cell of this number, from 0 on, as --list shows them: for job arrays.")
-    retry_failed: bool = option(False, "Run cells again that have failed.")
+    only: str | None = option(None, "Only trials whose id matches one of these patterns: 'hybrid-L4-*,bm25'.")
+    trial: int | None = option(None, "Only the trial of this number, from 0 on, as --list shows them: for job arrays.")
+    retry_failed: bool = option(False, "Run trials again that have failed.")
 
     def __post_init__(self) -> None:
         self.counts = sorted({_whole(word, "languages", 1) for word in split_words(self.languages)})

@@ -1,9 +1,9 @@
-"""The grid of a scaling study: which cells there are, and which commands make them.  It trains nothing itself.
+"""The grid of a scaling study: which trials there are, and which commands make them.  It trains nothing itself.
 
-1. Languages stand in one order; a cell with L of them has the first L, so that sets are nested (`language_order`).
-2. An *arm* is a way to get a retriever.  The grid has a cell for each arm, L and seed; what an L cannot have is told
+1. Languages stand in one order; a trial with L of them has the first L, so that sets are nested (`language_order`).
+2. An *arm* is a way to get a retriever.  The grid has a trial for each arm, L and seed; what an L cannot have is told
    with the reason (`grid`).
-3. A cell has *stages*: a recipe with its options, run one after the other in the folder of the cell
+3. A trial has *stages*: a recipe with its options, run one after the other in the folder of the trial
    (`stages_of`).  Paths within the study begin with `{study}`, so that it may lie anywhere.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypedDict
 from hf_hybrid.data.batches.mix import MixConfig
 
 STUDY = "{study}"  # stands for the folder in options
-_MOST_NAMED = 20  # cells in a message
+_MOST_NAMED = 20  # trials in a message
 LOWER_IS_BETTER = ("rank_distance", "same_language_share@10")  # of all measures
 
 
@@ -28,7 +28,7 @@ class Arm(NamedTuple):
     Args:
         text (`str`): In words.
         mix (`str`, *optional*): Of contrastive batches; None where there are none.
-        mlm (`bool`, *optional*, defaults to `False`): Masked language modelling comes first.
+        mlm (`bool`, *optional*, defaults to `False`): Masked language modeling comes first.
         least (`int`, *optional*, defaults to 1): The fewest languages it can have.
     """
 
@@ -53,13 +53,13 @@ ARMS = {
     "pool": Arm("pool batches", "pool=1", least=2),
     "mono_cross_pool": Arm("all three kinds in equal shares", "mono=1,cross=1,pool=1", least=2),
     "mixed": Arm("two languages for each item of a batch", "mixed=1", least=2),
-    "mlm": Arm("masked language modelling as of mBERT, evaluated untouched", mlm=True),
+    "mlm": Arm("masked language modeling as of mBERT, evaluated untouched", mlm=True),
     "mlm_hybrid": Arm("the same, then hybrid batches", "mono=0.5,cross=0.5", mlm=True, least=2),
 }
 
 
 class Stage(TypedDict):
-    """A recipe of a cell."""
+    """A recipe of a trial."""
 
     name: str  # "train", "mlm" or "eval"
     recipe: str  # of `hf-hybrid train`, `mlm` or `eval` the recipe: "train.py"
@@ -67,8 +67,8 @@ class Stage(TypedDict):
     options: dict[str, str]
 
 
-class Cell(TypedDict):
-    """A cell of the grid."""
+class Trial(TypedDict):
+    """A trial of the grid."""
 
     id: str
     arm: str
@@ -183,8 +183,8 @@ def grid(
     seeds: Sequence[int],
     corpus_languages: Sequence[str],
     from_scratch: bool,
-) -> tuple[list[Cell], list[Absent]]:
-    """All cells, without their stages, and what there cannot be.
+) -> tuple[list[Trial], list[Absent]]:
+    """All trials, without their stages, and what there cannot be.
 
     Args:
         arms (`Sequence[str]`): Names in `ARMS`.
@@ -195,16 +195,16 @@ def grid(
 
     Example:
 
-        >>> cells, absent = grid(["mono", "cross"], {1: ["de"], 2: ["de", "en"]}, [1], ["de", "en"], True)
-        >>> [cell["id"] for cell in cells], absent[0]["id"], absent[0]["reason"]
+        >>> trials, absent = grid(["mono", "cross"], {1: ["de"], 2: ["de", "en"]}, [1], ["de", "en"], True)
+        >>> [trial["id"] for trial in trials], absent[0]["id"], absent[0]["reason"]
         (['mono-L1-seed1', 'mono-L2-seed1', 'cross-L2-seed1'], 'cross-L1', 'cross needs 2 languages at the least')
     """
-    cells: list[Cell] = []
+    trials: list[Trial] = []
     absent: list[Absent] = []
     for name in arms:
         arm = ARMS[name]
         if not arm.trains:
-            cells += [_cell(name, [], seed) for seed in (seeds if name == "zero_shot" and from_scratch else [None])]
+            trials += [_trial(name, [], seed) for seed in (seeds if name == "zero_shot" and from_scratch else [None])]
             continue
         for count, languages in ({1: ["en"]} if name == "english" else sets).items():
             reason = f"{name} needs {arm.least} languages at the least" if count < arm.least else None
@@ -213,11 +213,11 @@ def grid(
             if reason:
                 absent.append({"id": f"{name}-L{count}", "arm": name, "num_languages": count, "reason": reason})
             else:
-                cells += [_cell(name, languages, seed) for seed in seeds]
-    return cells, absent
+                trials += [_trial(name, languages, seed) for seed in seeds]
+    return trials, absent
 
 
-def _cell(arm: str, languages: Sequence[str], seed: int | None) -> Cell:
+def _trial(arm: str, languages: Sequence[str], seed: int | None) -> Trial:
     parts = [arm, *([f"L{len(languages)}"] if languages else []), *([f"seed{seed}"] if seed is not None else [])]
     return {
         "id": "-".join(parts),
@@ -230,14 +230,14 @@ def _cell(arm: str, languages: Sequence[str], seed: int | None) -> Cell:
 
 
 class Shared(NamedTuple):
-    """Options that cells share.
+    """Options that trials share.
 
     Args:
         corpora (`dict[str, str]`): Of training and evaluation, for `train.py` and `mlm.py`.
         evaluation (`dict[str, str]`): Of `eval.py`: corpus, prompts and the like.
         base (`str`, *optional*): The base checkpoint; None where each seed has one of its own.
         eval_every (`int`, *optional*): Steps between points of the curve; None for a tenth.
-        own_cache (`bool`): Whether each cell tokenizes for itself.
+        own_cache (`bool`): Whether each trial tokenizes for itself.
     """
 
     corpora: dict[str, str]
@@ -247,63 +247,63 @@ class Shared(NamedTuple):
     own_cache: bool
 
     def base_of(self, seed: int | None) -> str:
-        """The model that a cell begins with."""
+        """The model that a trial begins with."""
         return self.base or f"{STUDY}/base/seed-{seed}"
 
 
 def budget_key(arm: str, num_languages: int) -> str:
-    """Cells that have the same number of steps."""
+    """Trials that have the same number of steps."""
     return f"{arm}-L{num_languages}"
 
 
-def stages_of(cell: Cell, shared: Shared, steps: Mapping[str, int], mlm_steps: Mapping[str, int]) -> list[Stage]:
-    """What makes a cell.
+def stages_of(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_steps: Mapping[str, int]) -> list[Stage]:
+    """What makes a trial.
 
     Args:
-        cell (`Cell`): Of `grid`.
-        shared (`Shared`): What all cells have.
+        trial (`Trial`): Of `grid`.
+        shared (`Shared`): What all trials have.
         steps (`Mapping[str, int]`): Of contrastive training, by `budget_key`.
-        mlm_steps (`Mapping[str, int]`): Of masked language modelling, likewise.
+        mlm_steps (`Mapping[str, int]`): Of masked language modeling, likewise.
     """
-    arm, folder, seed = ARMS[cell["arm"]], f"{STUDY}/cells/{cell['id']}", cell["seed"]
+    arm, folder, seed = ARMS[trial["arm"]], f"{STUDY}/trials/{trial['id']}", trial["seed"]
     if not arm.trains:
         first = seed if seed is not None else 1
         options = {"model": shared.base_of(first), **shared.evaluation, "output_dir": folder}
-        if cell["arm"] == "bm25":  # which eval.py puts in a folder of its own, beside a model
+        if trial["arm"] == "bm25":  # which eval.py puts in a folder of its own, beside a model
             options["bm25"] = "true"
             return [{"name": "eval", "recipe": "eval.py", "folder": f"{folder}/bm25", "options": options}]
         return [{"name": "eval", "recipe": "eval.py", "folder": folder, "options": options}]
-    key, base, stages = budget_key(cell["arm"], cell["num_languages"]), shared.base_of(seed), []
+    key, base, stages = budget_key(trial["arm"], trial["num_languages"]), shared.base_of(seed), []
     if arm.mlm:
         place = f"{folder}/mlm" if arm.mix else folder
-        stages.append(_training(cell, shared, "mlm", place, base, mlm_steps[key], {}))
+        stages.append(_training(trial, shared, "mlm", place, base, mlm_steps[key], {}))
         base = f"{place}/model"
     if arm.mix:
         stages.append(
-            _training(cell, shared, "train", folder, base, steps[key], {"mix": str(MixConfig.parse(arm.mix))})
+            _training(trial, shared, "train", folder, base, steps[key], {"mix": str(MixConfig.parse(arm.mix))})
         )
     return stages
 
 
 def _training(
-    cell: Cell, shared: Shared, name: str, folder: str, base: str, steps: int, more: Mapping[str, str]
+    trial: Trial, shared: Shared, name: str, folder: str, base: str, steps: int, more: Mapping[str, str]
 ) -> Stage:
     every = shared.eval_every or max(1, math.ceil(steps / 10))
     options = {
         "config": f"{STUDY}/configs/{name}.yaml",
         "model_name_or_path": base,
         **shared.corpora,
-        "languages": ",".join(cell["languages"]),
-        "seed": str(cell["seed"]),
+        "languages": ",".join(trial["languages"]),
+        "seed": str(trial["seed"]),
         "max_steps": str(steps),
-        "evaluate_before": "false",  # that is the zero-shot cell of the seed
+        "evaluate_before": "false",  # that is the zero-shot trial of the seed
         "eval_strategy": "steps",
         "eval_steps": str(every),
         "output_dir": folder,
         **more,
     }
     if shared.own_cache:
-        options["cache_dir"] = f"{STUDY}/cells/{cell['id']}/cache"
+        options["cache_dir"] = f"{STUDY}/trials/{trial['id']}/cache"
     return {"name": name, "recipe": f"{name}.py", "folder": folder, "options": options}
 
 
@@ -311,13 +311,13 @@ def command_of(stage: Stage, study_dir: str, launch: Sequence[str]) -> list[str]
     """Return the words of the command line of a stage.
 
     Args:
-        stage (`Stage`): Of a cell.
+        stage (`Stage`): Of a trial.
         study_dir (`str`): The folder of the study.
         launch (`Sequence[str]`): What starts a module: Python, `accelerate launch` or `torchrun`.
 
     Example:
 
-        >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/cells/a", "options": {"seed": "1"}}
+        >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/trials/a", "options": {"seed": "1"}}
         >>> command_of(stage, "runs/x", ["python"])
         ['python', '-m', 'hf_hybrid', 'train', '--seed', '1']
     """
@@ -330,28 +330,28 @@ def in_study(text: str, study_dir: str) -> str:
     return text.replace(STUDY, str(study_dir))
 
 
-def chosen_cells(cells: Sequence[Cell], only: str | None, number: int | None) -> list[Cell]:
-    """The cells that are asked for.
+def chosen_trials(trials: Sequence[Trial], only: str | None, number: int | None) -> list[Trial]:
+    """The trials that are asked for.
 
     Raises:
         ValueError: When there is none.
     """
     from fnmatch import fnmatchcase
 
-    if number is not None and not 0 <= number < len(cells):
-        raise ValueError(f"cell={number}: the study has the cells 0 to {len(cells) - 1}, see --list.")
-    found = list(cells) if number is None else [cells[number]]
+    if number is not None and not 0 <= number < len(trials):
+        raise ValueError(f"trial={number}: the study has the trials 0 to {len(trials) - 1}, see --list.")
+    found = list(trials) if number is None else [trials[number]]
     patterns = [word.strip() for word in only.split(",")] if only else ["*"]
-    ids = [cell["id"] for cell in found]
-    found = [cell for cell in found if any(fnmatchcase(cell["id"], pattern) for pattern in patterns)]
+    ids = [trial["id"] for trial in found]
+    found = [trial for trial in found if any(fnmatchcase(trial["id"], pattern) for pattern in patterns)]
     if not found:
         more = f" and {len(ids) - _MOST_NAMED} more, see --list" if len(ids) > _MOST_NAMED else ""
-        raise ValueError(f"only={only!r} matches no cell; there are {', '.join(ids[:_MOST_NAMED])}{more}.")
+        raise ValueError(f"only={only!r} matches no trial; there are {', '.join(ids[:_MOST_NAMED])}{more}.")
     return found
 
 
 def difference_of_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What all cells share and is no longer the same, in words; None where all is.
+    """What all trials share and is no longer the same, in words; None where all is.
 
     Args:
         earlier, now (`Mapping[str, Any]`): Contents of `study.json`, of `now` only these.
@@ -362,26 +362,26 @@ def difference_of_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -
     return None
 
 
-def difference_of_cells(earlier: Sequence[Cell], now: Sequence[Cell]) -> str | None:
-    """Why the cells are not the earlier ones and perhaps more, in words; None where they are.
+def difference_of_trials(earlier: Sequence[Trial], now: Sequence[Trial]) -> str | None:
+    """Why the trials are not the earlier ones and perhaps more, in words; None where they are.
 
     Example:
 
-        >>> cells, _ = grid(["mono"], {1: ["de"], 2: ["de", "en"]}, [1, 2], ["de", "en"], True)
-        >>> difference_of_cells(cells[:2], cells) is None, difference_of_cells(cells, cells[:3])
-        (True, 'it has mono-L2-seed2, which is not asked for now; choose cells with --only')
+        >>> trials, _ = grid(["mono"], {1: ["de"], 2: ["de", "en"]}, [1, 2], ["de", "en"], True)
+        >>> difference_of_trials(trials[:2], trials) is None, difference_of_trials(trials, trials[:3])
+        (True, 'it has mono-L2-seed2, which is not asked for now; choose trials with --only')
     """
-    known = {cell["id"]: cell for cell in now}
-    if missing := [cell["id"] for cell in earlier if cell["id"] not in known]:
+    known = {trial["id"]: trial for trial in now}
+    if missing := [trial["id"] for trial in earlier if trial["id"] not in known]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        return f"it has {missing[0]}{more}, which is not asked for now; choose cells with --only"
-    for cell in earlier:
-        if cell != known[cell["id"]]:
-            return f"{cell['id']} would be another cell: {_first_difference(cell, known[cell['id']])}"
+        return f"it has {missing[0]}{more}, which is not asked for now; choose trials with --only"
+    for trial in earlier:
+        if trial != known[trial["id"]]:
+            return f"{trial['id']} would be another trial: {_first_difference(trial, known[trial['id']])}"
     return None
 
 
-def _first_difference(earlier: Cell, now: Cell) -> str:
+def _first_difference(earlier: Trial, now: Trial) -> str:
     if earlier["languages"] != now["languages"]:
         return f"languages were {', '.join(earlier['languages'])} and are {', '.join(now['languages'])}"
     for one, other in zip(earlier["stages"], now["stages"], strict=False):

@@ -1,6 +1,6 @@
-"""How many steps each arm has at each L, so that all cells have the same of what the budget says.
+"""How many steps each arm has at each L, so that all trials have the same of what the budget says.
 
-| budget | contrastive training | masked language modelling |
+| budget | contrastive training | masked language modeling |
 |---|---|---|
 | `steps` | so many | as many tokens as the hybrid arm has at this L (at L = 1: the monolingual) |
 | `tokens` | tokens over those of a mean step, counted in the token cache | tokens over those of a step |
@@ -25,13 +25,13 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.scaling.planner.measured_runs import typical_step_time
 
 from .arguments import StudyArguments
-from .arms import ARMS, Cell, Shared, budget_key, stages_of
+from .arms import ARMS, Shared, Trial, budget_key, stages_of
 from .folder import Budget, StudyFolder
 from .inputs import Inputs, Settings
 
 _MOST_COUNTED = 300  # steps of a plan whose tokens are counted
 _HOW = {
-    "steps": "all train for so many steps; masked language modelling for as many tokens as hybrid batches",
+    "steps": "all train for so many steps; masked language modeling for as many tokens as hybrid batches",
     "tokens": "all train on so many tokens, to the nearest step",
     "time": "all train for as long, by step times of short runs",
     "target_quality": "all train up to a cap, and the cost to the target is read off the quality curve",
@@ -43,10 +43,10 @@ class BudgetResolver:
 
     Args:
         study (`StudyArguments`): With the budget.
-        settings (`Settings`): Of all cells.
+        settings (`Settings`): Of all trials.
         inputs (`Inputs`): The corpora.
         base (`str`): A base model, for its tokenizer.
-        run_pilots (`Callable`): Runs cells, for a budget of time.
+        run_pilots (`Callable`): Runs trials, for a budget of time.
     """
 
     def __init__(
@@ -55,35 +55,37 @@ class BudgetResolver:
         settings: Settings,
         inputs: Inputs,
         base: str,
-        run_pilots: Callable[[Sequence[Cell]], Any],
+        run_pilots: Callable[[Sequence[Trial]], Any],
     ) -> None:
         self.study, self.settings, self.inputs = study, settings, inputs
         self.base, self.run_pilots = base, run_pilots
 
-    def resolve(self, cells: Sequence[Cell], shared: Shared, known: Budget | None) -> Budget:
-        """The steps of all cells.
+    def resolve(self, trials: Sequence[Trial], shared: Shared, known: Budget | None) -> Budget:
+        """The steps of all trials.
 
         Args:
-            cells (`Sequence[Cell]`): Of `arms.grid`.
+            trials (`Sequence[Trial]`): Of `arms.grid`.
             shared (`Shared`): For the commands of pilots.
             known (`Budget`, *optional*): What was resolved before.
         """
         found: dict[str, dict[str, int]] = {"steps": {}, "mlm_steps": {}}
         for name in found:
             found[name].update(known[name] if known else {})  # type: ignore[literal-required]
-        trained = {budget_key(cell["arm"], cell["num_languages"]): cell for cell in cells if ARMS[cell["arm"]].trains}
+        trained = {
+            budget_key(trial["arm"], trial["num_languages"]): trial for trial in trials if ARMS[trial["arm"]].trains
+        }
         new = {
-            key: cell
-            for key, cell in trained.items()
-            if (ARMS[cell["arm"]].mix and key not in found["steps"])
-            or (ARMS[cell["arm"]].mlm and key not in found["mlm_steps"])
+            key: trial
+            for key, trial in trained.items()
+            if (ARMS[trial["arm"]].mix and key not in found["steps"])
+            or (ARMS[trial["arm"]].mlm and key not in found["mlm_steps"])
         }
         times = self._pilot_times(list(new.values()), shared) if self.study.budget == "time" else {}
-        for key, cell in new.items():
-            if ARMS[cell["arm"]].mix:
-                found["steps"][key] = self._steps(cell, times)
-            if ARMS[cell["arm"]].mlm:
-                found["mlm_steps"][key] = self._mlm_steps(cell, times)
+        for key, trial in new.items():
+            if ARMS[trial["arm"]].mix:
+                found["steps"][key] = self._steps(trial, times)
+            if ARMS[trial["arm"]].mlm:
+                found["mlm_steps"][key] = self._mlm_steps(trial, times)
         target = self.study.aim._asdict() if self.study.aim else None
         kind = self.study.budget
         value = None if kind == "target_quality" else self.amount
@@ -101,21 +103,21 @@ class BudgetResolver:
         """Of steps, tokens or seconds."""
         return self.settings.args.max_steps if self.study.amount is None else self.study.amount
 
-    def _steps(self, cell: Cell, times: Mapping[str, dict[str, float]]) -> int:
+    def _steps(self, trial: Trial, times: Mapping[str, dict[str, float]]) -> int:
         if self.study.budget == "tokens":
-            return max(1, round(self.amount / self._tokens_a_step(cell["arm"], cell["languages"], _MOST_COUNTED)))
+            return max(1, round(self.amount / self._tokens_a_step(trial["arm"], trial["languages"], _MOST_COUNTED)))
         if self.study.budget == "time":
-            return max(1, round(self.amount / times[_pilot_id(cell)]["train"]))
+            return max(1, round(self.amount / times[_pilot_id(trial)]["train"]))
         return round(self.amount)
 
-    def _mlm_steps(self, cell: Cell, times: Mapping[str, dict[str, float]]) -> int:
+    def _mlm_steps(self, trial: Trial, times: Mapping[str, dict[str, float]]) -> int:
         if self.study.budget == "time":
-            return max(1, round(self.amount / times[_pilot_id(cell)]["mlm"]))
+            return max(1, round(self.amount / times[_pilot_id(trial)]["mlm"]))
         args, tokens = self.settings.mlm_args, self.amount
         if self.study.budget != "tokens":
-            arm = "hybrid" if cell["num_languages"] > 1 else "mono"
+            arm = "hybrid" if trial["num_languages"] > 1 else "mono"
             steps = min(round(self.amount), _MOST_COUNTED)
-            tokens = self.amount * self._tokens_a_step(arm, cell["languages"], steps)
+            tokens = self.amount * self._tokens_a_step(arm, trial["languages"], steps)
         return max(1, round(tokens / (args.gradient_accumulation_steps * args.global_batch_size * args.block_length)))
 
     def _tokens_a_step(self, arm: str, languages: Sequence[str], steps: int) -> float:
@@ -129,7 +131,7 @@ class BudgetResolver:
             num_steps=steps * args.gradient_accumulation_steps,
             seed=self.study.seed_list[0],
             smoothing=args.smoothing,
-            cells=args.cells,
+            language_pairs=args.language_pairs,
             exclude=args.exclude,
             max_positives=args.max_positives,
         )
@@ -156,24 +158,24 @@ class BudgetResolver:
 
     @property
     def languages(self) -> list[str]:
-        """That any cell may train on."""
+        """That any trial may train on."""
         largest = self.inputs.sets[max(self.inputs.sets)]
         return list(dict.fromkeys([*largest, *({"en"} & set(self.inputs.train.languages))]))
 
-    def _pilot_times(self, cells: Sequence[Cell], shared: Shared) -> dict[str, dict[str, float]]:
+    def _pilot_times(self, trials: Sequence[Trial], shared: Shared) -> dict[str, dict[str, float]]:
         """Seconds of a step, by pilot and stage."""
         steps = self.study.pilot_steps
-        pilots: dict[str, Cell] = {}
-        for cell in cells:
-            pilot: Cell = {**cell, "id": _pilot_id(cell), "stages": []}
-            key = budget_key(cell["arm"], cell["num_languages"])
+        pilots: dict[str, Trial] = {}
+        for trial in trials:
+            pilot: Trial = {**trial, "id": _pilot_id(trial), "stages": []}
+            key = budget_key(trial["arm"], trial["num_languages"])
             once = shared._replace(eval_every=steps + 1)  # which is never
             pilots[pilot["id"]] = {**pilot, "stages": stages_of(pilot, once, {key: steps}, {key: steps})}
         self.run_pilots(list(pilots.values()))
         folder = StudyFolder(self.study.study_dir)
         for pilot in pilots.values():
             if folder.status(pilot) != "finished":
-                place = folder.cell_path(pilot) / "log.txt"
+                place = folder.trial_path(pilot) / "log.txt"
                 raise ValueError(f"The short run {pilot['id']} did not come to its end, so no budget follows: {place}")
         return {
             name: {stage["name"]: _step_time(RunFolder(folder.stage_path(stage))) for stage in pilot["stages"]}
@@ -181,8 +183,8 @@ class BudgetResolver:
         }
 
 
-def _pilot_id(cell: Cell) -> str:
-    return f"pilot-{budget_key(cell['arm'], cell['num_languages'])}"
+def _pilot_id(trial: Trial) -> str:
+    return f"pilot-{budget_key(trial['arm'], trial['num_languages'])}"
 
 
 def _step_time(run: RunFolder) -> float:

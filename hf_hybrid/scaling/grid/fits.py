@@ -1,6 +1,6 @@
 """`fits.json`: how each cost and quality goes with L, and how arms compare, each with its interval and its sentence.
 
-1. A quantity is a number of a row of `table.json` (`QUANTITIES`); a cell that failed, or is missing, has none, and one
+1. A quantity is a number of a row of `table.json` (`QUANTITIES`); a trial that failed, or is missing, has none, and one
    that did not reach its target has `NOT_REACHED`.
 2. For each quantity and arm with at least two L: the law (`growth.fit_growth`), and of quality what each L changes
    against the fewest.
@@ -123,7 +123,7 @@ def make_fits(study: Study, table: Table, level: float = LEVEL) -> dict[str, Any
 def values_of(
     rows: Sequence[Row], arm: str, seeds: Sequence[int], quantity: Quantity
 ) -> dict[int, list[float | None]]:
-    """For each L the values of the seeds; nothing where the quantity is known of no cell.
+    """For each L the values of the seeds; nothing where the quantity is known of no trial.
 
     Args:
         rows (`Sequence[Row]`): Of the table.

@@ -1,13 +1,13 @@
-"""The folder of a study: its files of JSON, and how far each cell is.
+"""The folder of a study: its files of JSON, and how far each trial is.
 
 | file | content | written |
 |---|---|---|
-| `study.json` | `Study`: what is asked, all cells with their commands | at the start, and where cells are added |
-| `configs/` | the settings that all cells begin with | with it |
+| `study.json` | `Study`: what is asked, all trials with their commands | at the start, and where trials are added |
+| `configs/` | the settings that all trials begin with | with it |
 | `corpora/` | what is trained on and evaluated on, where items are held out | with it |
-| `base/seed-N/` | the model that all cells of a seed begin with, where it is from scratch | with it |
-| `cells/<id>/` | a run folder, or one of an evaluation, with `log.txt`, and `failure.json` if it failed | by it |
-| `table.json` | `Table`: a row for each cell | at the end |
+| `base/seed-N/` | the model that all trials of a seed begin with, where it is from scratch | with it |
+| `trials/<id>/` | a run folder, or one of an evaluation, with `log.txt`, and `failure.json` if it failed | by it |
+| `table.json` | `Table`: a row for each trial | at the end |
 | `fits.json` | how costs and quality go with L, and how arms compare, see `scaling/grid/fits.py` | at the end |
 """
 
@@ -23,20 +23,20 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.utils.strict_json import read_json
 
-from .arms import Absent, Cell, Stage, in_study
+from .arms import Absent, Stage, Trial, in_study
 
 FORMAT = {"name": "hf_hybrid study", "version": 1}
 STATUSES = ("finished", "failed", "missing", "absent")
 
 
 class Budget(TypedDict):
-    """What all cells have the same of."""
+    """What all trials have the same of."""
 
     kind: str
     value: float | None
     target: dict[str, Any] | None  # measure and value
     steps: dict[str, int]  # of contrastive training, by arm and L
-    mlm_steps: dict[str, int]  # of masked language modelling
+    mlm_steps: dict[str, int]  # of masked language modeling
     how: str  # in words
 
 
@@ -56,12 +56,12 @@ class Study(TypedDict):
     base: dict[str, Any]
     tokens: dict[str, dict[str, float]]  # by language, with the base tokenizer, on the items that are evaluated
     environment: dict[str, Any]
-    cells: list[Cell]
+    trials: list[Trial]
     absent: list[Absent]
 
 
 class Failure(TypedDict):
-    """`failure.json` of a cell."""
+    """`failure.json` of a trial."""
 
     stage: str
     returncode: int
@@ -109,35 +109,35 @@ class StudyFolder:
             raise ValueError(f"{path}: expected the format {FORMAT}, got {found!r}.")
         return content
 
-    def cell_path(self, cell: Cell) -> Path:
-        """The folder of a cell."""
-        return self.path / "cells" / cell["id"]
+    def trial_path(self, trial: Trial) -> Path:
+        """The folder of a trial."""
+        return self.path / "trials" / trial["id"]
 
-    def open_cell(self, cell: Cell) -> OutputFolder:
-        """Return the output folder of a cell, and list those of its stages; each has a list of its own.
+    def open_trial(self, trial: Trial) -> OutputFolder:
+        """Return the output folder of a trial, and list those of its stages; each has a list of its own.
 
         Raises:
             ValueError: When something else is in the place of one.
         """
-        for name in self.lists_of(cell)[1:]:
+        for name in self.lists_of(trial)[1:]:
             self.outputs.claim(name)
-        return self.outputs.nested(f"cells/{cell['id']}")
+        return self.outputs.nested(f"trials/{trial['id']}")
 
-    def lists_of(self, cell: Cell) -> list[str]:
-        """Return the names of the lists of output folders of a cell: its own, and those of its stages."""
-        places = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in cell["stages"]]
+    def lists_of(self, trial: Trial) -> list[str]:
+        """Return the names of the lists of output folders of a trial: its own, and those of its stages."""
+        places = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in trial["stages"]]
         folders = {Path(place).relative_to(self.path).as_posix(): None for place in places}
-        return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"cells/{cell['id']}": None, **folders}]
+        return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"trials/{trial['id']}": None, **folders}]
 
     def stage_path(self, stage: Stage) -> Path:
         """Where the files of a stage go."""
         return Path(in_study(stage["folder"], str(self.path)))
 
-    def status(self, cell: Cell) -> str:
+    def status(self, trial: Trial) -> str:
         """`finished`, `failed` or `missing`: not begun, or not at its end."""
-        if all(self.is_finished(stage) for stage in cell["stages"]):
+        if all(self.is_finished(stage) for stage in trial["stages"]):
             return "finished"
-        return "failed" if (self.cell_path(cell) / "failure.json").exists() else "missing"
+        return "failed" if (self.trial_path(trial) / "failure.json").exists() else "missing"
 
     def is_finished(self, stage: Stage) -> bool:
         """Whether a stage has come to its end, as its own files say."""
@@ -148,16 +148,16 @@ class StudyFolder:
         except (OSError, ValueError):  # damaged: its recipe says so, or writes it anew
             return False
 
-    def read_failure(self, cell: Cell) -> Failure:
-        """How a cell failed."""
-        content: Failure = read_json(self.cell_path(cell) / "failure.json")
+    def read_failure(self, trial: Trial) -> Failure:
+        """How a trial failed."""
+        content: Failure = read_json(self.trial_path(trial) / "failure.json")
         return content
 
-    def write_failure(self, cell: Cell, failure: Failure) -> None:
-        """Write down how a cell failed."""
-        with self.open_cell(cell).writing("failure.json") as unfinished:
+    def write_failure(self, trial: Trial, failure: Failure) -> None:
+        """Write down how a trial failed."""
+        with self.open_trial(trial).writing("failure.json") as unfinished:
             unfinished.write_text(json.dumps(failure, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def forget_failure(self, cell: Cell) -> None:
+    def forget_failure(self, trial: Trial) -> None:
         """It is run again, or has come to its end."""
-        self.open_cell(cell).delete("failure.json")
+        self.open_trial(trial).delete("failure.json")

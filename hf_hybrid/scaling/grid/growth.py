@@ -1,11 +1,11 @@
 """How a cost or a quality goes with the number of languages L, and how two ways to train compare: values to intervals.
 
-1. Values come as L -> the values of the seeds, in the same order for all L.  None or NaN is a cell that failed, and
+1. Values come as L -> the values of the seeds, in the same order for all L.  None or NaN is a trial that failed, and
    `NOT_REACHED` one whose target was not reached within its budget: both are counted, and neither is passed over.
 2. Each seed is fitted by itself: a straight line `intercept + slope * L`, and a power law `factor * L ** exponent`, a
    line through the logarithms.  A coefficient is the mean over the seeds (of the logarithms, for a factor).
 3. An interval is Student's over the seeds: they are what was drawn, and each went through all L.  It is exact for
-   normal noise that two seeds do not share, be it of each cell, of a seed as a whole or of how a seed grows.  It says
+   normal noise that two seeds do not share, be it of each trial, of a seed as a whole or of how a seed grows.  It says
    what other seeds would give, and nothing of other languages, corpora or machines.
 4. The law is the one with the smaller error at an L that it was not fitted to; the line, unless the other's error is
    less by more than a tenth.  A line is the weaker claim: it says nothing of a shape.
@@ -18,8 +18,8 @@ interval of the slope held the true one):
 
 | normal noise, 5% each          | Student's over seeds | percentile bootstrap over seeds |
 |--------------------------------|----------------------|---------------------------------|
-| of each cell                   | 94.8%                | 76.1%                           |
-| of each seed, in all its cells | 95.0%                | 75.2%                           |
+| of each trial                   | 94.8%                | 76.1%                           |
+| of each seed, in all its trials | 95.0%                | 75.2%                           |
 | of the growth of each seed     | 95.4%                | 76.7%                           |
 
 Both stand in a `Fit`.  What is claimed rests on the first.
@@ -48,7 +48,7 @@ class Point(TypedDict):
     """The values of the seeds at one L."""
 
     languages: int
-    mean: float | None  # of the cells with a value; None where there is none, or where one did not reach its target
+    mean: float | None  # of the trials with a value; None where there is none, or where one did not reach its target
     interval: Ends | None  # of the mean; None with fewer than two values
     num_values: int
     num_failed: int
@@ -87,9 +87,9 @@ class Ratio(TypedDict):
     interval: Ends | None
     level: float
     num_seeds: int
-    num_missing: int  # cells of either that failed
-    not_reached: list[int]  # cells of the first and of the second
-    num_cells: list[int]  # cells of the first and of the second that did not fail
+    num_missing: int  # trials of either that failed
+    not_reached: list[int]  # trials of the first and of the second
+    num_trials: list[int]  # trials of the first and of the second that did not fail
 
 
 class Law(NamedTuple):
@@ -122,7 +122,7 @@ def fit_growth(values: Values, level: float = LEVEL, seed: int = 0) -> Fit:
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap's resamples.
 
     Returns:
-        `Fit`: Goes to JSON as it is. An L where a cell did not reach its target is left out of the fit, since those
+        `Fit`: Goes to JSON as it is. An L where a trial did not reach its target is left out of the fit, since those
         that did are the cheaper ones; it is among the `points`, with how many did not.
 
     Raises:
@@ -233,7 +233,7 @@ def ratio(first: Values, second: Values, level: float = LEVEL) -> Ratio:
         "num_seeds": len(logs_S),
         "num_missing": int(np.isnan(both_LS).sum()),
         "not_reached": [int(np.isinf(arm).sum()) for arm in both_LS],
-        "num_cells": [int((~np.isnan(arm)).sum()) for arm in both_LS],
+        "num_trials": [int((~np.isnan(arm)).sum()) for arm in both_LS],
     }
 
 
@@ -241,14 +241,14 @@ def ratio(first: Values, second: Values, level: float = LEVEL) -> Ratio:
 
 
 def _table(values: Values) -> np.ndarray:
-    """The values `(L, S)` by increasing L, NaN for cells that failed."""
+    """The values `(L, S)` by increasing L, NaN for trials that failed."""
     wrong = [count for count in values if not isinstance(count, int | np.integer) or count < 1]
     if wrong or not values:
         raise ValueError(f"values: expected numbers of languages from 1 on, each with its seeds; got {wrong}.")
     rows = [_row(values[count]) for count in sorted(values)]
     if len({len(row) for row in rows}) > 1:
         sizes = ", ".join(f"L={count}: {len(values[count])}" for count in sorted(values))
-        raise ValueError(f"values: all L need equally many seeds, None for a cell that failed; got {sizes}.")
+        raise ValueError(f"values: all L need equally many seeds, None for a trial that failed; got {sizes}.")
     return np.array(rows).reshape(len(rows), -1)
 
 

@@ -1,9 +1,9 @@
-"""What all cells of a study share: settings, corpora and base models.
+"""What all trials of a study share: settings, corpora and base models.
 
 1. Settings are those of a YAML file and of options over it, less what the study itself decides.
 2. Without an evaluation corpus, items are held out once, of the largest set of languages, and both parts are written
-   to the study: a cell with few languages must not train on what another one is evaluated on.
-3. Without a checkpoint, a base model is made for each seed, with a tokenizer of all texts that any cell trains on.
+   to the study: a trial with few languages must not train on what another one is evaluated on.
+3. Without a checkpoint, a base model is made for each seed, with a tokenizer of all texts that any trial trains on.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ OWN_OPTIONS = (
     "mix", "seed", "data_seed", "max_tokens", "tokens_of", "evaluate_before", "eval_strategy", "eval_steps",
     "cpu_threads",
 )  # fmt: skip
-_NOT_OF_CELLS = (
+_NOT_OF_TRIALS = (
     "max_steps", "held_out", "scratch_hidden_size", "scratch_num_layers", "scratch_vocab_size", "cache_dir",
 )  # fmt: skip
 _MOST_COUNTED = 2000  # items whose tokens are counted by language
 
 
 class Settings(NamedTuple):
-    """What cells begin with.
+    """What trials begin with.
 
     Args:
         train, mlm (`dict`): Options of `train.py` and of `mlm.py`, as their configuration files have them.
@@ -111,7 +111,7 @@ def read_settings(study: StudyArguments) -> Settings:
     )
     mlm_only = {name: value for name, value in mlm.items() if name not in ("max_steps", "max_tokens", "tokens_of")}
     *_, mlm_args, _ = parse_arguments([MlmModelArguments, DataArguments, MlmTrainingArguments], _words(mlm_only))
-    left_out = (*OWN_OPTIONS, *_NOT_OF_CELLS)
+    left_out = (*OWN_OPTIONS, *_NOT_OF_TRIALS)
     kept_train, kept_mlm = (
         {name: value for name, value in found.items() if name not in left_out} for found in (train, mlm)
     )
@@ -143,7 +143,7 @@ def _text(value: Any) -> str:
 
 
 def write_configs(outputs: OutputFolder, settings: Settings) -> None:
-    """Write what cells begin with, for their `--config`."""
+    """Write what trials begin with, for their `--config`."""
     for name, found in {"train": settings.train, "mlm": settings.mlm}.items():
         with outputs.writing(f"configs/{name}.yaml") as unfinished:
             unfinished.write_text(yaml.safe_dump(found, allow_unicode=True), encoding="utf-8")
@@ -188,10 +188,10 @@ def save_inputs(inputs: Inputs, outputs: OutputFolder, begun: bool) -> Inputs:
     Args:
         inputs (`Inputs`): Of `open_inputs`.
         outputs (`OutputFolder`): Of the study.
-        begun (`bool`): Whether cells have been made from what is there, so that it must not change.
+        begun (`bool`): Whether trials have been made from what is there, so that it must not change.
 
     Returns:
-        `Inputs`: With the corpora that cells will read.
+        `Inputs`: With the corpora that trials will read.
 
     Raises:
         ValueError: When the study has begun with other items or languages.
@@ -227,7 +227,7 @@ def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
     return {
         "fingerprint": corpus.fingerprint,
         "items_per_language": {code: int(counts[i, i]) for i, code in enumerate(corpus.languages)},
-        "licence": corpus.source.get("licence"),
+        "license": corpus.source.get("license"),
         "source": redacted(corpus.source),
     }
 
@@ -236,7 +236,7 @@ def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
 
 
 def make_base(outputs: OutputFolder, name: str, corpus: ParallelCorpus, model_args: ModelArguments, seed: int) -> None:
-    """Make the model that the cells of a seed begin with, unless it is there.
+    """Make the model that the trials of a seed begin with, unless it is there.
 
     Args:
         outputs (`OutputFolder`): Of the study.
@@ -257,7 +257,7 @@ def make_base(outputs: OutputFolder, name: str, corpus: ParallelCorpus, model_ar
 
 
 def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:
-    """Options of `eval.py` for what the trained cells are evaluated on."""
+    """Options of `eval.py` for what the trained trials are evaluated on."""
     model, data, args = settings.model_args, settings.data_args, settings.args
     found = {
         "corpus": inputs.options["eval_corpus"],
@@ -277,7 +277,7 @@ def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:
 
 
 def shared_options(study: StudyArguments, settings: Settings, inputs: Inputs) -> Shared:
-    """What the commands of all cells have."""
+    """What the commands of all trials have."""
     base = settings.model_args.model_name_or_path
     return Shared(inputs.options, evaluation_options(settings, inputs), base, study.eval_every, study.own_cache)
 

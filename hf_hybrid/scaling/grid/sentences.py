@@ -26,7 +26,7 @@ def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
         >>> fit = fit_growth({1: [1.0, 1.1, 1.0], 4: [1.1, 1.0, 1.1], 9: [1.0, 1.1, None]})
         >>> print(growth_sentence(fit, "step time", "s"))
         step time does not change measurably with L: exponent 0.0229
-        (95% interval -0.0774 to 0.123; L = 1 to 9, 3 seeds). 1 cell failed: 1 at L = 9.
+        (95% interval -0.0774 to 0.123; L = 1 to 9, 3 seeds). 1 trial failed: 1 at L = 9.
     """
     if fit["law"] is None:
         sentence = f"{quantity}: how it goes with L cannot be said, as {fit['chosen_because']}."
@@ -54,7 +54,7 @@ def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
     value, (failed, of_first, of_second) = ratio["ratio"], (ratio["num_missing"], f"of {first}", f"of {second}")
     unreached = [
         f"{arm} did not reach the target in {count} of {total} runs"
-        for arm, count, total in zip((first, second), ratio["not_reached"], ratio["num_cells"], strict=True)
+        for arm, count, total in zip((first, second), ratio["not_reached"], ratio["num_trials"], strict=True)
         if count
     ]
     if unreached:
@@ -70,7 +70,7 @@ def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
         }[_side(ratio["interval"], 1.0)]
         scope = f"{_interval(ratio['interval'], ratio['level'])}; {_counted(ratio['num_seeds'], 'seed')}"
         sentence = f"{claim}: {_number(value)} times as much ({scope})."
-    return f"{sentence} {_counted(failed, 'cell')} failed." if failed else sentence
+    return f"{sentence} {_counted(failed, 'trial')} failed." if failed else sentence
 
 
 def difference_sentence(
@@ -142,7 +142,7 @@ def _what_is_missing(points: Sequence[Point]) -> list[str]:
     if failed:
         total = sum(count for _, count in failed)
         places = ", ".join(f"{count} at L = {languages}" for languages, count in failed)
-        sentences.append(f"{_counted(total, 'cell')} failed: {places}.")
+        sentences.append(f"{_counted(total, 'trial')} failed: {places}.")
     for point in points:
         if point["num_not_reached"]:
             runs = point["num_not_reached"] + point["num_values"]

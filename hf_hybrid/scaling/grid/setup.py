@@ -1,7 +1,7 @@
-"""From what is asked to `study.json`: what all cells share is made once, then each cell has its commands.
+"""From what is asked to `study.json`: what all trials share is made once, then each trial has its commands.
 
 1. All that can be wrong with what is asked is looked for first, and nothing is written (`check_study`).
-2. What is asked is compared with the study that the folder holds.  One that has begun may only get more cells; before
+2. What is asked is compared with the study that the folder holds.  One that has begun may only get more trials; before
    that it is made anew where it differs, and with `overwrite` it is deleted (`open_study`).
 """
 
@@ -21,7 +21,7 @@ from hf_hybrid.records.schema import FIXED_NAMES, LOCK_NAME, OUTPUTS_NAME
 from hf_hybrid.training.interruption import lock_names
 
 from .arguments import StudyArguments
-from .arms import Absent, Cell, Shared, difference_of_cells, difference_of_settings, grid, stages_of
+from .arms import Absent, Shared, Trial, difference_of_settings, difference_of_trials, grid, stages_of
 from .budget import BudgetResolver
 from .folder import Budget, Study, StudyFolder
 from .inputs import (
@@ -51,16 +51,16 @@ class Asked(NamedTuple):
 
     Args:
         args (`StudyArguments`): What is asked.
-        settings (`Settings`): Of all cells.
+        settings (`Settings`): Of all trials.
         inputs (`Inputs`): The corpora; what is held out of one is not yet written.
-        cells (`list[Cell]`): Of the grid, without their stages.
+        trials (`list[Trial]`): Of the grid, without their stages.
         absent (`list[Absent]`): What the grid cannot have.
     """
 
     args: StudyArguments
     settings: Settings
     inputs: Inputs
-    cells: list[Cell]
+    trials: list[Trial]
     absent: list[Absent]
 
 
@@ -84,13 +84,13 @@ def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> A
     inputs = open_inputs(args, data)
     if model is not None:
         AutoTokenizer.from_pretrained(model)  # a name that there is not is told now
-    cells, absent = grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None)
-    for cell in cells:  # each has a list of its own, if it has begun
-        OutputFolder(folder.cell_path(cell), "study_dir").check(LOG_NAME, "failure.json", *FIXED_NAMES)
+    trials, absent = grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None)
+    for trial in trials:  # each has a list of its own, if it has begun
+        OutputFolder(folder.trial_path(trial), "study_dir").check(LOG_NAME, "failure.json", *FIXED_NAMES)
     folder.outputs.check(
-        *_FIXED_NAMES, *lock_names(folder.outputs), *(f"cells/{cell['id']}/{OUTPUTS_NAME}" for cell in cells)
+        *_FIXED_NAMES, *lock_names(folder.outputs), *(f"trials/{trial['id']}/{OUTPUTS_NAME}" for trial in trials)
     )
-    return Asked(args, settings, inputs, cells, absent)
+    return Asked(args, settings, inputs, trials, absent)
 
 
 def _refuse_other_folder(folder: StudyFolder) -> None:
@@ -111,14 +111,14 @@ def _refuse_own_parts(folder: StudyFolder, places: Iterable[str | None]) -> None
 
 
 def open_study(
-    asked: Asked, folder: StudyFolder, run_pilots: Callable[[Sequence[Cell]], Any], overwrite: bool = False
+    asked: Asked, folder: StudyFolder, run_pilots: Callable[[Sequence[Trial]], Any], overwrite: bool = False
 ) -> Study:
-    """The study that is asked for, which may have more cells than the folder's.
+    """The study that is asked for, which may have more trials than the folder's.
 
     Args:
         asked (`Asked`): Of `check_study`.
         folder (`StudyFolder`): Where it lies.
-        run_pilots (`Callable`): Runs cells, for a budget of time.
+        run_pilots (`Callable`): Runs trials, for a budget of time.
         overwrite (`bool`, *optional*, defaults to `False`): Delete the study that the folder holds.
 
     Raises:
@@ -133,20 +133,20 @@ def open_study(
     shared = shared_options(args, settings, inputs)
     bases = _base_paths(args, settings)
     resolver = BudgetResolver(args, settings, inputs, next(iter(bases.values())), run_pilots)
-    fixed = _what_cells_share(args, settings, inputs)
+    fixed = _what_trials_share(args, settings, inputs)
     earlier: Study | None = folder.read("study.json") if folder.has("study.json") else None
-    if earlier and (difference := _find_difference(earlier, fixed, resolver, asked.cells, shared)):
+    if earlier and (difference := _find_difference(earlier, fixed, resolver, asked.trials, shared)):
         if begun:
             raise ValueError(
                 f"{folder.path} holds another study: {difference}. Choose another study_dir, or --overwrite to begin "
                 "anew."
             )
         earlier = None
-        folder.outputs.delete("cells")  # short runs of the former study
+        folder.outputs.delete("trials")  # short runs of the former study
     write_configs(folder.outputs, settings)
     if shared.base is None:
         _make_bases(folder.outputs, bases, settings, inputs, begun)
-    budget = resolver.resolve(asked.cells, shared, earlier["budget"] if earlier else None)
+    budget = resolver.resolve(asked.trials, shared, earlier["budget"] if earlier else None)
     study: Study = {
         "language_order": inputs.order,
         "language_sets": {str(count): languages for count, languages in inputs.sets.items()},
@@ -156,7 +156,7 @@ def open_study(
         **fixed,  # type: ignore[typeddict-item]
         "tokens": token_premiums(inputs.evaluation, AutoTokenizer.from_pretrained(resolver.base)),
         "environment": earlier["environment"] if earlier else environment(),
-        "cells": _with_stages(asked.cells, shared, budget),
+        "trials": _with_stages(asked.trials, shared, budget),
         "absent": asked.absent,
     }
     if study != earlier:
@@ -164,8 +164,8 @@ def open_study(
     return study
 
 
-def _what_cells_share(args: StudyArguments, settings: Settings, inputs: Inputs) -> dict[str, Any]:
-    """Parts of `study.json` that stay as they are when cells are added."""
+def _what_trials_share(args: StudyArguments, settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """Parts of `study.json` that stay as they are when trials are added."""
     return {
         "corpus": {"train": describe_corpus(inputs.train), "eval": describe_corpus(inputs.evaluation)},
         "eval_languages": list(inputs.evaluation.languages),
@@ -177,23 +177,23 @@ def _what_cells_share(args: StudyArguments, settings: Settings, inputs: Inputs) 
 
 
 def _find_difference(
-    earlier: Study, fixed: Mapping[str, Any], resolver: BudgetResolver, cells: Sequence[Cell], shared: Shared
+    earlier: Study, fixed: Mapping[str, Any], resolver: BudgetResolver, trials: Sequence[Trial], shared: Shared
 ) -> str | None:
     """Why the earlier study is not a part of the one that is asked for, in words; None where it is."""
     study, known = resolver.study, earlier["budget"]
     # another target is another way to read the same runs
     budget = {"kind": study.budget, "value": None if study.budget == "target_quality" else resolver.amount}
-    ids = {cell["id"] for cell in earlier["cells"]}
-    same = _with_stages([cell for cell in cells if cell["id"] in ids], shared, known)
+    ids = {trial["id"] for trial in earlier["trials"]}
+    same = _with_stages([trial for trial in trials if trial["id"] in ids], shared, known)
     return (
         difference_of_settings(earlier, fixed)
         or difference_of_settings(known, budget)
-        or difference_of_cells(earlier["cells"], same)
+        or difference_of_trials(earlier["trials"], same)
     )
 
 
-def _with_stages(cells: Sequence[Cell], shared: Shared, budget: Budget) -> list[Cell]:
-    return [{**cell, "stages": stages_of(cell, shared, budget["steps"], budget["mlm_steps"])} for cell in cells]
+def _with_stages(trials: Sequence[Trial], shared: Shared, budget: Budget) -> list[Trial]:
+    return [{**trial, "stages": stages_of(trial, shared, budget["steps"], budget["mlm_steps"])} for trial in trials]
 
 
 def _base_paths(args: StudyArguments, settings: Settings) -> dict[int, str]:

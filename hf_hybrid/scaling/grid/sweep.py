@@ -1,9 +1,9 @@
-"""Runs the cells of a study in processes of their own, some at a time.
+"""Runs the trials of a study in processes of their own, some at a time.
 
-1. A cell that has come to its end is left alone; one that was stopped goes on, since each recipe does.
-2. A cell that fails leaves `failure.json` and its log, and the others run all the same.
+1. A trial that has come to its end is left alone; one that was stopped goes on, since each recipe does.
+2. A trial that fails leaves `failure.json` and its log, and the others run all the same.
 3. SIGTERM and SIGINT are passed on: each run saves a checkpoint, and the sweep ends with the exit status `RESUME_ME`.
-4. Where only the sweep was killed, its cells run on.  The next one waits for them before it takes over their folders.
+4. Where only the sweep was killed, its trials run on.  The next one waits for them before it takes over their folders.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal
 from hf_hybrid.utils.files import files_in, unlink_files
 from hf_hybrid.utils.redaction import redact
 
-from .arms import Cell, Stage, command_of
+from .arms import Stage, Trial, command_of
 from .folder import StudyFolder
 
 LOG_NAME = "log.txt"
-PARTS = ("cells", "base", "corpora", "configs", "pilots")  # folders of a study
+PARTS = ("trials", "base", "corpora", "configs", "pilots")  # folders of a study
 _TAIL_BYTES = 65_536
 # Files of built corpora and of token ids, as `cache_dir` has them: their folders are named by a hash.
 _CACHED = re.compile(
@@ -42,12 +42,12 @@ _CACHED = re.compile(
 
 
 class Sweep:
-    """Runs cells.
+    """Runs trials.
 
     Args:
         folder (`StudyFolder`): The study.
         launch (`Sequence[str]`): What starts `-m hf_hybrid`.
-        jobs (`int`, *optional*, defaults to 1): Cells at a time.
+        jobs (`int`, *optional*, defaults to 1): Trials at a time.
         threads (`int`, *optional*): Of each; by default the cores of this machine shared out.
         say (`Callable`, *optional*): Is told what happens, a line at a time.
     """
@@ -66,50 +66,50 @@ class Sweep:
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
 
-    def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> dict[str, str]:
+    def run(self, trials: Sequence[Trial], retry_failed: bool = False) -> dict[str, str]:
         """Run what is not finished.
 
         Args:
-            cells (`Sequence[Cell]`): Of `study.json`.
+            trials (`Sequence[Trial]`): Of `study.json`.
             retry_failed (`bool`, *optional*, defaults to `False`): Also what has failed before.
 
         Returns:
-            `dict[str, str]`: The status of each cell.
+            `dict[str, str]`: The status of each trial.
 
         Raises:
-            Interrupted: When the process was told to stop; all cells have ended by then.
+            Interrupted: When the process was told to stop; all trials have ended by then.
         """
-        status = {cell["id"]: self.folder.status(cell) for cell in cells}
+        status = {trial["id"]: self.folder.status(trial) for trial in trials}
         wanted = ("missing", "failed") if retry_failed else ("missing",)
-        todo = [cell for cell in cells if status[cell["id"]] in wanted]
-        done, started = len(cells) - len(todo), time.monotonic()
+        todo = [trial for trial in trials if status[trial["id"]] in wanted]
+        done, started = len(trials) - len(todo), time.monotonic()
         with ends_on_signal(), ThreadPoolExecutor(self.jobs) as pool:
             try:
-                futures = {pool.submit(self._run_cell, cell): cell for cell in todo}
+                futures = {pool.submit(self._run_trial, trial): trial for trial in todo}
                 for number, future in enumerate(as_completed(futures), start=1):
-                    cell = futures[future]
-                    status[cell["id"]] = future.result()
+                    trial = futures[future]
+                    status[trial["id"]] = future.result()
                     left_s = (time.monotonic() - started) / number * (len(todo) - number)
-                    place = f"[{done + number}/{len(cells)}] {cell['id']}"
-                    self.say(f"{place} {status[cell['id']]}{self._reason(cell)}; about {left_s / 60:.0f} min left")
+                    place = f"[{done + number}/{len(trials)}] {trial['id']}"
+                    self.say(f"{place} {status[trial['id']]}{self._reason(trial)}; about {left_s / 60:.0f} min left")
             except BaseException:
                 self._stop()
                 raise
         return status
 
-    def _reason(self, cell: Cell) -> str:
-        if self.folder.status(cell) != "failed":
+    def _reason(self, trial: Trial) -> str:
+        if self.folder.status(trial) != "failed":
             return ""
-        return f": {self.folder.read_failure(cell)['last_line']}"
+        return f": {self.folder.read_failure(trial)['last_line']}"
 
-    def _run_cell(self, cell: Cell) -> str:
-        path, outputs = self.folder.cell_path(cell), self.folder.open_cell(cell)
+    def _run_trial(self, trial: Trial) -> str:
+        path, outputs = self.folder.trial_path(trial), self.folder.open_trial(trial)
         outputs.claim(LOG_NAME, *lock_names(outputs))
         path.mkdir(parents=True, exist_ok=True)
         if self._stopping.is_set() or not self._is_free(path):
             return "missing"
-        self.folder.forget_failure(cell)
-        for stage in cell["stages"]:
+        self.folder.forget_failure(trial)
+        for stage in trial["stages"]:
             if self.folder.is_finished(stage):
                 continue
             code = self._run_stage(stage, path / LOG_NAME)
@@ -117,17 +117,17 @@ class Sweep:
                 return "missing"
             if code != 0 or not self.folder.is_finished(stage):
                 line = last_line(path / LOG_NAME, code)
-                self.folder.write_failure(cell, {"stage": stage["name"], "returncode": code, "last_line": line})
+                self.folder.write_failure(trial, {"stage": stage["name"], "returncode": code, "last_line": line})
                 return "failed"
-        self._tidy(cell)
+        self._tidy(trial)
         return "finished"
 
-    def _tidy(self, cell: Cell) -> None:
+    def _tidy(self, trial: Trial) -> None:
         """Delete what only a run that goes on needs; the models stay."""
-        for stage in cell["stages"]:
+        for stage in trial["stages"]:
             outputs = OutputFolder(self.folder.stage_path(stage))
             outputs.delete(*(path.name for path in checkpoint_folders(outputs)))
-        delete_cached(self.folder.cell_path(cell) / "cache")
+        delete_cached(self.folder.trial_path(trial) / "cache")
 
     def _is_free(self, path: Path) -> bool:
         """Wait until no process of an earlier sweep writes there; False where this one is told to stop."""
@@ -159,13 +159,13 @@ class Sweep:
         return code
 
     def environment(self) -> Mapping[str, str]:
-        """Of a cell's process."""
+        """Of a trial's process."""
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
         threads = {name: str(self.threads) for name in names}
         return {**os.environ, **threads, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": str(self.threads > 1).lower()}
 
     def _stop(self) -> None:
-        """Tell the cells that run; those that have not begun will not."""
+        """Tell the trials that run; those that have not begun will not."""
         with self._lock:
             self._stopping.set()
             for process in self._running:
@@ -198,14 +198,16 @@ def last_line(log: Path, code: int) -> str:
 
 
 def has_begun(folder: StudyFolder) -> bool:
-    """Whether a cell has files of its own; the short runs before a budget of time are no cells."""
-    cells = [path for path in folder.path.glob("cells/*") if not path.name.startswith("pilot-")]
-    cells = [path for path in cells if folder.outputs.lists(f"cells/{path.name}/{OUTPUTS_NAME}")]
-    return any((path / name).exists() for path in cells for name in OutputFolder(path).listed("") if name != LOCK_NAME)
+    """Whether a trial has files of its own; the short runs before a budget of time are no trials."""
+    trials = [path for path in folder.path.glob("trials/*") if not path.name.startswith("pilot-")]
+    trials = [path for path in trials if folder.outputs.lists(f"trials/{path.name}/{OUTPUTS_NAME}")]
+    return any(
+        (path / name).exists() for path in trials for name in OutputFolder(path).listed("") if name != LOCK_NAME
+    )
 
 
 def delete_cached(folder: Path) -> None:
-    """Delete what a cell has cached, and nothing else that lies there."""
+    """Delete what a trial has cached, and nothing else that lies there."""
     unlink_files(folder, [name for name in files_in(folder) if _CACHED.fullmatch(name)])
     with suppress(OSError):
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""`table.json`: a row for each cell of a study, read from what the cell left; and its words for people."""
+"""`table.json`: a row for each trial of a study, read from what the trial left; and its words for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.scaling.planner.measured_runs import typical_step_time
 
-from .arms import Cell, Stage, Target
+from .arms import Stage, Target, Trial
 from .folder import Study, StudyFolder
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _ADDED_UP = ("setup_time_s", "train_time_s", "num_steps", "tokens", "energy_wh")
 _PEAKS = ("peak_host_memory_gib", "peak_device_memory_gib")
 
 
-class _Cell(TypedDict):
+class _Trial(TypedDict):
     id: str
     arm: str
     num_languages: int
@@ -49,8 +49,8 @@ class _Cell(TypedDict):
     reason: str | None  # the last line of its log where it failed, or why it is absent
 
 
-class Row(_Cell, Costs):
-    """A cell; its costs are those of all stages together, but for the step time, which is the last stage's."""
+class Row(_Trial, Costs):
+    """A trial; its costs are those of all stages together, but for the step time, which is the last stage's."""
 
     stages: dict[str, Costs]  # "mlm", "train", apart
     quality: dict[str, float]  # over all evaluation languages, as in multilingual/MAP, and bias
@@ -74,10 +74,10 @@ def make_table(folder: StudyFolder, study: Study) -> Table:
         folder (`StudyFolder`): Of the study.
         study (`Study`): Its `study.json`.
     """
-    cells = study["cells"]
-    starts = {cell["seed"]: _scores(folder, cell) for cell in cells if cell["arm"] == "zero_shot"}
+    trials = study["trials"]
+    starts = {trial["seed"]: _scores(folder, trial) for trial in trials if trial["arm"] == "zero_shot"}
     untrained = {seed: flatten_scores(scores) for seed, scores in starts.items() if scores is not None}
-    rows = [_row(folder, study, cell, untrained.get(cell["seed"], untrained.get(None))) for cell in cells]
+    rows = [_row(folder, study, trial, untrained.get(trial["seed"], untrained.get(None))) for trial in trials]
     rows += [
         {**_empty(gap["id"], gap["arm"], gap["num_languages"], None), "status": "absent", "reason": gap["reason"]}
         for gap in study["absent"]
@@ -107,21 +107,21 @@ def _empty(name: str, arm: str, num_languages: int, seed: int | None) -> Row:
     }
 
 
-def _row(folder: StudyFolder, study: Study, cell: Cell, untrained: Mapping[str, float] | None) -> Row:
-    row = _empty(cell["id"], cell["arm"], cell["num_languages"], cell["seed"])
-    row["status"] = folder.status(cell)
+def _row(folder: StudyFolder, study: Study, trial: Trial, untrained: Mapping[str, float] | None) -> Row:
+    row = _empty(trial["id"], trial["arm"], trial["num_languages"], trial["seed"])
+    row["status"] = folder.status(trial)
     if row["status"] == "failed":
-        row["reason"] = folder.read_failure(cell)["last_line"]
+        row["reason"] = folder.read_failure(trial)["last_line"]
     if row["status"] != "finished":
         return row
-    scores = _scores(folder, cell)
+    scores = _scores(folder, trial)
     assert scores is not None
     row["quality"] = flatten_scores(scores)
     languages = study["eval_languages"]
-    known = [code for code in languages if code in cell["languages"]]
+    known = [code for code in languages if code in trial["languages"]]
     row["trained"] = pair_means(scores, known)
     row["unseen"] = pair_means(scores, [code for code in languages if code not in known])
-    trainings = [stage for stage in cell["stages"] if stage["name"] != "eval"]
+    trainings = [stage for stage in trial["stages"] if stage["name"] != "eval"]
     if trainings:
         row["stages"] = {stage["name"]: _costs(RunFolder(folder.stage_path(stage))) for stage in trainings}
         row.update(_all_costs(list(row["stages"].values())))
@@ -130,10 +130,10 @@ def _row(folder: StudyFolder, study: Study, cell: Cell, untrained: Mapping[str, 
     return row
 
 
-def _scores(folder: StudyFolder, cell: Cell) -> Scores | None:
-    if folder.status(cell) != "finished":
+def _scores(folder: StudyFolder, trial: Trial) -> Scores | None:
+    if folder.status(trial) != "finished":
         return None
-    return _after(folder, cell["stages"][-1])
+    return _after(folder, trial["stages"][-1])
 
 
 def _after(folder: StudyFolder, stage: Stage) -> Scores | None:
@@ -214,7 +214,7 @@ def table_text(table: Table, measure: str = "multilingual/MAP") -> str:
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in table["rows"]:
         groups.setdefault((row["arm"], row["num_languages"]), []).append(row)
-    lines = [f"{'arm':<16}{'L':>3} {'cells':>6} {'step, s':>9} {'training, s':>12} {'host, GiB':>10} {measure:>18}"]
+    lines = [f"{'arm':<16}{'L':>3} {'trials':>6} {'step, s':>9} {'training, s':>12} {'host, GiB':>10} {measure:>18}"]
     for (arm, count), rows in groups.items():
         done = [row for row in rows if row["status"] == "finished"]
         if rows[0]["status"] == "absent":

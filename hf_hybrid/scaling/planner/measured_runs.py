@@ -81,7 +81,7 @@ def workload_of(folder: RunFolder) -> Workload:
     run, resources = folder.read_run(), folder.read_resources()
     config, steps = run["config"], resources["num_steps"]
     items = list(run["corpus"]["items_per_language"].values())
-    planned = [(cell["pairs"], cell["steps"]) for cell in run["plan"]["cells"]]
+    planned = [(pair["pairs"], pair["steps"]) for pair in run["plan"]["language_pairs"]]
     positives, negatives = config.get("max_positives") or 4, config.get("num_negatives") or 0
     pool = MixConfig.parse(run["mix"]).pool
     passages = (1 - pool + pool * min(positives, len(items))) * (1 + negatives)
@@ -107,7 +107,7 @@ def workload_of(folder: RunFolder) -> Workload:
         gradient_checkpointing=bool(config.get("gradient_checkpointing")),
         evaluated_queries=_evaluated_queries(folder, config),
         eval_batch_tokens=config.get("eval_batch_tokens") or 16_384,
-        cells=len(run["plan"]["cells"]),
+        language_pairs=len(run["plan"]["language_pairs"]),
     )
 
 
@@ -115,7 +115,7 @@ def typical_step_time(lines: Sequence[ResourceLine], resources: Resources) -> fl
     """The time of a step that nothing disturbed: the median over the lines of the log, by token.
 
     The first `WARMUP_STEPS` steps are left out where others remain.  The mean would have in it whatever else the
-    machine did; the plain median would depend on which cells the middle of the lines was of, whose texts may be twice
+    machine did; the plain median would depend on which language pairs the middle of the lines was of, whose texts may be twice
     as long as others', so that lines are compared by the token and the median is that of a mean step.
 
     Example:

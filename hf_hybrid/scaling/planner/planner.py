@@ -52,7 +52,7 @@ SETUP: Causes = {
     "a run": lambda work: 1.0,
     "texts": lambda work: work.texts,
     "languages": lambda work: work.languages,
-    "cells": lambda work: work.cells_of_plan,
+    "language_pairs": lambda work: work.planned_pairs,
     "weights": lambda work: work.model.parameters,
     "evaluation before training": lambda work: work.evaluation_flops,
 }
@@ -475,7 +475,7 @@ def _machine(option: str, path: str) -> Hardware:
 
 
 def _teaches(path: Path) -> bool:
-    """Whether a cell is a contrastive training that came to its end."""
+    """Whether a trial is a contrastive training that came to its end."""
     if not (path / "run.json").exists():
         return False
     run = RunFolder(path).read_run()
@@ -498,7 +498,9 @@ def wanted_workload(runs: Sequence[Measured], languages: int, given: Mapping[str
     if sizes:
         model = ModelSize(**{name: getattr(model, name) for name in _SIZES[:3]} | sizes)
     rest = {name: value for name, value in given.items() if name not in _SIZES}
-    return dataclasses.replace(work, **{**rest, "mix": mix, "languages": languages, "model": model, "cells": None})
+    return dataclasses.replace(
+        work, **{**rest, "mix": mix, "languages": languages, "model": model, "language_pairs": None}
+    )
 
 
 @dataclass
@@ -506,7 +508,7 @@ class PlanArguments:
     """The run that `--plan` predicts: as the largest measured one of its mix, but for what is given."""
 
     plan: str | None = option(None, "YAML file of a machine: predict a run there from the runs of the study.")
-    runs: str | None = option(None, "Comma-separated run folders to learn from; by default the cells of the study.")
+    runs: str | None = option(None, "Comma-separated run folders to learn from; by default the trials of the study.")
     measured_on: str | None = option(None, "YAML file of the machine that those runs were made on.")
     items: int | None = option(None, "Items of each language.")
     num_layers: int | None = option(None, "Layers of the encoder.")
@@ -539,5 +541,5 @@ class PlanArguments:
         return (
             [Path(word) for word in split_words(self.runs)]
             if self.runs
-            else sorted(Path(study_dir, "cells").glob("*"))
+            else sorted(Path(study_dir, "trials").glob("*"))
         )

@@ -85,7 +85,7 @@ class Workload:
         seen_rows (`int`, *optional*): Rows of the table that are trained, with `seen_embeddings_only`.
         evaluated_queries (`int`, *optional*, defaults to 0): Queries of the evaluation before training.
         eval_batch_tokens (`int`, *optional*, defaults to 16384): Most tokens of one forward pass there.
-        cells (`int`, *optional*): Cells of the plan; by default those of the mix.
+        language_pairs (`int`, *optional*): Language pairs of the plan; by default those of the mix.
 
     Raises:
         ValueError: On an unknown strategy or a number below 1.
@@ -93,7 +93,7 @@ class Workload:
     Example:
 
         >>> work = Workload(4, 1000, ModelSize(2, 128, 8192), batch_size=64, tokens_per_text=11, steps=100)
-        >>> work.cells_of_plan, work.tokens, work.passes
+        >>> work.planned_pairs, work.tokens, work.passes
         (16, 1408.0, 1.0)
     """
 
@@ -115,7 +115,7 @@ class Workload:
     seen_rows: int | None = None
     evaluated_queries: int = 0
     eval_batch_tokens: int = 16_384
-    cells: int | None = None
+    language_pairs: int | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -155,10 +155,10 @@ class Workload:
         return 2 * self.items * self.languages
 
     @property
-    def cells_of_plan(self) -> int:
-        """Pairs of languages that the plan goes through; a pool cell is a language's."""
-        if self.cells is not None:
-            return self.cells
+    def planned_pairs(self) -> int:
+        """Pairs of languages that the plan goes through; a pool language pair is a language's."""
+        if self.language_pairs is not None:
+            return self.language_pairs
         mix, count = MixConfig.parse(self.mix), self.languages
         return (
             count * bool(mix.mono) + count * (count - 1) * bool(mix.cross) + count * bool(mix.pool) + bool(mix.mixed)

@@ -2,7 +2,7 @@
 
 1. A spec names its data and does not hold it: a page has each figure's rows once, for the plot and for downloads.
 2. The same spec makes the interactive plot and its static twin (`picture`), which is as wide as a page of paper.
-3. Arms differ in shape and dash as well as in colour; colours are those of Okabe and Ito.
+3. Arms differ in shape and dash as well as in color; colors are those of Okabe and Ito.
 4. Letters in a chart are Latin: a picture then is the same on machines with other fonts.
 """
 
@@ -57,7 +57,7 @@ _LETTERS = 32  # that fit side by side under a heat map on a phone
 class Style(NamedTuple):
     """How an arm is drawn."""
 
-    colour: str
+    color: str
     shape: str
     dash: list[int]
 
@@ -119,7 +119,7 @@ def growth_chart(data: str, rows: Sequence[Row], title: str, from_zero: bool = T
     value, lower = _y("mean", title, from_zero), _y("low", title, from_zero)
     shown = ["name:N", "languages:Q", *_numbers("mean", "low", "high"), "seeds:Q"]
     known, chosen = "isValid(datum.languages) && isValid(datum.mean)", _chosen()
-    base = _coloured(data, rows, chosen)
+    base = _colored(data, rows, chosen)
     intervals = base.transform_filter("isValid(datum.languages) && isValid(datum.low)").mark_rule(clip=True)
     levels = base.transform_filter("!isValid(datum.languages)").mark_rule(strokeWidth=2)
     lines = base.transform_filter(known).mark_line(strokeWidth=2)
@@ -146,7 +146,7 @@ def trade_chart(data: str, rows: Sequence[Row], x_title: str, y_title: str) -> S
     import altair as alt
 
     shown, chosen = ["name:N", "languages:Q", *_numbers("x", "y")], _chosen()
-    base = _coloured(data, rows, chosen).encode(
+    base = _colored(data, rows, chosen).encode(
         x=alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False), axis=alt.Axis(format=".2f", tickCount=6)),
         y=_y("y", y_title, from_zero=False),
     )
@@ -168,7 +168,7 @@ def curve_chart(data: str, rows: Sequence[Row], x_title: str, y_title: str) -> S
     import altair as alt
 
     chosen = _chosen()
-    base = _coloured(data, rows, chosen).encode(
+    base = _colored(data, rows, chosen).encode(
         x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=6, grid=False)),
         y=_y("y", y_title, from_zero=False),
         detail="seed:N",
@@ -185,7 +185,7 @@ def pair_chart(data: str, languages: Sequence[str], measure: str, most: float) -
         data (`str`): Name of the rows, which have `queries`, `passages` and `value`.
         languages (`Sequence[str]`): In the order of rows and columns.
         measure (`str`): What the values are.
-        most (`float`): The value of the lightest colour, the same for maps that are compared.
+        most (`float`): The value of the lightest color, the same for maps that are compared.
     """
     import altair as alt
 
@@ -193,12 +193,12 @@ def pair_chart(data: str, languages: Sequence[str], measure: str, most: float) -
     axis = alt.Axis(labelFontSize=8 if many else 10, labelOverlap=False, domain=False, ticks=False, labelPadding=3)
     side: dict[str, Any] = {"sort": list(languages), "scale": alt.Scale(padding=0)}
     legend = alt.Legend(orient="bottom", gradientLength=160, title=measure, titleOrient="left")
-    colour = alt.Color("value:Q", legend=legend, scale=alt.Scale(scheme="cividis", domain=[0, round(most, 2)]))
+    color = alt.Color("value:Q", legend=legend, scale=alt.Scale(scheme="cividis", domain=[0, round(most, 2)]))
     chart = alt.Chart(alt.NamedData(data)).mark_rect(invalid=None)
     chart = chart.encode(
         x=alt.X("passages:N", title="passages in", axis=axis, **side).axis(labelAngle=-90 if upright else 0),
         y=alt.Y("queries:N", title="queries in", axis=axis, **side),
-        color=colour,
+        color=color,
         tooltip=["queries:N", "passages:N", alt.Tooltip("value:Q", title=measure, format=".3f")],
     )
     return _finished(chart, height=max(150, min(420, 30 * len(languages))))
@@ -216,11 +216,11 @@ def bar_chart(data: str, rows: Sequence[Row], title: str) -> Spec:
     import altair as alt
 
     names = _names(rows)
-    colour = alt.Color("name:N", legend=None).scale(domain=names, range=[_STYLES[arm].colour for arm in _arms(rows)])
+    color = alt.Color("name:N", legend=None).scale(domain=names, range=[_STYLES[arm].color for arm in _arms(rows)])
     base = alt.Chart(alt.NamedData(data)).encode(y=alt.Y("name:N", title=None, sort=names))
     shown = ["name:N", *_numbers("mean", "low", "high"), "seeds:Q"]
     bars = base.mark_bar(height={"band": 0.65}).encode(
-        x=alt.X("mean:Q", title=title).axis(tickCount=6), color=colour, tooltip=shown
+        x=alt.X("mean:Q", title=title).axis(tickCount=6), color=color, tooltip=shown
     )
     intervals = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5)
     return _finished(
@@ -230,7 +230,7 @@ def bar_chart(data: str, rows: Sequence[Row], title: str) -> Spec:
 
 @_unchecked
 def parts_chart(data: str, rows: Sequence[Row]) -> Spec:
-    """Where the time of a step goes: a bar a run, a colour a part.
+    """Where the time of a step goes: a bar a run, a color a part.
 
     Args:
         data (`str`): Name of the rows.
@@ -240,14 +240,14 @@ def parts_chart(data: str, rows: Sequence[Row]) -> Spec:
 
     runs, parts = (list(dict.fromkeys(row[side] for row in rows)) for side in ("run", "part"))
     legend = alt.Legend(orient="bottom", columns=3, title=None)
-    colour = alt.Color("part:N", legend=legend).scale(domain=parts, range=[PARTS.get(part, _GREY) for part in parts])
+    color = alt.Color("part:N", legend=legend).scale(domain=parts, range=[PARTS.get(part, _GREY) for part in parts])
     chart = alt.Chart(alt.NamedData(data)).mark_bar(stroke="white", strokeWidth=0.5)
     chart = chart.encode(
         x=alt.X("share:Q", title="share of the time of a step", scale=alt.Scale(domain=[0, 1])).axis(
             format="%", tickCount=5
         ),
         y=alt.Y("run:N", title=None, sort=runs, axis=alt.Axis(labelExpr="split(datum.label, '|')", labelLimit=130)),
-        color=colour,
+        color=color,
         order="order:Q",
         tooltip=["run:N", "part:N", alt.Tooltip("share:Q", format=".1%"), *_numbers("seconds")],
     )
@@ -332,14 +332,14 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return [NAMES[arm] for arm in _arms(rows)]
 
 
-def _coloured(data: str, rows: Sequence[Row], chosen: Any) -> Any:
-    """A chart of rows in the colours of their arms, in which those that were not chosen are pale."""
+def _colored(data: str, rows: Sequence[Row], chosen: Any) -> Any:
+    """A chart of rows in the colors of their arms, in which those that were not chosen are pale."""
     import altair as alt
 
-    colours = [_STYLES[arm].colour for arm in _arms(rows)]
-    colour = alt.Color("name:N", legend=_legend()).scale(domain=_names(rows), range=colours)
+    colors = [_STYLES[arm].color for arm in _arms(rows)]
+    color = alt.Color("name:N", legend=_legend()).scale(domain=_names(rows), range=colors)
     opacity = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.12))
-    return alt.Chart(alt.NamedData(data)).encode(color=colour, opacity=opacity)
+    return alt.Chart(alt.NamedData(data)).encode(color=color, opacity=opacity)
 
 
 def _dashes(rows: Sequence[Row]) -> Any:

@@ -4,9 +4,9 @@
 |---|---|
 | `study.json`, `table.json`, `fits.json`, `step_profile.json` | as in the study |
 | `report.html`, `report.md` | the report, the same bytes that the copy itself gives |
-| `cells/*/run.json`, `plan.json`, `eval.json`, `resources.json` | of runs that came to their end |
-| `cells/*/resources.jsonl`, `curve.jsonl`, `events.jsonl` | their logs |
-| `cells/*/failure.json` | of cells that failed |
+| `trials/*/run.json`, `plan.json`, `eval.json`, `resources.json` | of runs that came to their end |
+| `trials/*/resources.jsonl`, `curve.jsonl`, `events.jsonl` | their logs |
+| `trials/*/failure.json` | of trials that failed |
 | `manifest.json` | size and SHA-256 of each file |
 
 All is in published form: without secrets and paths of the machine.  There are no weights, no texts and no values of
@@ -26,7 +26,7 @@ from typing import Any
 from hf_hybrid.records.manifest import read_manifest, write_manifest
 from hf_hybrid.records.output_folder import put_files
 from hf_hybrid.records.schema import EVENTS_NAME, MANIFEST_NAME
-from hf_hybrid.scaling.grid.arms import STUDY, Cell, difference_of_settings
+from hf_hybrid.scaling.grid.arms import STUDY, Trial, difference_of_settings
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, files_in, replace_folder
 from hf_hybrid.utils.redaction import publishable
@@ -116,7 +116,7 @@ def refuse_copy(folder: StudyFolder, target: Path) -> None:
 
 
 def _identity(study: Mapping[str, Any]) -> dict[str, Any]:
-    """What copies of one study have in common; a study may get more cells."""
+    """What copies of one study have in common; a study may get more trials."""
     corpora = {part: found["fingerprint"] for part, found in study["corpus"].items()}
     budget = {name: study["budget"][name] for name in ("kind", "value")}
     settings = {name: study[name] for name in ("base", "train_settings", "mlm_settings", "eval_every")}
@@ -131,11 +131,11 @@ def names_of(folder: StudyFolder, study: Study) -> list[str]:
         study (`Study`): Its `study.json`.
     """
     names = [*NEEDED, PROFILE_NAME]
-    for cell in study["cells"]:
-        of_cell = [folder.cell_path(cell) / "failure.json"]
-        if folder.status(cell) == "finished":
-            of_cell = [folder.stage_path(stage) / name for stage in cell["stages"] for name in RECORDS]
-        names += [path.relative_to(folder.path).as_posix() for path in of_cell]
+    for trial in study["trials"]:
+        of_trial = [folder.trial_path(trial) / "failure.json"]
+        if folder.status(trial) == "finished":
+            of_trial = [folder.stage_path(stage) / name for stage in trial["stages"] for name in RECORDS]
+        names += [path.relative_to(folder.path).as_posix() for path in of_trial]
     return [name for name in names if (folder.path / name).is_file()]
 
 
@@ -164,20 +164,20 @@ def published_study(study: dict[str, Any]) -> dict[str, Any]:
     Args:
         study (`dict`): Content of the file.
     """
-    return {**publishable(study), "cells": [published_cell(cell) for cell in study["cells"]]}
+    return {**publishable(study), "trials": [published_trial(trial) for trial in study["trials"]]}
 
 
-def published_cell(cell: Cell) -> dict[str, Any]:
-    """A cell likewise.
+def published_trial(trial: Trial) -> dict[str, Any]:
+    """A trial likewise.
 
     Example:
 
         >>> options = {"model_name_or_path": "{study}/base/seed-1", "train_corpus": "/data/mine/help"}
-        >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/cells/a", "options": options}
-        >>> published_cell({"id": "a", "stages": [stage]})["stages"][0]["options"]
+        >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/trials/a", "options": options}
+        >>> published_trial({"id": "a", "stages": [stage]})["stages"][0]["options"]
         {'model_name_or_path': '{study}/base/seed-1', 'train_corpus': 'help'}
     """
-    found: dict[str, Any] = _outside(cell)
+    found: dict[str, Any] = _outside(trial)
     return found
 
 

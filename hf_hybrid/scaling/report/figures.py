@@ -2,7 +2,7 @@
 
 1. `read_study` reads `study.json`, `table.json`, `fits.json` and, where it is, `step_profile.json`, without secrets
    and places of a machine.
-2. Means and intervals over seeds are those of `growth.fit_growth`; a cell that failed is in none, and counted.
+2. Means and intervals over seeds are those of `growth.fit_growth`; a trial that failed is in none, and counted.
 3. A figure whose numbers nobody measured is not drawn, and the report says so.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import pair_matrix
-from hf_hybrid.scaling.grid.arms import Cell
+from hf_hybrid.scaling.grid.arms import Trial
 from hf_hybrid.scaling.grid.fits import QUANTITIES, Quantity, values_of
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import Point, fit_growth
@@ -43,16 +43,16 @@ class Report(NamedTuple):
 
     Args:
         folder (`StudyFolder`): The study.
-        study (`dict`): `study.json`, but for its cells.
-        cells (`list[Cell]`): Those, with the places of their files.
-        rows (`list[dict]`): Of `table.json`, a row a cell.
+        study (`dict`): `study.json`, but for its trials.
+        trials (`list[Trial]`): Those, with the places of their files.
+        rows (`list[dict]`): Of `table.json`, a row a trial.
         fits (`dict`): `fits.json`.
         profile (`dict`, *optional*): `step_profile.json`, in the form of `benchmarks/step_profile.json`.
     """
 
     folder: StudyFolder
     study: dict[str, Any]
-    cells: list[Cell]
+    trials: list[Trial]
     rows: list[Row]
     fits: dict[str, Any]
     profile: dict[str, Any] | None
@@ -67,10 +67,10 @@ class Report(NamedTuple):
         """Of the study."""
         return list(self.study["seeds"])
 
-    def stages(self, cell_id: str) -> dict[str, RunFolder]:
-        """The run folders of a cell, by name of the stage."""
-        cell = next(cell for cell in self.cells if cell["id"] == cell_id)
-        return {stage["name"]: RunFolder(self.folder.stage_path(stage)) for stage in cell["stages"]}
+    def stages(self, trial_id: str) -> dict[str, RunFolder]:
+        """The run folders of a trial, by name of the stage."""
+        trial = next(trial for trial in self.trials if trial["id"] == trial_id)
+        return {stage["name"]: RunFolder(self.folder.stage_path(stage)) for stage in trial["stages"]}
 
 
 class Shown(NamedTuple):
@@ -111,11 +111,11 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         if not study.has(name):
             raise ValueError(f"{study.path} has no {name}: a report is made of a study that recipes/scale.py has run.")
     asked, profile = study.read("study.json"), Path(folder, PROFILE_NAME)
-    cells = asked.pop("cells")
+    trials = asked.pop("trials")
     return Report(
         study,
         _shown(asked),
-        cells,
+        trials,
         _shown(study.read("table.json"))["rows"],
         _shown(study.read("fits.json")),
         _shown(read_json(profile)) if profile.exists() else None,
@@ -270,12 +270,12 @@ def curve_figures(report: Report) -> Iterator[Figure]:
     rows = [found for row in chosen if row["status"] == "finished" for found in _curve(report, row)]
     if rows:
         title, axis = f"Quality while training, L = {report.most_languages}", "MAP multilingual"
-        caption = "A line a run. In MLM + hybrid the time of masked language modelling comes first."
+        caption = "A line a run. In MLM + hybrid the time of masked language modeling comes first."
         yield Figure("curve", title, caption, rows, curve_chart("curve", rows, "training time in s", axis))
 
 
 def _curve(report: Report, row: Row) -> Iterator[Row]:
-    """Of the stages of a cell, one after the other."""
+    """Of the stages of a trial, one after the other."""
     elapsed_s = 0.0
     for stage, folder in report.stages(row["id"]).items():
         for line in folder.read_curve()[0]:
@@ -298,7 +298,7 @@ def pair_figures(report: Report) -> Iterator[Figure]:
         seed = f", seed {row['seed']}" if row["seed"] is not None else ""
         size = f", L = {row['num_languages']}" if row["num_languages"] else ""
         spec = pair_chart(f"pairs_{arm}", queries, MEASURE, most)
-        yield Figure(f"pairs_{arm}", f"{NAMES[arm]}{size}{seed}", f"The cell {row['id']}.", rows, spec)
+        yield Figure(f"pairs_{arm}", f"{NAMES[arm]}{size}{seed}", f"The trial {row['id']}.", rows, spec)
 
 
 def _map_of(report: Report, arm: str) -> tuple[Row, tuple[list[str], list[str], np.ndarray]] | None:
@@ -310,9 +310,9 @@ def _map_of(report: Report, arm: str) -> tuple[Row, tuple[list[str], list[str], 
     return None
 
 
-def _scores(report: Report, cell_id: str) -> Scores | None:
-    """Of the last stage of a cell."""
-    *_, folder = report.stages(cell_id).values()
+def _scores(report: Report, trial_id: str) -> Scores | None:
+    """Of the last stage of a trial."""
+    *_, folder = report.stages(trial_id).values()
     return folder.read_eval()["after"] if (folder.path / "eval.json").exists() else None
 
 

@@ -36,7 +36,7 @@ _TEMPLATE = Path(__file__).with_name("template.html")
 _FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
 _FOOTER = (
     "Made by recipes/report.py of the files of the study's folder: study.json, table.json, fits.json and the run "
-    "folders in cells/. python recipes/verify.py STUDY makes every number of it again."
+    "folders in trials/. python recipes/verify.py STUDY makes every number of it again."
 )
 _UNSAFE = '%"#&<>'  # in a data URL within an attribute, of what is printable
 _SAFE = "".join(character for character in map(chr, range(32, 127)) if character not in _UNSAFE)

@@ -57,8 +57,8 @@ def sections(report: Report) -> list[Section]:
         Section("pairs", "Pairs", [], [_PAIRS], figures=list(pair_figures(report))),
         Section("bias", "Bias", [], [_BIAS], figures=bias, details=laws(report, BIASES, "Bias against L")),
         Section("step", "A step's time", [], [_STEP], figures=list(profile_figures(report))),
-        Section("plan", "What ran", points=_troubles(report), tables=[_plan(report)], details=[_cells(report)]),
-        Section("data", "Data and licences", [], _data(report), tables=[_languages(report)]),
+        Section("plan", "What ran", points=_troubles(report), tables=[_plan(report)], details=[_trials(report)]),
+        Section("data", "Data and licenses", [], _data(report), tables=[_languages(report)]),
         Section("methods", "Methods", points=_methods(report), tables=[_arms(report)], details=[_settings(report)]),
         Section("limits", "Limits", points=_limits(report)),
     ]
@@ -68,7 +68,7 @@ def sections(report: Report) -> list[Section]:
 _TRADE = (
     "What an arm is good at: queries and passages in one language, in two, and passages of all languages together."
 )
-_PAIRS = "Queries of one language against passages of another. All maps have the same scale of colours."
+_PAIRS = "Queries of one language against passages of another. All maps have the same scale of colors."
 _BIAS = (
     "In the ranking of passages of all languages together, the rank distance is that of the highest and the lowest of "
     "the passages which say the same; an unbiased retriever ranks them side by side."
@@ -93,10 +93,10 @@ def subtitle(report: Report) -> str:
 
 
 def _budget(report: Report) -> str:
-    """In words; nothing of masked language modelling where no arm has it."""
+    """In words; nothing of masked language modeling where no arm has it."""
     how = str(report.study["budget"]["how"])
     has_mlm = any(ARMS[arm].mlm for arm in report.study["arms"])
-    return how if has_mlm else how.partition("; masked language modelling")[0]
+    return how if has_mlm else how.partition("; masked language modeling")[0]
 
 
 def _range(report: Report) -> str:
@@ -108,41 +108,41 @@ def _range(report: Report) -> str:
 
 
 def _plan(report: Report) -> Table:
-    """For each arm and L: cells, and optimizer steps of the plan beside those that ran."""
+    """For each arm and L: trials, and optimizer steps of the plan beside those that ran."""
     rows = []
     for arm, count in dict.fromkeys((row["arm"], row["num_languages"]) for row in in_order(report.rows)):
-        cells = [row for row in report.rows if (row["arm"], row["num_languages"]) == (arm, count)]
-        if cells[0]["status"] != "absent":
-            found = Counter(row["status"] for row in cells)
+        trials = [row for row in report.rows if (row["arm"], row["num_languages"]) == (arm, count)]
+        if trials[0]["status"] != "absent":
+            found = Counter(row["status"] for row in trials)
             counts = [found[status] or None for status in ("finished", "failed", "missing")]
-            steps = [_steps(report, cells, stage) for stage in ("train", "mlm")]
-            rows.append([NAMES[arm], count or "–", len(cells), *counts, *steps[0], *steps[1]])
-    head = ["arm", "L", "cells", "finished", "failed", "missing", "steps planned", "ran", "MLM steps planned", "ran"]
-    return Table("Cells of the grid, and optimizer steps of each.", head, rows)
+            steps = [_steps(report, trials, stage) for stage in ("train", "mlm")]
+            rows.append([NAMES[arm], count or "–", len(trials), *counts, *steps[0], *steps[1]])
+    head = ["arm", "L", "trials", "finished", "failed", "missing", "steps planned", "ran", "MLM steps planned", "ran"]
+    return Table("Trials of the grid, and optimizer steps of each.", head, rows)
 
 
-def _steps(report: Report, cells: Sequence[Row], stage: str) -> list[str | None]:
-    """Of a stage: planned, and what the cells that finished took."""
+def _steps(report: Report, trials: Sequence[Row], stage: str) -> list[str | None]:
+    """Of a stage: planned, and what the trials that finished took."""
     name = {"train": "steps", "mlm": "mlm_steps"}[stage]
-    arm = ARMS[cells[0]["arm"]]
+    arm = ARMS[trials[0]["arm"]]
     if not (arm.mix if stage == "train" else arm.mlm):
         return [None, None]
-    planned = report.study["budget"][name].get(budget_key(cells[0]["arm"], cells[0]["num_languages"]))
-    ran = sorted({row["stages"][stage]["num_steps"] for row in cells if stage in row["stages"]})
+    planned = report.study["budget"][name].get(budget_key(trials[0]["arm"], trials[0]["num_languages"]))
+    ran = sorted({row["stages"][stage]["num_steps"] for row in trials if stage in row["stages"]})
     return [number(planned), " to ".join(f"{end:,}" for end in dict.fromkeys([ran[0], ran[-1]])) if ran else None]
 
 
 def _troubles(report: Report) -> list[str]:
-    """Every cell that is not there, with the reason."""
+    """Every trial that is not there, with the reason."""
     failed = [f"{row['id']} failed: {row['reason']}" for row in report.rows if row["status"] == "failed"]
     missing = [row["id"] for row in report.rows if row["status"] == "missing"]
     begun = [f"Not run to their end: {', '.join(missing)}."] if missing else []
     absent = [f"{row['id']} is not in the grid: {row['reason']}." for row in report.rows if row["status"] == "absent"]
-    return [*failed, *begun, *absent] or ["Every cell of the grid was run to its end."]
+    return [*failed, *begun, *absent] or ["Every trial of the grid was run to its end."]
 
 
-def _cells(report: Report) -> Table:
-    """Every cell."""
+def _trials(report: Report) -> Table:
+    """Every trial."""
     names = ("setup_time_s", "step_time_s", "train_time_s", "tokens")
     rows = [
         [row["id"], row["status"]]
@@ -153,8 +153,8 @@ def _cells(report: Report) -> Table:
         for row in in_order(report.rows)
         if row["status"] != "absent"
     ]
-    head = ["cell", "status", "set-up, s", "step, s", "training, s", "tokens", "padding", "host, GiB", "energy, Wh"]
-    return Table("All cells", [*head, *(f"MAP {name}" for name in SETTINGS.values())], rows, texts=(0, 1))
+    head = ["trial", "status", "set-up, s", "step, s", "training, s", "tokens", "padding", "host, GiB", "energy, Wh"]
+    return Table("All trials", [*head, *(f"MAP {name}" for name in SETTINGS.values())], rows, texts=(0, 1))
 
 
 def _percent(value: float | None) -> str:
@@ -171,12 +171,12 @@ def _data(report: Report) -> list[str]:
         items = corpus["items_per_language"].values()
         size = f"{min(items):,}" if min(items) == max(items) else f"{min(items):,} to {max(items):,}"
         found.append(
-            f"{use} {corpus_name(corpus['source'])}: {size} items of each of {len(items)} languages; licence: "
-            f"{corpus['licence'] or 'not stated'}; fingerprint {corpus['fingerprint']}."
+            f"{use} {corpus_name(corpus['source'])}: {size} items of each of {len(items)} languages; license: "
+            f"{corpus['license'] or 'not stated'}; fingerprint {corpus['fingerprint']}."
         )
     return [
         *found,
-        f"Languages of the evaluation, the same for all cells: {', '.join(report.study['eval_languages'])}.",
+        f"Languages of the evaluation, the same for all trials: {', '.join(report.study['eval_languages'])}.",
     ]
 
 
@@ -222,11 +222,11 @@ def _methods(report: Report) -> list[str]:
     study = report.study
     target = study["budget"].get("target")
     found = [
-        f"Sets of languages are nested: a cell with L has the first L of {', '.join(study['language_order'])}.",
+        f"Sets of languages are nested: a trial with L has the first L of {', '.join(study['language_order'])}.",
         f"Budget: {_budget(report)}.",
-        "All cells of a seed begin with the same model, and are evaluated on the same queries and passages: of every "
+        "All trials of a seed begin with the same model, and are evaluated on the same queries and passages: of every "
         "query language against every passage language, and against the passages of all languages together.",
-        "Each cell is a process of its own, whose times, peaks of memory and tokens its run folder tells.",
+        "Each trial is a process of its own, whose times, peaks of memory and tokens its run folder tells.",
         "A law (a line or a power of L) is fitted to each seed, and chosen by its error at an L left out.",
     ]
     if target:
@@ -240,7 +240,7 @@ def _settings(report: Report) -> Table:
     study = report.study
     names = dict.fromkeys([*study["train_settings"], *study["mlm_settings"]])
     rows = [[name, *(_brief(study[of].get(name)) for of in ("train_settings", "mlm_settings"))] for name in names]
-    return Table("Settings that all cells begin with", ["setting", "contrastive", "MLM"], rows, texts=(0, 1, 2))
+    return Table("Settings that all trials begin with", ["setting", "contrastive", "MLM"], rows, texts=(0, 1, 2))
 
 
 def _brief(value: Any) -> str | None:
@@ -280,7 +280,7 @@ _BEST, _RANK_DISTANCE = "multilingual/MAP", "bias/rank_distance"  # the quality 
 
 
 _NOTHING = (
-    "Nothing can be said of hybrid batches: no such cell has come to its end at two numbers of languages, nor at one "
+    "Nothing can be said of hybrid batches: no such trial has come to its end at two numbers of languages, nor at one "
     "where mono or mlm_hybrid has."
 )
 
@@ -291,8 +291,8 @@ class Table(NamedTuple):
     Args:
         title (`str`): What it shows.
         head (`Sequence[str]`): A head a column.
-        rows (`Sequence[Sequence]`): Cells: a text, a number as text, None, or `text` and `small` below it.
-        texts (`Sequence[int]`, *optional*): Columns of text, which stand at the start of their cells.
+        rows (`Sequence[Sequence]`): Trials: a text, a number as text, None, or `text` and `small` below it.
+        texts (`Sequence[int]`, *optional*): Columns of text, which stand at the start of their trials.
         long (`Sequence[int]`, *optional*): Those of them whose lines are broken.
     """
 
@@ -314,7 +314,7 @@ def answer(report: Report) -> list[str]:
             monolingual batches where there is nothing else to say.
     """
     fits, pair, memory = report.fits, "hybrid/mlm_hybrid", _memory(report)
-    time = "step_time_s" if report.study["budget"]["kind"] == "time" else "train_time_s"
+    time = "step_time_s" if report.study["budget"]["type"] == "time" else "train_time_s"
     growth = {name: at(fits, "growth", name, "hybrid", "sentence") for name in (time, memory, _BEST)}
     cost = "target/train_time_s" if at(fits, "ratios", "target/train_time_s", pair) else time
     against = [_ratio(at(fits, "ratios", name, pair)) for name in (cost, memory)]
@@ -409,7 +409,7 @@ def _by_place(rows: Iterable[Row]) -> dict[tuple[str, int], Row]:
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Rows of cells by arm, number of languages and seed."""
+    """Rows of trials by arm, number of languages and seed."""
     arms = list(NAMES)
     return sorted(rows, key=lambda row: (arms.index(row["arm"]), row["num_languages"], str(row["seed"])))
 

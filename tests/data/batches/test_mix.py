@@ -29,14 +29,14 @@ def test_mix_is_scaled(text: str, shares: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mono=0.5,corss=0.5", "'corss' is not a kind"),
+        ("mono=0.5,corss=0.5", "'corss' is not a batch type"),
         ("mono=0.5,mono=0.5", "given twice"),
         ("mono=half", "must be a number"),
         ("mono", "must be a number"),
         ("mono=-1,cross=2", "not negative"),
         ("mono=nan", "finite"),
         ("mono=0", "not all zero"),
-        ("", "'' is not a kind"),
+        ("", "'' is not a batch type"),
     ],
 )
 def test_bad_mix_is_refused(text: str, message: str) -> None:
@@ -44,8 +44,8 @@ def test_bad_mix_is_refused(text: str, message: str) -> None:
         MixConfig.parse(text)
 
 
-def test_few_steps_are_spread_over_all_cells_not_the_largest() -> None:
-    """Ten of 400 cells of nearly equal size: over seeds every cell is visited about equally often."""
+def test_few_steps_are_spread_over_all_language_pairs_not_the_largest() -> None:
+    """Ten of 400 language pairs of nearly equal size: over seeds every language pair is visited about equally often."""
     weights = np.linspace(1.0, 1.1, 400)
     visits = np.sum([spread_quotas(weights, 10, np.random.default_rng(seed)) for seed in range(4000)], axis=0)
     assert visits.sum() == 40_000

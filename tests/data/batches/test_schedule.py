@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_hybrid.data.batches.mix import KINDS, largest_remainder
+from hf_hybrid.data.batches.mix import BATCH_TYPES, largest_remainder
 from hf_hybrid.data.batches.schedule import HybridSchedule
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.sides import PASSAGE, QUERY
@@ -32,17 +32,19 @@ def make(corpus: ParallelCorpus, mix: str = "mono=1,cross=1,pool=1", **options: 
     return HybridSchedule(corpus, mix, **{"global_batch_size": 8, "num_steps": 300, "seed": 1, **options})
 
 
-def test_shares_of_kinds_and_cells_are_exact(corpus: ParallelCorpus) -> None:
+def test_shares_of_batch_types_and_language_pairs_are_exact(corpus: ParallelCorpus) -> None:
     schedule = make(corpus, "mono=0.5,cross=0.3,pool=0.2", num_steps=997, smoothing=0.7)
-    kinds = Counter(schedule.batch(step).kind for step in range(997))
-    assert [kinds[kind] for kind in ("mono", "cross", "pool")] == largest_remainder(
+    batch_types = Counter(schedule.batch(step).batch_type for step in range(997))
+    assert [batch_types[batch_type] for batch_type in ("mono", "cross", "pool")] == largest_remainder(
         np.array([0.5, 0.3, 0.2]), 997
     ).tolist()
-    cells = Counter(batch.cell for batch in map(schedule.batch, range(997)) if batch.kind == "cross")
-    expected = [cell.num_items**0.7 for cell in cells]
-    exact = np.array(expected) / sum(expected) * kinds["cross"]
-    assert len(cells) == 20
-    assert np.all(np.abs(np.array(list(cells.values())) - exact) < 1)
+    language_pairs = Counter(
+        batch.language_pair for batch in map(schedule.batch, range(997)) if batch.batch_type == "cross"
+    )
+    expected = [pair.num_items**0.7 for pair in language_pairs]
+    exact = np.array(expected) / sum(expected) * batch_types["cross"]
+    assert len(language_pairs) == 20
+    assert np.all(np.abs(np.array(list(language_pairs.values())) - exact) < 1)
 
 
 def test_smoothing_zero_is_uniform() -> None:
@@ -52,7 +54,8 @@ def test_smoothing_zero_is_uniform() -> None:
     assert sizes["de->de"] < 70
     for smoothing, share in [(0.0, 0.5), (1.0, 200 / sum(sizes.values()))]:
         steps = {
-            row["cell"]: row["steps"] for row in make(corpus, "mono=1", smoothing=smoothing, num_steps=100).plan()
+            row["language_pair"]: row["steps"]
+            for row in make(corpus, "mono=1", smoothing=smoothing, num_steps=100).plan()
         }
         assert abs(steps["en->en"] - 100 * share) < 1
 
@@ -82,25 +85,25 @@ def test_the_stream_is_the_same_on_every_machine() -> None:
     assert digest[:16] == "c91de89e115b2f62"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_type", BATCH_TYPES)
 @pytest.mark.parametrize("fixture", ["corpus", "grouped"])
 def test_a_pass_gives_every_item_once_and_parts_groups(
-    kind: str, fixture: str, request: pytest.FixtureRequest
+    batch_type: str, fixture: str, request: pytest.FixtureRequest
 ) -> None:
     corpus = request.getfixturevalue(fixture)
-    schedule = make(corpus, f"{kind}=1", num_steps=400)
+    schedule = make(corpus, f"{batch_type}=1", num_steps=400)
     visits: dict[str, list[np.ndarray]] = {}
     for batch in map(schedule.batch, range(400)):
-        visits.setdefault(batch.cell.name, []).append(batch.items)
+        visits.setdefault(batch.language_pair.name, []).append(batch.items)
         groups = corpus.groups[batch.items]
         assert len(set(groups.tolist())) == len(batch.items) <= 8
-    for cell in schedule.cells:
-        per_pass = -(-cell.num_items // 8)
-        passes = [np.concatenate(visits[cell.name][i : i + per_pass]) for i in (0, per_pass)]
+    for pair in schedule.language_pairs:
+        per_pass = -(-pair.num_items // 8)
+        passes = [np.concatenate(visits[pair.name][i : i + per_pass]) for i in (0, per_pass)]
         assert sorted(passes[0]) == sorted(passes[1]) == sorted(set(passes[0].tolist()))
-        assert len(passes[0]) == cell.num_items
+        assert len(passes[0]) == pair.num_items
         assert passes[0].tolist() != passes[1].tolist(), "the second pass must be dealt anew"
-        sizes = {len(items) for items in visits[cell.name]}
+        sizes = {len(items) for items in visits[pair.name]}
         assert max(sizes) - min(sizes) <= 1
 
 
@@ -129,7 +132,7 @@ def test_pool_positives_are_distinct_and_capped(corpus: ParallelCorpus) -> None:
 
 
 def test_each_item_of_a_mixed_batch_has_two_languages_of_its_own(corpus: ParallelCorpus) -> None:
-    schedule = make(corpus, "mixed=1", cells="en->*,*->en", exclude="zh->en")
+    schedule = make(corpus, "mixed=1", language_pairs="en->*,*->en", exclude="zh->en")
     pairs: Counter[str] = Counter()
     for batch in map(schedule.batch, range(300)):
         assert batch.positive_items.tolist() == list(range(len(batch.items)))
@@ -139,8 +142,8 @@ def test_each_item_of_a_mixed_batch_has_two_languages_of_its_own(corpus: Paralle
     queries = corpus.rows[:, corpus.languages.index("en"), QUERY] >= 0
     assert max(pairs.values()) < 1.3 * min(pairs.values()), "each pair that an item has is as likely as the others"
     assert queries.sum() < len(queries), "the corpus must lack translations for this test to mean anything"
-    with pytest.raises(ValueError, match="no 'mixed' cell"):
-        make(corpus, "mixed=1", cells="en->en")
+    with pytest.raises(ValueError, match="no 'mixed' language pair"):
+        make(corpus, "mixed=1", language_pairs="en->en")
 
 
 def test_a_group_larger_than_a_pass_takes_turns() -> None:
@@ -153,14 +156,14 @@ def test_a_group_larger_than_a_pass_takes_turns() -> None:
     )
 
 
-def test_a_small_cell_gives_a_short_batch() -> None:
+def test_a_small_language_pair_gives_a_short_batch() -> None:
     corpus = toy_corpus(num_items=5, languages=("en", "de"), missing=0.0)
     assert {len(make(corpus, global_batch_size=64).batch(step).items) for step in range(50)} == {5}
 
 
-def test_cell_patterns_filter_every_kind(corpus: ParallelCorpus) -> None:
-    schedule = make(corpus, "cross=1,pool=1", cells="en->*,*->en", exclude="en->en,zh->*")
-    names = {cell.name for cell in schedule.cells}
+def test_language_pair_patterns_filter_every_batch_type(corpus: ParallelCorpus) -> None:
+    schedule = make(corpus, "cross=1,pool=1", language_pairs="en->*,*->en", exclude="en->en,zh->*")
+    names = {pair.name for pair in schedule.language_pairs}
     assert names == {
         "en->de",
         "en->ar",
@@ -175,17 +178,17 @@ def test_cell_patterns_filter_every_kind(corpus: ParallelCorpus) -> None:
         "hi->*",
     }
     for batch in map(schedule.batch, range(300)):
-        if batch.kind == "pool":
-            wanted = {"ar", "de", "hi", "zh"} if batch.cell.query_language == "en" else {"en"}
+        if batch.batch_type == "pool":
+            wanted = {"ar", "de", "hi", "zh"} if batch.language_pair.query_language == "en" else {"en"}
             assert set(batch.passage_languages) <= wanted
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cells": "fr->*"}, "matches no pair of the languages ar, de, en, hi, zh"),
+        ({"language_pairs": "fr->*"}, "matches no pair of the languages ar, de, en, hi, zh"),
         ({"exclude": "en-de"}, "Write 'query->passage'"),
-        ({"mix": "cross=1", "cells": "en->en"}, "no 'cross' cell"),
+        ({"mix": "cross=1", "language_pairs": "en->en"}, "no 'cross' language pair"),
         ({"global_batch_size": 1}, "global_batch_size must be at least 2"),
         ({"num_steps": 0}, "num_steps must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -208,8 +211,8 @@ def test_the_plan_says_what_runs(corpus: ParallelCorpus) -> None:
     schedule = make(corpus)
     pairs: Counter[tuple[str, str]] = Counter()
     for batch in map(schedule.batch, range(300)):
-        pairs[batch.kind, batch.cell.name] += len(batch.items)
-    assert {(row["kind"], row["cell"]): row["pairs"] for row in schedule.plan()} == dict(pairs)
+        pairs[batch.batch_type, batch.language_pair.name] += len(batch.items)
+    assert {(row["batch_type"], row["language_pair"]): row["pairs"] for row in schedule.plan()} == dict(pairs)
     assert sum(row["steps"] for row in schedule.plan()) == 300
     assert len(schedule.summary().splitlines()) < 30
     assert "step 2: " in schedule.preview()

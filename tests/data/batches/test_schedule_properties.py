@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as np_st
 
 from hf_hybrid.data.batches import schedule as schedule_module
 from hf_hybrid.data.batches.collator import HybridCollator
-from hf_hybrid.data.batches.language_pairs import Cell
-from hf_hybrid.data.batches.mix import KINDS, largest_remainder, spread_quotas
+from hf_hybrid.data.batches.language_pairs import LanguagePair
+from hf_hybrid.data.batches.mix import BATCH_TYPES, largest_remainder, spread_quotas
 from hf_hybrid.data.batches.schedule import HybridBatch, HybridSchedule
 from hf_hybrid.data.corpus import CorpusBuilder, ParallelCorpus
 from hf_hybrid.data.sides import PASSAGE, QUERY
@@ -37,7 +37,7 @@ def corpora(draw: st.DrawFn) -> ParallelCorpus:
     with tempfile.TemporaryDirectory() as folder, CorpusBuilder(Path(folder, "corpus")) as builder:
         for language, absent in zip(languages, missing.swapaxes(0, 1), strict=True):
             kept = np.flatnonzero(~absent.all(axis=1)).tolist()
-            texts = [[f"{kind} {language} {item}" for item in kept] for kind in ("query", "passage")]
+            texts = [[f"{batch_type} {language} {item}" for item in kept] for batch_type in ("query", "passage")]
             rows = np.where(absent[kept], -1, np.arange(len(kept))[:, None])
             names, groups = [f"item {item}" for item in kept], [labels[item] for item in kept]
             builder.add_language(
@@ -50,8 +50,12 @@ def corpora(draw: st.DrawFn) -> ParallelCorpus:
 
 @st.composite
 def schedules(draw: st.DrawFn, num_steps: int = 40, **fixed: Any) -> HybridSchedule:
-    """Plans of all kinds over such corpora."""
-    shares = draw(st.lists(st.sampled_from([0, 0.1, 0.5, 1, 3]), min_size=len(KINDS), max_size=len(KINDS)).filter(any))
+    """Plans of all batch types over such corpora."""
+    shares = draw(
+        st.lists(st.sampled_from([0, 0.1, 0.5, 1, 3]), min_size=len(BATCH_TYPES), max_size=len(BATCH_TYPES)).filter(
+            any
+        )
+    )
     options = {
         "global_batch_size": draw(st.integers(2, 12)),
         "num_steps": draw(st.integers(1, num_steps)),
@@ -60,33 +64,33 @@ def schedules(draw: st.DrawFn, num_steps: int = 40, **fixed: Any) -> HybridSched
         "max_positives": draw(st.integers(1, 5)),
         **fixed,
     }
-    mix = ",".join(f"{kind}={share}" for kind, share in zip(KINDS, shares, strict=True))
+    mix = ",".join(f"{batch_type}={share}" for batch_type, share in zip(BATCH_TYPES, shares, strict=True))
     try:
         return HybridSchedule(draw(corpora()), mix, **options)
-    except ValueError as error:  # a kind without a cell
+    except ValueError as error:  # a batch type without a language pair
         assume("batches, but no" not in str(error))
         raise
 
 
-def cells_of(schedule: HybridSchedule) -> dict[Cell, list[HybridBatch]]:
-    """The batches of each cell, in the order of their steps."""
-    found: dict[Cell, list[HybridBatch]] = {cell: [] for cell in schedule.cells}
+def pairs_of(schedule: HybridSchedule) -> dict[LanguagePair, list[HybridBatch]]:
+    """The batches of each language pair, in the order of their steps."""
+    found: dict[LanguagePair, list[HybridBatch]] = {pair: [] for pair in schedule.language_pairs}
     for step in range(schedule.num_steps):
         batch = schedule.batch(step)
-        found[batch.cell].append(batch)
+        found[batch.language_pair].append(batch)
     return found
 
 
-def members(schedule: HybridSchedule, cell: Cell) -> set[int]:
-    """Items with a query and a passage where the cell has them, by its definition."""
+def members(schedule: HybridSchedule, pair: LanguagePair) -> set[int]:
+    """Items with a query and a passage where the language pair has them, by its definition."""
     rows, languages = schedule.corpus.rows, schedule.corpus.languages
-    if cell.kind == "mixed":
+    if pair.batch_type == "mixed":
         pairs = list(itertools.permutations(range(len(languages)), 2))
         return {
             i for i in range(len(rows)) if any(rows[i, q, QUERY] >= 0 and rows[i, p, PASSAGE] >= 0 for q, p in pairs)
         }
-    wanted = range(len(languages)) if cell.kind == "pool" else [languages.index(cell.passage_language)]
-    query = languages.index(cell.query_language)
+    wanted = range(len(languages)) if pair.batch_type == "pool" else [languages.index(pair.passage_language)]
+    query = languages.index(pair.query_language)
     return {i for i in range(len(rows)) if rows[i, query, QUERY] >= 0 and (rows[i, wanted, PASSAGE] >= 0).any()}
 
 
@@ -108,18 +112,24 @@ def test_a_batch_depends_on_its_step_alone(schedule: HybridSchedule, random: Any
 @pytest.mark.slow
 @every
 @given(schedules(num_steps=300))
-def test_steps_are_shared_out_by_largest_remainder_and_within_kinds_up_or_down(schedule: HybridSchedule) -> None:
-    steps = {cell: len(batches) for cell, batches in cells_of(schedule).items()}
-    kinds = [kind for kind in KINDS if getattr(schedule.mix, kind)]
-    of_kind = {kind: sum(count for cell, count in steps.items() if cell.kind == kind) for kind in kinds}
-    assert sum(of_kind.values()) == schedule.num_steps
-    up = {kind: of_kind[kind] - schedule.num_steps * getattr(schedule.mix, kind) for kind in kinds}
-    # a step more or less would go to a kind that is further from its exact share
+def test_steps_are_shared_out_by_largest_remainder_and_within_batch_types_up_or_down(schedule: HybridSchedule) -> None:
+    steps = {pair: len(batches) for pair, batches in pairs_of(schedule).items()}
+    batch_types = [batch_type for batch_type in BATCH_TYPES if getattr(schedule.mix, batch_type)]
+    of_batch_type = {
+        batch_type: sum(count for pair, count in steps.items() if pair.batch_type == batch_type)
+        for batch_type in batch_types
+    }
+    assert sum(of_batch_type.values()) == schedule.num_steps
+    up = {
+        batch_type: of_batch_type[batch_type] - schedule.num_steps * getattr(schedule.mix, batch_type)
+        for batch_type in batch_types
+    }
+    # a step more or less would go to a batch type that is further from its exact share
     assert max(up.values()) - min(up.values()) <= 1 + 1e-9
-    for kind in kinds:
-        weights = {cell: cell.num_items**schedule.smoothing for cell in steps if cell.kind == kind}
-        for cell, weight in weights.items():
-            assert abs(steps[cell] - of_kind[kind] * weight / sum(weights.values())) < 1 + 1e-6
+    for batch_type in batch_types:
+        weights = {pair: pair.num_items**schedule.smoothing for pair in steps if pair.batch_type == batch_type}
+        for pair, weight in weights.items():
+            assert abs(steps[pair] - of_batch_type[batch_type] * weight / sum(weights.values())) < 1 + 1e-6
 
 
 @every
@@ -139,13 +149,13 @@ def test_quotas_of_any_weights_add_up(weights: list[float], total: int, seed: in
 @pytest.mark.slow
 @every
 @given(schedules())
-def test_a_batch_is_what_its_cell_says(schedule: HybridSchedule) -> None:
+def test_a_batch_is_what_its_language_pair_says(schedule: HybridSchedule) -> None:
     corpus = schedule.corpus
-    for cell, batches in cells_of(schedule).items():
-        assert cell.num_items == len(members(schedule, cell)) >= 2
+    for pair, batches in pairs_of(schedule).items():
+        assert pair.num_items == len(members(schedule, pair)) >= 2
         for batch in batches:
             assert 1 <= len(batch.items) <= schedule.global_batch_size
-            assert set(batch.items.tolist()) <= members(schedule, cell)
+            assert set(batch.items.tolist()) <= members(schedule, pair)
             assert len(set(corpus.groups[batch.items].tolist())) == len(batch.items), "two items of one group"
             found = defaultdict(set)
             for item, language in zip(batch.items[batch.positive_items], batch.positive_languages, strict=True):
@@ -154,14 +164,16 @@ def test_a_batch_is_what_its_cell_says(schedule: HybridSchedule) -> None:
             assert sum(map(len, found.values())) == len(batch.positive_items)
             for item, languages in found.items():
                 there = {name for name, row in zip(corpus.languages, corpus.rows[item], strict=True) if row[1] >= 0}
-                wanted = {cell.passage_language} if cell.kind in ("mono", "cross") else there
+                wanted = {pair.passage_language} if pair.batch_type in ("mono", "cross") else there
                 assert languages <= wanted & there
-                assert len(languages) == (1 if cell.kind == "mixed" else min(len(wanted), schedule.max_positives))
+                assert len(languages) == (
+                    1 if pair.batch_type == "mixed" else min(len(wanted), schedule.max_positives)
+                )
             assert np.all(corpus.rows[batch.items, batch.query_languages, QUERY] >= 0)
-            if cell.kind == "mixed":
+            if pair.batch_type == "mixed":
                 assert np.all(batch.query_languages != batch.positive_languages)
             else:
-                assert {corpus.languages[language] for language in batch.query_languages} == {cell.query_language}
+                assert {corpus.languages[language] for language in batch.query_languages} == {pair.query_language}
 
 
 @pytest.mark.slow
@@ -169,8 +181,11 @@ def test_a_batch_is_what_its_cell_says(schedule: HybridSchedule) -> None:
 @given(schedules(num_steps=120))
 def test_a_pass_gives_each_item_once_and_large_groups_take_turns(schedule: HybridSchedule) -> None:
     groups = schedule.corpus.groups
-    for cell, batches in cells_of(schedule).items():
-        items, num_batches = members(schedule, cell), -(-cell.num_items // schedule.global_batch_size)
+    for pair, batches in pairs_of(schedule).items():
+        items, num_batches = (
+            members(schedule, pair),
+            -(-pair.num_items // schedule.global_batch_size),
+        )
         size = {group: sum(groups[i] == group for i in items) for group in {int(groups[i]) for i in items}}
         passes = [batches[start : start + num_batches] for start in range(0, len(batches), num_batches)]
         dealt = [np.concatenate([batch.items for batch in one]).tolist() for one in passes]

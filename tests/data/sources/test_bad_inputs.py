@@ -219,8 +219,8 @@ JOINING = [
 ]
 OF_A_PATH = '{"_id": "d", "text": "doc", "language": "../x"}'
 BEIR = [
-    ("a judgement of no document", beir("q\tx\t1"), QRELS + "corpus-id 'x' names no document"),
-    ("a judgement of no query", beir("x\td\t1"), QRELS + "query-id 'x' names no query"),
+    ("a judgment of no document", beir("q\tx\t1"), QRELS + "corpus-id 'x' names no document"),
+    ("a judgment of no query", beir("x\td\t1"), QRELS + "query-id 'x' names no query"),
     (
         "a negative relevance",
         beir("q\td\t1\nq\te\t-1", TWO),
@@ -234,7 +234,7 @@ BEIR = [
     ("TREC's four columns", beir("q\t0\td\t1"), QRELS + "4 columns, allowed are 3: query-id, corpus-id, score"),
     ("no header", beir(header=""), r"test\.tsv, line 1: the header has no corpus-id"),
     ("columns in another order", beir("d\t1\tq", header="corpus-id\tscore\tquery-id\n"), is_read("q/d")),
-    ("the same judgement twice", beir("q\td\t1\nq\td\t1"), "line 3: judges the same query and document"),
+    ("the same judgment twice", beir("q\td\t1\nq\td\t1"), "line 3: judges the same query and document"),
     ("a pipe for the queries", piped(beir(), "en/queries.jsonl"), r"queries\.jsonl is missing; .* has the files"),
     (
         "a language that is a path",

@@ -80,10 +80,10 @@ def test_jsonl_aligns_by_id(tmp_path: Path) -> None:
     assert corpus.source == {"format": "jsonl", "path": tmp_path.name}
 
 
-def test_the_licence_is_that_of_a_data_set_card(tmp_path: Path) -> None:
+def test_the_license_is_that_of_a_data_set_card(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"en": [item(1)]})
     (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Mine\n")
-    assert load_corpus(folder).source["licence"] == "cc-by-4.0"
+    assert load_corpus(folder).source["license"] == "cc-by-4.0"
     (folder / "README.md").write_text("---\nlicense: [\n---\n# Mine\n")
     with pytest.raises(ValueError, match="not the head of a data set card"):
         load_corpus(folder)
@@ -524,7 +524,7 @@ def test_preset_squad(tmp_path: Path, name: str, config: str) -> None:
     configs = {config.format(code): {"validation": squad_rows(code)} for code in ("de", "en")}
     corpus = from_preset(name, languages=["de", "en"], repo=str(write_hub(tmp_path, configs)))
     check_questions(corpus)
-    assert corpus.source["licence"] == "cc-by-sa-4.0"
+    assert corpus.source["license"] == "cc-by-sa-4.0"
     assert corpus.source["revision"] == "main"
     assert corpus.source["url"].startswith("https://huggingface.co/datasets/google")
 
@@ -623,7 +623,7 @@ def test_preset_mmarco_triples_and_judgments(tmp_path: Path) -> None:
 def test_every_preset_is_complete() -> None:
     for name, preset in PRESETS.items():
         assert preset.layout in LAYOUTS, name
-        assert preset.licence, name
+        assert preset.license, name
         assert preset.revision in ("main", PARQUET_BRANCH) or len(preset.revision) == 40, name
         assert ("{language}" in preset.repo) or "{" not in preset.repo, name
     assert {"xquad", "xquad-r", "mlqa", "miracl", "mmarco", "nanobeir-nq", "beir-scifact"} <= PRESETS.keys()

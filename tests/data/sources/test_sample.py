@@ -135,8 +135,8 @@ def test_texts_are_clean(rows: dict[str, dict[str, dict[str, str]]]) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_is_one_item(rows: dict[str, dict[str, dict[str, str]]], language: str) -> None:
-    for kind in ("query", "passage"):
-        texts = Counter(row[kind] for row in rows[language].values())
+    for side in ("query", "passage"):
+        texts = Counter(row[side] for row in rows[language].values())
         assert texts.most_common(1)[0][1] == 1, texts.most_common(1)
 
 

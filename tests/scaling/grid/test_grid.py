@@ -1,4 +1,4 @@
-"""The grid of a study, how its cells run, what is read off them, and the fits: without training but for the curve."""
+"""The grid of a study, how its trials run, what is read off them, and the fits: without training but for the curve."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.scaling.grid.arguments import StudyArguments
 from hf_hybrid.scaling.grid.arms import (
     ARMS,
-    Cell,
     Shared,
     Target,
+    Trial,
     budget_key,
-    chosen_cells,
+    chosen_trials,
     command_of,
-    difference_of_cells,
+    difference_of_trials,
     grid,
     language_order,
     language_sets,
@@ -62,18 +62,18 @@ SETS = {1: ["de"], 2: ["de", "en"], 4: ["de", "en", "ru", "zh"]}
 SHARED = Shared({"train_corpus": "sample"}, {"corpus": "sample"}, None, 5, True)
 
 
-def full_grid(seeds: tuple[int, ...] = (1, 2)) -> tuple[list[Cell], list[Any]]:
-    cells, absent = grid(list(ARMS), SETS, seeds, SETS[4], True)
-    steps = {budget_key(cell["arm"], cell["num_languages"]): 20 for cell in cells}
-    return [{**cell, "stages": stages_of(cell, SHARED, steps, steps)} for cell in cells], absent
+def full_grid(seeds: tuple[int, ...] = (1, 2)) -> tuple[list[Trial], list[Any]]:
+    trials, absent = grid(list(ARMS), SETS, seeds, SETS[4], True)
+    steps = {budget_key(trial["arm"], trial["num_languages"]): 20 for trial in trials}
+    return [{**trial, "stages": stages_of(trial, SHARED, steps, steps)} for trial in trials], absent
 
 
 class TestGrid:
     def test_each_arm_has_what_it_can_have(self) -> None:
-        cells, absent = full_grid()
-        ids = [cell["id"] for cell in cells]
+        trials, absent = full_grid()
+        ids = [trial["id"] for trial in trials]
         assert len(set(ids)) == len(ids)
-        per_arm = {arm: [cell for cell in cells if cell["arm"] == arm] for arm in ARMS}
+        per_arm = {arm: [trial for trial in trials if trial["arm"] == arm] for arm in ARMS}
         once = {"zero_shot": 2, "bm25": 1, "english": 2, "mono": 6, "mlm": 6}
         assert {arm: len(found) for arm, found in per_arm.items()} == {arm: once.get(arm, 4) for arm in ARMS}
         assert {gap["id"] for gap in absent} == {f"{arm}-L1" for arm in ARMS if ARMS[arm].least == 2}
@@ -81,12 +81,12 @@ class TestGrid:
         assert {"zero_shot-seed2", "bm25", "english-L1-seed1", "hybrid-L4-seed1"} <= set(ids)
 
     def test_a_checkpoint_is_evaluated_once(self) -> None:
-        cells, _ = grid(["zero_shot", "bm25"], SETS, [1, 2, 3], ["de"], False)
-        assert [(cell["id"], cell["seed"]) for cell in cells] == [("zero_shot", None), ("bm25", None)]
+        trials, _ = grid(["zero_shot", "bm25"], SETS, [1, 2, 3], ["de"], False)
+        assert [(trial["id"], trial["seed"]) for trial in trials] == [("zero_shot", None), ("bm25", None)]
 
     def test_without_english_that_arm_is_absent(self) -> None:
-        cells, absent = grid(["english"], {1: ["de"]}, [1], ["de", "ru"], True)
-        assert (cells, absent[0]["reason"]) == ([], "the training corpus has no en")
+        trials, absent = grid(["english"], {1: ["de"]}, [1], ["de", "ru"], True)
+        assert (trials, absent[0]["reason"]) == ([], "the training corpus has no en")
 
     def test_sets_are_nested_in_each_order(self) -> None:
         sizes = dict(zip(["ar", "de", "en", "es", "ru", "uk", "zh"], [5, 9, 8, 9, 7, 6, 4], strict=True))
@@ -104,16 +104,16 @@ class TestGrid:
             language_order("fr,de", sizes)
 
     def test_stages_follow_one_another(self) -> None:
-        cells = {cell["id"]: cell for cell in full_grid()[0]}
-        first, second = cells["mlm_hybrid-L2-seed2"]["stages"]
+        trials = {trial["id"]: trial for trial in full_grid()[0]}
+        first, second = trials["mlm_hybrid-L2-seed2"]["stages"]
         assert (first["recipe"], second["recipe"]) == ("mlm.py", "train.py")
         assert first["options"]["model_name_or_path"] == "{study}/base/seed-2"
         assert second["options"]["model_name_or_path"] == f"{first['options']['output_dir']}/model"
         assert first["folder"] != second["folder"]
-        (hybrid,) = cells["hybrid-L2-seed2"]["stages"]
+        (hybrid,) = trials["hybrid-L2-seed2"]["stages"]
         same = ("mix", "languages", "seed", "max_steps", "eval_steps", "evaluate_before")
         assert {name: hybrid["options"][name] for name in same} == {name: second["options"][name] for name in same}
-        (untrained,) = cells["zero_shot-seed2"]["stages"]
+        (untrained,) = trials["zero_shot-seed2"]["stages"]
         assert untrained["options"]["model"] == hybrid["options"]["model_name_or_path"]
 
     def test_the_recipes_understand_every_command(self, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ class TestGrid:
             "eval.py": [EvaluationArguments],
         }
         seen = set()
-        for cell in full_grid((1,))[0]:
-            for stage in cell["stages"]:
+        for trial in full_grid((1,))[0]:
+            for stage in trial["stages"]:
                 words = command_of(stage, str(tmp_path), ["python"])
                 assert words[:4] == ["python", "-m", "hf_hybrid", stage["recipe"].removesuffix(".py")]
                 assert "{study}" not in " ".join(words)
@@ -135,30 +135,30 @@ class TestGrid:
                 seen.add(stage["recipe"])
                 if stage["recipe"] == "train.py":
                     assert (found[2].mix, found[2].max_steps) == (stage["options"]["mix"], 20)
-                    assert found[1].languages == ",".join(cell["languages"])
+                    assert found[1].languages == ",".join(trial["languages"])
         assert seen == set(classes)
 
-    def test_more_cells_are_the_same_study_and_others_are_not(self) -> None:
-        cells = full_grid((1, 2))[0]
+    def test_more_trials_are_the_same_study_and_others_are_not(self) -> None:
+        trials = full_grid((1, 2))[0]
         fewer = full_grid((1,))[0]
-        assert difference_of_cells(fewer, cells) is None
-        assert "is not asked for now" in str(difference_of_cells(cells, fewer))
+        assert difference_of_trials(fewer, trials) is None
+        assert "is not asked for now" in str(difference_of_trials(trials, fewer))
         changed = json.loads(json.dumps(fewer).replace('"max_steps": "20"', '"max_steps": "30"'))
-        assert "max_steps was 20 and is 30" in str(difference_of_cells(fewer, changed))
+        assert "max_steps was 20 and is 30" in str(difference_of_trials(fewer, changed))
 
-    def test_cells_are_chosen(self) -> None:
-        cells = full_grid()[0]
-        assert [cell["id"] for cell in chosen_cells(cells, "bm25,hybrid-L4-*", None)] == [
+    def test_trials_are_chosen(self) -> None:
+        trials = full_grid()[0]
+        assert [trial["id"] for trial in chosen_trials(trials, "bm25,hybrid-L4-*", None)] == [
             "bm25",
             "hybrid-L4-seed1",
             "hybrid-L4-seed2",
         ]
-        assert chosen_cells(cells, None, 3) == [cells[3]]
+        assert chosen_trials(trials, None, 3) == [trials[3]]
         with pytest.raises(ValueError, match=r"there are zero_shot-seed1, .* and \d+ more, see --list"):
-            chosen_cells(cells, "hybird-*", None)
-        for only, number in (("nothing-*", None), (None, len(cells)), ("bm25", 0)):
-            with pytest.raises(ValueError, match="cell"):
-                chosen_cells(cells, only, number)
+            chosen_trials(trials, "hybird-*", None)
+        for only, number in (("nothing-*", None), (None, len(trials)), ("bm25", 0)):
+            with pytest.raises(ValueError, match="trial"):
+                chosen_trials(trials, only, number)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
     sets = language_sets(order, study.counts)
     assert list(sets) == [1, 2, 4, 8, 16]
     assert sets[1] != ["en"]
-    cells, absent = grid(study.arm_list, sets, study.seed_list, corpus.languages, True)
+    trials, absent = grid(study.arm_list, sets, study.seed_list, corpus.languages, True)
     trained = 3 * (5 * 2 + 4 * 6 + 1)  # mono and mlm at five L, six arms at four, english
-    assert len(cells) == trained + 3 + 1
+    assert len(trials) == trained + 3 + 1
     assert len(absent) == 6
     for name in (study.train_config, study.mlm_config):
         assert find_settings(name).exists()
@@ -234,7 +234,7 @@ FAKE = """
         open(folder + "/waiting", "w").close()
         time.sleep(60)
     scores = {"monolingual": {}, "cross_lingual": {}, "multilingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
-    form = {"name": "hf_hybrid run folder", "version": 1}
+    form = {"name": "hf_hybrid run folder", "version": 2}
     json.dump({"format": form, "before": None, "after": scores}, open(folder + "/eval.json", "w"))
 """
 
@@ -245,8 +245,8 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "study")
 
 
-def fake_cell(name: str, do: str) -> Cell:
-    options = {"output_dir": f"{{study}}/cells/{name}", **({"do": do} if do else {})}
+def fake_trial(name: str, do: str) -> Trial:
+    options = {"output_dir": f"{{study}}/trials/{name}", **({"do": do} if do else {})}
     stage: Any = {"name": "eval", "recipe": "eval.py", "folder": options["output_dir"], "options": options}
     return {"id": name, "arm": "zero_shot", "num_languages": 0, "languages": [], "seed": 1, "stages": [stage]}
 
@@ -256,8 +256,8 @@ def sweep_of(folder: StudyFolder, said: list[str] | None = None, **options: Any)
     return Sweep(folder, [sys.executable, "-S", str(folder.path.parent / "fake.py")], say=say, **options)
 
 
-def calls(folder: StudyFolder, cell: Cell) -> list[str]:
-    path = folder.cell_path(cell) / "calls"
+def calls(folder: StudyFolder, trial: Trial) -> list[str]:
+    path = folder.trial_path(trial) / "calls"
     return path.read_text().split() if path.exists() else []
 
 
@@ -271,26 +271,26 @@ def until(ready: Callable[[], bool]) -> None:
 
 class TestSweep:
     def test_what_fails_is_told_and_the_others_run(self, folder: StudyFolder) -> None:
-        cells = [fake_cell("a", ""), fake_cell("b", "fail"), fake_cell("c", "die"), fake_cell("d", "")]
+        trials = [fake_trial("a", ""), fake_trial("b", "fail"), fake_trial("c", "die"), fake_trial("d", "")]
         said: list[str] = []
-        status = sweep_of(folder, said, jobs=2, threads=3).run(cells)
+        status = sweep_of(folder, said, jobs=2, threads=3).run(trials)
         assert status == {"a": "finished", "b": "failed", "c": "failed", "d": "finished"}
-        assert folder.read_failure(cells[1])["last_line"] == "ValueError: no such thing"
-        assert folder.read_failure(cells[1])["returncode"] == 3
-        assert folder.read_failure(cells[2])["last_line"] == "killed by signal 9 after: half a word"
+        assert folder.read_failure(trials[1])["last_line"] == "ValueError: no such thing"
+        assert folder.read_failure(trials[1])["returncode"] == 3
+        assert folder.read_failure(trials[2])["last_line"] == "killed by signal 9 after: half a word"
         assert "b failed: ValueError: no such thing" in "\n".join(said)
-        assert calls(folder, cells[0]) == ["3"]
+        assert calls(folder, trials[0]) == ["3"]
         # again: nothing is run, unless it is asked for
-        assert sweep_of(folder).run(cells) == status
-        assert [len(calls(folder, cell)) for cell in cells] == [1, 1, 1, 1]
-        cells[1] = fake_cell("b", "")
-        assert sweep_of(folder).run(cells, retry_failed=True)["b"] == "finished"
-        assert [len(calls(folder, cell)) for cell in cells] == [1, 2, 2, 1]
-        assert not (folder.cell_path(cells[1]) / "failure.json").exists()
+        assert sweep_of(folder).run(trials) == status
+        assert [len(calls(folder, trial)) for trial in trials] == [1, 1, 1, 1]
+        trials[1] = fake_trial("b", "")
+        assert sweep_of(folder).run(trials, retry_failed=True)["b"] == "finished"
+        assert [len(calls(folder, trial)) for trial in trials] == [1, 2, 2, 1]
+        assert not (folder.trial_path(trials[1]) / "failure.json").exists()
 
     def test_a_signal_is_passed_on_and_the_next_sweep_goes_on(self, folder: StudyFolder) -> None:
-        cells = [fake_cell("a", "wait"), fake_cell("b", "")]
-        waiting = folder.cell_path(cells[0]) / "waiting"
+        trials = [fake_trial("a", "wait"), fake_trial("b", "")]
+        waiting = folder.trial_path(trials[0]) / "waiting"
 
         def interrupt() -> None:
             until(waiting.exists)
@@ -301,20 +301,20 @@ class TestSweep:
         thread.start()
         try:
             with pytest.raises(Interrupted):
-                sweep_of(folder).run(cells)
+                sweep_of(folder).run(trials)
         finally:
             thread.join()
             signal.signal(signal.SIGTERM, former)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        assert (folder.cell_path(cells[0]) / "saved").exists()
-        assert [folder.status(cell) for cell in cells] == ["missing", "missing"]
-        assert calls(folder, cells[1]) == [], "none begins after that"
-        assert sweep_of(folder).run(cells) == {"a": "finished", "b": "finished"}
+        assert (folder.trial_path(trials[0]) / "saved").exists()
+        assert [folder.status(trial) for trial in trials] == ["missing", "missing"]
+        assert calls(folder, trials[1]) == [], "none begins after that"
+        assert sweep_of(folder).run(trials) == {"a": "finished", "b": "finished"}
 
-    def test_a_cell_that_outlived_its_sweep_is_waited_for(self, folder: StudyFolder) -> None:
-        cell = fake_cell("a", "")
-        path = folder.cell_path(cell)
-        folder.open_cell(cell).claim(LOCK_NAME)
+    def test_a_trial_that_outlived_its_sweep_is_waited_for(self, folder: StudyFolder) -> None:
+        trial = fake_trial("a", "")
+        path = folder.trial_path(trial)
+        folder.open_trial(trial).claim(LOCK_NAME)
         held, free = path / "held", path / "free"
         code = f"""
             import os, sys, time
@@ -330,22 +330,22 @@ class TestSweep:
         thread.start()
         began = time.monotonic()
         try:
-            assert sweep_of(folder).run([cell]) == {"a": "finished"}
+            assert sweep_of(folder).run([trial]) == {"a": "finished"}
         finally:
             thread.join()
             process.wait()
         assert time.monotonic() - began > 1.4
 
     def test_only_what_a_study_wrote_is_deleted(self, folder: StudyFolder) -> None:
-        for name in ("cells/a/x", "mine/y"):
+        for name in ("trials/a/x", "mine/y"):
             (folder.path / name).parent.mkdir(parents=True)
             (folder.path / name).touch()
         folder.write("study.json", {})
-        with folder.outputs.nested("cells/a").writing("eval.json") as unfinished:
+        with folder.outputs.nested("trials/a").writing("eval.json") as unfinished:
             unfinished.touch()
         folder.outputs.delete_all()
         left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
-        assert left == {"cells/a/x", "mine/y"}
+        assert left == {"trials/a/x", "mine/y"}
 
 
 # What is read off
@@ -454,7 +454,7 @@ class TestFits:
         ratio = fits["ratios"]["step_time_s"]["hybrid/mlm_hybrid"]
         assert ratio["languages"] == [2, 4, 8]
         assert ratio["by_languages"]["8"]["ratio"] == pytest.approx(0.5, rel=1e-3)
-        assert "1 cell failed" in ratio["all"]["sentence"]
+        assert "1 trial failed" in ratio["all"]["sentence"]
         assert "setup_time_s" not in fits["growth"], "nobody measured it"
         curse = fits["growth"]["multilingual/MAP"]["hybrid"]["from_fewest"][-1]
         assert curse["difference"] == pytest.approx(-0.06)
@@ -475,40 +475,40 @@ class TestFits:
 
 
 def test_a_table_says_what_is_missing_and_absent(tmp_path: Path) -> None:
-    cells, absent = full_grid((1,))
+    trials, absent = full_grid((1,))
     study: Any = {
-        "cells": cells,
+        "trials": trials,
         "absent": absent,
         "tokens": {},
         "eval_languages": SETS[4],
         "budget": {"target": None},
     }
     folder = StudyFolder(tmp_path)
-    failed = next(cell for cell in cells if cell["id"] == "pool-L2-seed1")
+    failed = next(trial for trial in trials if trial["id"] == "pool-L2-seed1")
     folder.write_failure(failed, {"stage": "train", "returncode": 1, "last_line": "no room"})
     table = make_table(folder, study)
-    assert table["counts"] == {"absent": len(absent), "failed": 1, "missing": len(cells) - 1}
+    assert table["counts"] == {"absent": len(absent), "failed": 1, "missing": len(trials) - 1}
     text = table_text(table)
     assert "pool-L2-seed1 failed: no room" in text
     assert "absent: cross needs 2 languages at the least" in text
 
 
-def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: Path) -> None:
-    cells = tmp_path / "cells"
+def test_a_plan_learns_from_the_trials_and_changes_only_what_is_given(tmp_path: Path) -> None:
+    trials = tmp_path / "trials"
     for number, (languages, batch_size) in enumerate(itertools.product((2, 4, 8), (16, 32, 64))):
-        write_run_folder(cells / str(number), languages=languages, batch_size=batch_size)
-    other = RunFolder(cells / "mlm-L8-seed1")
-    other.write_run({**RunFolder(cells / "0").read_run(), "mix": "mlm"})
-    (cells / "bm25").mkdir()
+        write_run_folder(trials / str(number), languages=languages, batch_size=batch_size)
+    other = RunFolder(trials / "mlm-L8-seed1")
+    other.write_run({**RunFolder(trials / "0").read_run(), "mix": "mlm"})
+    (trials / "bm25").mkdir()
     machine = tmp_path / "machine.yaml"
-    name = hardware_of_run(RunFolder(cells / "0").read_run()).name
+    name = hardware_of_run(RunFolder(trials / "0").read_run()).name
     machine.write_text(json.dumps({"name": name, "kind": "cpu"}))
     asked = PlanArguments(plan=str(machine), batch_size=48)
     found = plan_from_study(str(tmp_path), [6], asked)
     work = found.workload
-    assert (found.num_runs, work.languages, work.batch_size, work.cells) == (9, 6, 48, None)
+    assert (found.num_runs, work.languages, work.batch_size, work.language_pairs) == (9, 6, 48, None)
     ends = (found.step_time_s.low, found.step_time_s.high)
-    step_s = [RunFolder(cells / str(number)).read_resources()["train_time_s"] / 20 for number in (1, 2)]
+    step_s = [RunFolder(trials / str(number)).read_resources()["train_time_s"] / 20 for number in (1, 2)]
     assert step_s[0] * 0.8 < found.step_time_s.value < step_s[1] * 1.2
     assert None not in ends
     with pytest.raises(ValueError, match="a plan is of one number of languages"):
@@ -526,7 +526,7 @@ def test_a_plan_learns_from_the_cells_and_changes_only_what_is_given(tmp_path: P
     ):
         with pytest.raises(ValueError, match=f"--{option} nowhere: there is no such file"):
             plan_from_study(str(tmp_path), [6], one)
-    wider = wanted_workload([read_measured(RunFolder(cells / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
+    wider = wanted_workload([read_measured(RunFolder(trials / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
     assert (wider.model.hidden_size, wider.model.num_layers, wider.mix) == (256, 2, "mono=1")
     assert wider.model.parameters > work.model.parameters
 

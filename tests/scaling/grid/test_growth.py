@@ -102,14 +102,14 @@ def test_the_interval_is_that_of_the_seeds() -> None:
 def noise_of(kind: str, draw: np.random.Generator) -> np.ndarray:
     """What is added to `1 + 0.1 * L`, `(L, 3)`."""
     counts_L1 = np.array(COUNTS, dtype=float)[:, None]
-    if kind == "cell":
+    if kind == "trial":
         return 0.05 * draw.standard_normal((len(COUNTS), 3))
     if kind == "seed":
         return (1 + 0.1 * counts_L1) * 0.05 * draw.standard_normal((1, 3))
     return 0.1 * counts_L1 * 0.05 * draw.standard_normal((1, 3)) + 0.001 * draw.standard_normal((len(COUNTS), 3))
 
 
-@pytest.mark.parametrize("kind", ["cell", "seed", "growth"])
+@pytest.mark.parametrize("kind", ["trial", "seed", "growth"])
 def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
     """By the t interval; 4,000 studies gave the figures of `fits.py`, these are some of them."""
     draw = np.random.default_rng(1)
@@ -131,7 +131,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
 # What is missing
 
 
-def test_failed_cells_are_counted_and_leave_the_rest_of_their_seed() -> None:
+def test_failed_trials_are_counted_and_leave_the_rest_of_their_seed() -> None:
     study = values(lambda count: 3 + 0.5 * count, 0.01)
     study[4] = [None, *study[4][1:]]
     study[8] = [float("nan"), *study[8][1:]]
@@ -140,7 +140,7 @@ def test_failed_cells_are_counted_and_leave_the_rest_of_their_seed() -> None:
     assert [(point["num_failed"], point["num_values"]) for point in fit["points"]] == [
         (0, 3), (0, 3), (1, 2), (1, 2), (0, 3)
     ]  # fmt: skip
-    assert growth_sentence(fit, "step time").endswith("2 cells failed: 1 at L = 4, 1 at L = 8.")
+    assert growth_sentence(fit, "step time").endswith("2 trials failed: 1 at L = 4, 1 at L = 8.")
     study[2] = [None, None, None]
     assert fit_growth(study)["languages"] == [1, 4, 8, 16]
     assert "3 at L = 2" in growth_sentence(fit_growth(study), "step time")
@@ -159,7 +159,7 @@ def test_a_target_that_was_not_reached_is_never_passed_over() -> None:
     )
     other = values(lambda count: 20.0 * count, 0.01)
     found = ratio(study, other)
-    assert (found["ratio"], found["interval"], found["not_reached"], found["num_cells"]) == (
+    assert (found["ratio"], found["interval"], found["not_reached"], found["num_trials"]) == (
         None,
         None,
         [2, 0],
@@ -208,7 +208,7 @@ def test_the_ratio_is_the_geometric_mean_over_languages_and_seeds() -> None:
     found = ratio(first, second)
     logs = [(math.log(0.5) + math.log(2)) / 2, (math.log(1) + math.log(1)) / 2]
     assert found["ratio"] == pytest.approx(math.exp(np.mean(logs)))
-    assert found["num_cells"] == [4, 4]  # of the L that both have
+    assert found["num_trials"] == [4, 4]  # of the L that both have
     back = ratio(second, {count: first[count] for count in first})
     assert back["ratio"] == pytest.approx(1 / (found["ratio"] or 0))
 
@@ -216,7 +216,7 @@ def test_the_ratio_is_the_geometric_mean_over_languages_and_seeds() -> None:
 def test_a_seed_that_failed_is_not_compared() -> None:
     found = ratio({2: [1.0, 1.1, None]}, {2: [2.0, 2.3, 2.2]})
     assert (found["num_seeds"], found["num_missing"]) == (2, 1)
-    assert ratio_sentence(found, "step time", "a", "b").endswith("1 cell failed.")
+    assert ratio_sentence(found, "step time", "a", "b").endswith("1 trial failed.")
     nothing = ratio({2: [1.0]}, {4: [1.0]})
     assert nothing["ratio"] is None
     assert "no seed with values" in ratio_sentence(nothing, "step time", "a", "b")

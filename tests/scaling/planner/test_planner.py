@@ -61,7 +61,7 @@ def test_work_by_hand() -> None:
     assert found.activations == found.kept_activations == 128 * 12 * 128 * 2
     assert found.state_bytes == 16 * found.model.parameters
     assert found.texts == 4000
-    assert found.cells_of_plan == 16
+    assert found.planned_pairs == 16
 
 
 def test_chunks_and_checkpoints_do_the_forward_pass_again_and_keep_less() -> None:
@@ -98,7 +98,7 @@ def test_pool_batches_have_more_passages() -> None:
     assert work(mix="pool=1").sequences == 64 * 5
     assert work(mix="pool=1", languages=2).sequences == 64 * 3
     assert work(mix="mono=1,pool=1").sequences == 64 * (1 + 2.5)
-    assert work(mix="mono=1,pool=1").cells_of_plan == 8
+    assert work(mix="mono=1,pool=1").planned_pairs == 8
     assert work(mix="mono=1,pool=1", max_positives=3, num_negatives=2).sequences == 64 * (1 + 3 * (1 + 3) / 2)
 
 
@@ -124,7 +124,7 @@ def test_work_that_cannot_be_is_refused(name: str, value: object) -> None:
 def test_a_run_is_read_as_it_was(runs: list[RunFolder]) -> None:
     found = read_measured(runs[2])
     assert found.workload == work(
-        languages=4, batch_size=32, steps=20, cells=16,
+        languages=4, batch_size=32, steps=20, language_pairs=16,
         model=ModelSize(2, 128, 8000, 12 * 2 * 128**2 + 8000 * 128, 12 * 2 * 128**2),
     )  # fmt: skip
     assert found.hardware == Hardware(LAPTOP, kind="cpu")
@@ -138,7 +138,7 @@ def test_a_stall_and_the_warm_up_are_not_the_step_time(tmp_path: Path) -> None:
     assert read_measured(busy).step_time_s == read_measured(quiet).step_time_s
 
 
-def test_cells_of_long_texts_do_not_move_the_step_time() -> None:
+def test_trials_of_long_texts_do_not_move_the_step_time() -> None:
     """Nine short steps and ten long ones: the plain median is a long one, the mean step is in between."""
     tokens = [100] * 9 + [300] * 10
     lines = [{"step": step, "time_s": count / 1000, "tokens": count} for step, count in enumerate(tokens, start=6)]

@@ -171,7 +171,9 @@ def test_downloads_have_the_numbers(visit: Visit, rows: dict[str, Any], name: st
 
 def test_names_from_right_to_left_are_set_so(visit: Visit) -> None:
     directions = {
-        name: visit.page.locator("td", has_text=re.compile(f"^{name}$")).evaluate("cell => cell.matches(':dir(rtl)')")
+        name: visit.page.locator("td", has_text=re.compile(f"^{name}$")).evaluate(
+            "trial => trial.matches(':dir(rtl)')"
+        )
         for name in ("العربية", "עברית", "Deutsch")
     }
     assert directions == {"العربية": True, "עברית": True, "Deutsch": False}

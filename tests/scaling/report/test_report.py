@@ -41,10 +41,10 @@ SOME_ARMS = ("zero_shot", "bm25", "english", "mono", "cross", "hybrid", "mlm_hyb
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a cell that failed, one that is missing, and targets that were not reached."""
+    """With a trial that failed, one that is missing, and targets that were not reached."""
     path = tmp_path_factory.mktemp("studies") / "study"
     folder = write_study(path, (1, 2, 4), (1, 2), SOME_ARMS, failed={"cross-L4-seed2": HOSTILE})
-    shutil.rmtree(path / "cells" / "mono-L4-seed2")
+    shutil.rmtree(path / "trials" / "mono-L4-seed2")
     collect(folder)
     write_report(path, PROFILE)
     return path
@@ -52,7 +52,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of one cell, with names in the profile that would do harm, and a report that the recipe wrote."""
+    """Of one trial, with names in the profile that would do harm, and a report that the recipe wrote."""
     folder = tmp_path_factory.mktemp("small")
     path, profile = folder / "study", folder / "profile.json"
     write_study(path, (2,), (1,), ("mono",))
@@ -130,14 +130,14 @@ def test_the_page_holds_the_figures_that_the_files_give_and_an_altered_one_is_se
 # The figures against the files
 
 
-def test_means_are_those_of_the_cells_that_finished(study: Path, page: str) -> None:
+def test_means_are_those_of_the_trials_that_finished(study: Path, page: str) -> None:
     figures, table = figures_in(page), json.loads((study / "table.json").read_text(encoding="utf-8"))
     for name, key in {"step_time_s": "step_time_s", "peak_host_memory_gib": "peak_host_memory_gib"}.items():
         for row in figures[name]:
             values = [
-                cell[key]
-                for cell in table["rows"]
-                if (cell["arm"], cell["num_languages"]) == (row["arm"], row["languages"]) and cell[key] is not None
+                trial[key]
+                for trial in table["rows"]
+                if (trial["arm"], trial["num_languages"]) == (row["arm"], row["languages"]) and trial[key] is not None
             ]
             assert len(values) == row["seeds"] > 0
             assert row["mean"] == pytest.approx(np.mean(values), rel=1e-4)
@@ -148,9 +148,9 @@ def test_means_are_those_of_the_cells_that_finished(study: Path, page: str) -> N
     assert ("bm25", None) not in places
 
 
-def test_a_heat_map_has_the_pairs_of_its_cell(study: Path, page: str) -> None:
+def test_a_heat_map_has_the_pairs_of_its_trial(study: Path, page: str) -> None:
     rows = figures_in(page)["pairs_hybrid"]
-    scores = RunFolder(study / "cells" / "hybrid-L4-seed1").read_eval()["after"]
+    scores = RunFolder(study / "trials" / "hybrid-L4-seed1").read_eval()["after"]
     assert scores is not None
     assert {f"{row['queries']}-{row['passages']}": row["value"] for row in rows} == {
         pair: pytest.approx(values["MAP"], rel=1e-4) for pair, values in scores["pairs"].items()
@@ -162,8 +162,8 @@ def test_the_curve_of_two_stages_is_one_after_the_other(study: Path, page: str) 
     assert [row["stage"] for row in rows] == ["mlm", "mlm", "train", "train"]
     assert [row["x"] for row in rows] == sorted(row["x"] for row in rows)
     table = json.loads((study / "table.json").read_text(encoding="utf-8"))["rows"]
-    cell = next(row for row in table if row["id"] == "mlm_hybrid-L4-seed1")
-    assert rows[-1]["x"] == pytest.approx(cell["train_time_s"], rel=1e-4)
+    trial = next(row for row in table if row["id"] == "mlm_hybrid-L4-seed1")
+    assert rows[-1]["x"] == pytest.approx(trial["train_time_s"], rel=1e-4)
 
 
 def test_a_target_that_was_not_reached_is_said_and_not_drawn(study: Path, page: str) -> None:
@@ -198,12 +198,12 @@ def test_the_answer_is_three_sentences_of_the_fits_with_intervals(study: Path) -
 
 def test_the_table_has_a_row_for_each_arm_and_number_of_languages(study: Path) -> None:
     lines = (study / "report.md").read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    assert cells[0][:2] == ["arm", "L"]
-    assert {len(row) for row in cells} == {len(cells[0])}
+    trials = [[trial.strip() for trial in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert trials[0][:2] == ["arm", "L"]
+    assert {len(row) for row in trials} == {len(trials[0])}
     wanted = [("hybrid", "2"), ("hybrid", "4"), *(("mono", count) for count in "124"), ("cross", "2"), ("cross", "4")]
     wanted += [("MLM + hybrid", "2"), ("MLM + hybrid", "4"), ("English only", "1"), ("base model", "–"), ("BM25", "–")]
-    assert [(row[0], row[1]) for row in cells[1:]] == wanted
+    assert [(row[0], row[1]) for row in trials[1:]] == wanted
 
 
 def test_what_failed_and_what_is_missing_is_told(page: str) -> None:
@@ -257,9 +257,9 @@ def test_the_page_is_small_and_has_the_program_once(page: str) -> None:
 def test_every_arm_has_a_name_and_looks_of_its_own() -> None:
     assert set(NAMES) == set(ARMS) == set(_STYLES)
     okabe_ito = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-    assert {style.colour for style in _STYLES.values()} <= okabe_ito | {"#767676"}
-    without_colour = [(style.shape, tuple(style.dash)) for style in _STYLES.values()]
-    assert len(set(without_colour)) == len(without_colour)  # nor do those who see no colours mix them up
+    assert {style.color for style in _STYLES.values()} <= okabe_ito | {"#767676"}
+    without_color = [(style.shape, tuple(style.dash)) for style in _STYLES.values()]
+    assert len(set(without_color)) == len(without_color)  # nor do those who see no colors mix them up
 
 
 def test_every_kind_of_spec_is_valid_for_vega_lite(page: str) -> None:
@@ -273,9 +273,9 @@ def test_every_kind_of_spec_is_valid_for_vega_lite(page: str) -> None:
 # Little to tell, and nothing
 
 
-def test_a_study_of_one_cell_has_a_report(small: Path, page: str) -> None:
+def test_a_study_of_one_trial_has_a_report(small: Path, page: str) -> None:
     text, table = read(small), (small / "report.md").read_text(encoding="utf-8")
-    assert "Nothing can be said of hybrid batches: no such cell has come to its end at two numbers of" in table
+    assert "Nothing can be said of hybrid batches: no such trial has come to its end at two numbers of" in table
     assert "Nothing can be said of hybrid batches" in text
     assert "&#96;" not in table
     assert "One seed: there are no intervals" in text
@@ -292,7 +292,7 @@ def test_hybrid_at_one_number_of_languages_is_compared_with_mono(study: Path, tm
     assert "; multilingual MAP at L = 2 is higher at hybrid than at mono: by " in told
     assert "; rank distance at L = 2 is lower at hybrid than at mono: by " in told
     assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: all train for so many steps; CPU.")
-    assert "; masked language modelling for as many tokens" in subtitle(read_report(study))
+    assert "; masked language modeling for as many tokens" in subtitle(read_report(study))
 
 
 def test_the_recipe_takes_a_profile_into_the_study(small: Path) -> None:
