@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.sources.jsonl import from_jsonl
-from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, MANIFEST, SIDE_NAMES
+from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, MANIFEST, SIDE_PLURALS
 
 LIMIT_S, LIMIT_GIB = 30.0, 2.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -69,7 +69,7 @@ def write_built(folder: Path, languages: list[str], num_items: int) -> None:
     with pa.ipc.new_file(str(folder / "items.arrow"), table.schema) as file:
         file.write_table(table, max_chunksize=BATCH_ROWS)
     for language in languages:
-        for side in SIDE_NAMES:
+        for side in SIDE_PLURALS:
             write_texts(folder / f"{language}.{side}.arrow", f"{side[:-1]} {language} ", num_items)
     manifest = {"format": FORMAT, "languages": languages, "num_items": num_items, "counts": {}, "fingerprint": "none"}
     (folder / MANIFEST).write_text(json.dumps({**manifest, "source": {}, "report": {}}))
