@@ -4,7 +4,8 @@
 
 1. *build*: 100 files of 10,000 lines each are read, checked and written as a corpus.
 2. *load*: a built corpus of 1,000,000 items x 100 languages (5 GB of text, written directly) is loaded, 1,000 random
-   items are read, each as a query and a passage in random languages, and the pairs of all 10,000 language pairs are counted.
+   items are read, each as a query and a passage in random languages, and the items of all 10,000 language pairs are
+   counted.
 
 Each step runs in a process of its own, whose peak resident memory is what the system reports. The limits are 30 s and
 2 GiB; a step that passes one makes the exit status 1. `--small` runs the same in seconds.
@@ -28,8 +29,9 @@ import numpy as np
 import pyarrow as pa
 
 from hf_hybrid.data.corpus import ParallelCorpus
+from hf_hybrid.data.sides import SIDE_PLURALS
 from hf_hybrid.data.sources.jsonl import from_jsonl
-from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, MANIFEST, SIDE_PLURALS
+from hf_hybrid.data.storage import BATCH_ROWS, FORMAT, MANIFEST
 
 LIMIT_S, LIMIT_GIB = 30.0, 2.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"

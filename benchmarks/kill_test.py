@@ -9,8 +9,8 @@
    is being written (at least a third of the kills), while the model is. After each kill every checkpoint is compared
    with its manifest. After the last the command runs to its end, in fresh processes, and both folders are compared.
    `equal_*` of a row are bit for bit: the final weights; the loss series, which is each line of the trainer's log and
-   of `resources.jsonl`; the scores of `eval.json`; steps, pairs and tokens of `resources.json`, in all and for each
-   language and language pair; optimizer, schedule and random state of the last checkpoint; the items and tokens that each
+   of `resources.jsonl`; the scores of `eval.json`; steps, pairs and tokens of `resources.json`, in total, per language
+   and per language pair; optimizer, schedule and random state of the last checkpoint; the items and tokens that each
    process got in each step, also in steps that were lost. `steps_done` is how many steps the attempts went through in
    all; `kill_list` has a line for each kill: what it was aimed at, where it fell, the last step before it, and the
    step that this attempt had gone on from.

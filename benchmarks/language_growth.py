@@ -97,9 +97,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hidden_size", type=int, default=128, help="width of the encoder, 64 for each head")
     add("--layers", type=int, default=2, help="layers of the encoder")
     args = parser.parse_args(arguments)
-    if (
-        args.train_items % args.batch_size
-    ):  # a pass through a language pair would end with a short batch, oftener for few language pairs
+    # else each pass over a language pair ends with a short batch, which happens more often with few language pairs
+    if args.train_items % args.batch_size:
         parser.error(f"--train_items {args.train_items} is no multiple of --batch_size {args.batch_size}.")
     return args
 

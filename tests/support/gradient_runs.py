@@ -2,8 +2,8 @@
 
     LAUNCHER tests/support/gradient_runs.py MODEL CORPUS CACHE OUT
 
-For each case a folder `OUT/<batch_type>-<plain or cached>` with the model after the step, which is SGD: the change of each
-weight is its gradient.  The step averages two batches of one language pair, the second one short, so slices are uneven.
+Write a folder `OUT/<batch_type>-<plain or cached>` per case with the model after one step of SGD: the change of each weight
+is its gradient. The step averages two batches of one language pair, the second one short, so that shards are uneven.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(model: str, corpus: str, cache: str, out: str) -> None:
     for (batch_type, pair), (name, chunk_tokens) in itertools.product(BATCH_TYPES.items(), CHUNKS.items()):
         folder = Path(out) / f"{batch_type}-{name}"
         arguments = HybridTrainingArguments(
-            str(folder), mix=f"{batch_type}=1", language_pairs=pair, chunk_tokens=chunk_tokens, max_steps=1, optim="sgd",
+            str(folder), mix=f"{batch_type}=1", language_pairs=pair, chunk_tokens=chunk_tokens, max_steps=1,
+            optim="sgd",
             gradient_accumulation_steps=2, global_batch_size=15, num_negatives=1, symmetric=True, temperature=0.1,
             learning_rate=LEARNING_RATE, lr_scheduler_type="constant", warmup_steps=0, max_grad_norm=0, energy="none",
             disable_tqdm=True, report_to="none", use_cpu=True,

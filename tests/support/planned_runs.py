@@ -52,7 +52,12 @@ def write_run_folder(
         "mix": "mono=0.5,cross=0.5",
         "plan": {
             "language_pairs": [
-                {"batch_type": "mono" if a == b else "cross", "language_pair": f"{a}->{b}", "steps": 1, "pairs": batch_size}
+                {
+                    "batch_type": "mono" if a == b else "cross",
+                    "language_pair": f"{a}->{b}",
+                    "steps": 1,
+                    "pairs": batch_size,
+                }
                 for a, b in language_pairs
             ]
         },
@@ -64,8 +69,9 @@ def write_run_folder(
     })  # fmt: skip
     for step, time_s in enumerate(times_s, start=1):
         folder.append_resource_line({
-            "step": step, "time_s": time_s, "pairs": batch_size, "tokens": tokens, "padding_tokens": 0, "batch_type": None,
-            "language_pair": None, "loss": 1.0, "data_wait_s": 0.0, "peak_device_memory_gib": None, "host_memory_gib": memory,
+            "step": step, "time_s": time_s, "pairs": batch_size, "tokens": tokens, "padding_tokens": 0,
+            "batch_type": None, "language_pair": None, "loss": 1.0, "data_wait_s": 0.0, "peak_device_memory_gib": None,
+            "host_memory_gib": memory,
             "energy_wh": None,
         })  # fmt: skip
     folder.write_resources({

@@ -45,7 +45,7 @@ def test_bad_mix_is_refused(text: str, message: str) -> None:
 
 
 def test_few_steps_are_spread_over_all_language_pairs_not_the_largest() -> None:
-    """Ten of 400 language pairs of nearly equal size: over seeds every language pair is visited about equally often."""
+    """Ten of 400 language pairs of nearly equal size: over seeds every pair is visited about equally often."""
     weights = np.linspace(1.0, 1.1, 400)
     visits = np.sum([spread_quotas(weights, 10, np.random.default_rng(seed)) for seed in range(4000)], axis=0)
     assert visits.sum() == 40_000
