@@ -2,8 +2,8 @@
 
     LAUNCHER tests/support/gradient_runs.py MODEL CORPUS CACHE OUT
 
-Write a folder `OUT/<batch_type>-<plain or cached>` per case with the model after one step of SGD: the change of each weight
-is its gradient. The step averages two batches of one language pair, the second one short, so that shards are uneven.
+For each case write a folder `OUT/<batch_type>-<plain or cached>` with the model after one step of SGD: the change of a
+weight is its gradient. The step averages two batches of one language pair, the second one short: shards are uneven.
 """
 
 from __future__ import annotations
