@@ -17,31 +17,31 @@ help: ## list these targets
 train: $(VENV)/.train ## train on the built-in sample corpus: no network, minutes on two cores
 	HF_HUB_OFFLINE=1 PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/train.py
 
-test: $(VENV)/.dev ## run the whole suite that needs no GPU, and the examples in the docstrings
+test: $(VENV)/.dev ## run every test that needs no GPU, and the examples in docstrings
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not gpu and not network" tests $(PYTEST)
 	HF_HUB_OFFLINE=1 HF_HYBRID_CACHE=$(VENV)/corpora $(BIN)/python -m pytest --doctest-modules --ignore-glob="*/app.py" hf_hybrid
 
-test-fast: $(VENV)/.dev ## run what takes no training in another process, in under four minutes
+test-fast: $(VENV)/.dev ## run the tests that start no other process, in under four minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not distributed and not gpu and not network" tests $(PYTEST)
 
-quality: $(VENV)/.dev ## lint, format and types, changing nothing
+quality: $(VENV)/.dev ## check lint, format and types, and change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.dev ## mend what lint and format can mend
+format: $(VENV)/.dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
-# The extras of each stamp file: .venv/.train has what a run needs, .venv/.dev all that is tested and checked with.
+# Extras of each stamp file: .venv/.train installs what a run needs, .venv/.dev everything for tests and checks.
 $(VENV)/.train: EXTRAS := energy,plots
 $(VENV)/.dev: EXTRAS := dev
 $(VENV)/.train $(VENV)/.dev: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python %d.%d found, 3.10 or newer needed: make PYTHON=python3.12 ..." % sys.version_info[:2])'
-	@# a .venv whose Python went away, or whose making was interrupted, is made anew
+	@# replace a .venv whose Python is gone or whose creation was interrupted
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV); the first time this takes some minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
