@@ -97,14 +97,14 @@ def compare_steps(args: argparse.Namespace, corpus: ParallelCorpus) -> dict[str,
             made, times = make_trainer(args, corpus, folder)
             if side == "peer":
                 chunking.mark_not_finite, trainer.mean_cosine = lambda loss: loss, lambda vectors: torch.zeros(())
-                made._guard.check = lambda *_, **__: None  # type: ignore[method-assign]
-                made.heartbeat.on_step_end = made._stop.on_step_end = lambda *_, **__: None  # type: ignore[method-assign]
+                made.finite_guard.check = lambda *_, **__: None  # type: ignore[method-assign]
+                made.heartbeat.on_step_end = made.stop.on_step_end = lambda *_, **__: None  # type: ignore[method-assign]
             else:
                 chunking.mark_not_finite, trainer.mean_cosine = map(watch.around, originals)
                 for holder, name in (
-                    (made._guard, "check"),
+                    (made.finite_guard, "check"),
                     (made.heartbeat, "on_step_end"),
-                    (made._stop, "on_step_end"),
+                    (made.stop, "on_step_end"),
                 ):
                     setattr(holder, name, watch.around(getattr(holder, name)))
             made.train()

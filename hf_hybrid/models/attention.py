@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PACKED_ATTENTION = "hf_hybrid_packed"
 ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
-_BUCKET_GROWTH = 1.25  # a bucket holds lengths up to this multiple of its shortest: at most 25% padding
+BUCKET_GROWTH = 1.25  # a bucket holds lengths up to this multiple of its shortest: at most 25% padding
 _LONGEST_WRITTEN_OUT = 1024  # tokens; beyond, a matrix of all scores is too large
 _VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters  # not in torch 2.10
 # What some models add to the scores, or to the sum under the softmax; leaving it out would be another model.
@@ -120,8 +120,35 @@ class LengthBuckets:
     position_T: torch.Tensor
 
 
+def count_padding(lengths: np.ndarray, growth: float = BUCKET_GROWTH) -> int:
+    """Return the number of padding tokens in the buckets of `length_buckets`.
+
+    Args:
+        lengths (`np.ndarray` of shape `(N,)`): Tokens of each sequence.
+        growth (`float`, *optional*, defaults to 1.25): Greatest ratio of lengths in a bucket.
+
+    Example:
+
+        >>> count_padding(np.array([5, 4, 10])), count_padding(np.array([5, 4, 10]), growth=float("inf"))
+        (1, 11)
+    """
+    ascending = np.sort(lengths)
+    bounds = _cut_by_length(ascending, growth)
+    return sum(int((ascending[end - 1] - ascending[first:end]).sum()) for first, end in bounds)
+
+
+def _cut_by_length(ascending: np.ndarray, growth: float) -> list[tuple[int, int]]:
+    """Return first and end of each bucket."""
+    bounds, first = [], 0
+    while first < len(ascending):
+        end = int(np.searchsorted(ascending, ascending[first] * growth, side="right"))
+        bounds.append((first, end))
+        first = end
+    return bounds
+
+
 def length_buckets(
-    lengths: np.ndarray, device: torch.device | str = "cpu", growth: float = _BUCKET_GROWTH
+    lengths: np.ndarray, device: torch.device | str = "cpu", growth: float = BUCKET_GROWTH
 ) -> LengthBuckets:
     """Sort sequences by length and cut them where the length has grown by `growth`.
 
@@ -140,15 +167,14 @@ def length_buckets(
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order]
     position = np.empty(bounds[-1], dtype=np.int64)
-    buckets, first, filled = [], 0, 0
-    while first < len(order):
-        end = int(np.searchsorted(ascending, ascending[first] * growth, side="right"))
+    buckets, filled = [], 0
+    for first, end in _cut_by_length(ascending, growth):
         sequences = order[first:end]
         columns = np.arange(lengths[sequences[-1]])
         valid = columns < lengths[sequences, None]
         tokens = bounds[sequences, None] + np.minimum(columns, lengths[sequences, None] - 1)
         position[tokens[valid]] = filled + np.flatnonzero(valid)
-        filled, first = filled + valid.size, end
+        filled += valid.size
         sequences_N, token_NL, valid_NL = (_on_device(array, device) for array in (sequences, tokens, valid))
         buckets.append(LengthBucket(sequences_N, token_NL, valid_NL, has_padding=not valid.all()))
     token_S = torch.cat([bucket.token_NL.flatten() for bucket in buckets])

@@ -22,7 +22,15 @@ from hf_hybrid.data.batches.packing import pack, token_batches
 from hf_hybrid.data.batches.token_cache import tokenize
 
 from . import folder as model_folder
-from .attention import PACKED_ATTENTION, LengthBuckets, choose_attention, flash_runs, length_buckets, position_offset
+from .attention import (
+    BUCKET_GROWTH,
+    PACKED_ATTENTION,
+    choose_attention,
+    count_padding,
+    flash_runs,
+    length_buckets,
+    position_offset,
+)
 from .dropout import replace_dropout
 from .from_scratch import random_bert, train_tokenizer
 from .pooling import POOLINGS, pool
@@ -84,7 +92,6 @@ class HybridEncoder(nn.Module):
         if self.max_length <= (ends := tokenizer.num_special_tokens_to_add()):
             raise ValueError(f"max_length={max_length}: no token of a text is left; give more than {ends}, better 16.")
         self.num_length_buckets: int | None = None
-        self.padding_tokens = 0  # computed on in forward passes with gradient; who reads it sets it back
         self._take_pooler()
         replace_dropout(backbone)
         self.attention = choose_attention(backbone, attention)
@@ -208,6 +215,11 @@ class HybridEncoder(nn.Module):
             states_TD = self._run_padded(input_ids, lengths)
         return self._pool(states_TD.float(), sequence_ids, cu_seqlens.long())
 
+    def count_padding(self, lengths: np.ndarray) -> int:
+        """Return the number of padding tokens in a forward pass over sequences of `lengths`, in this autocast context."""
+        growth = self._bucket_growth(self.device)
+        return 0 if growth is None else count_padding(lengths, growth)
+
     def encode(
         self,
         texts: Sequence[str],
@@ -305,16 +317,9 @@ class HybridEncoder(nn.Module):
     def _run_packed(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, cu_seqlens: torch.Tensor, lengths: np.ndarray
     ) -> torch.Tensor:
-        autocast = torch.is_autocast_enabled(input_ids.device.type)
-        dtype = torch.get_autocast_dtype(input_ids.device.type) if autocast else self.backbone.dtype
-        dropout = self.training and any(
-            getattr(self.config, name, 0.0) for name in model_folder.ATTENTION_DROPOUT_NAMES
-        )
-        flash = flash_runs(input_ids.device, dtype) and not dropout
-        buckets = None
-        if not flash:
-            growth = {"growth": 1.0} if input_ids.device.type == "cpu" else {}
-            buckets = self._buckets(lengths, input_ids.device, **growth)
+        buckets, growth = None, self._bucket_growth(input_ids.device)
+        if growth is not None:
+            buckets = length_buckets(lengths, input_ids.device, growth)
             input_ids, position_ids = input_ids[buckets.token_S], position_ids[buckets.token_S]
         output = self.backbone(
             input_ids=input_ids[None],
@@ -328,8 +333,9 @@ class HybridEncoder(nn.Module):
         return states_SD if buckets is None else states_SD.index_select(0, buckets.position_T)
 
     def _run_padded(self, input_ids: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
-        whole = {"growth": float("inf")} if self.num_length_buckets == 1 else {}
-        found = self._buckets(lengths, input_ids.device, **whole)
+        growth = self._bucket_growth(input_ids.device)
+        assert growth is not None, "only packed attention needs no buckets"
+        found = length_buckets(lengths, input_ids.device, growth)
         padding_id = self.tokenizer.pad_token_id or 0  # any will do: it is masked
         states = []
         for bucket in found.buckets:
@@ -338,11 +344,17 @@ class HybridEncoder(nn.Module):
             states.append(output.last_hidden_state.flatten(0, 1))
         return torch.cat(states).index_select(0, found.position_T)
 
-    def _buckets(self, lengths: np.ndarray, device: torch.device, **options: Any) -> LengthBuckets:
-        found = length_buckets(lengths, device, **options)
-        if torch.is_grad_enabled():
-            self.padding_tokens += len(found.token_S) - len(found.position_T)
-        return found
+    def _bucket_growth(self, device: torch.device) -> float | None:
+        """Return the greatest ratio of lengths in a bucket, or `None` where the flash kernel runs without buckets."""
+        if self.attention != "varlen":
+            return float("inf") if self.num_length_buckets == 1 else BUCKET_GROWTH
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else self.backbone.dtype
+        names = model_folder.ATTENTION_DROPOUT_NAMES
+        has_dropout = self.training and any(getattr(self.config, name, 0.0) for name in names)
+        if flash_runs(device, dtype) and not has_dropout:
+            return None
+        return 1.0 if device.type == "cpu" else BUCKET_GROWTH
 
     def _pool(self, states_TD: torch.Tensor, sequence_ids: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
         pooled_ND = pool(states_TD, sequence_ids, cu_seqlens, self.pooling)

@@ -5,16 +5,17 @@
 * `losses`: the contrastive loss of a global batch
 * `gradcache`: large batches in chunks, with the same gradients
 * `finite_guard`: skip and record steps that are not finite
-* `chunking`: chunk sizes, and smaller chunks when memory runs out
+* `chunking`: the gradient of a batch in chunks, smaller ones when memory runs out
 * `interruption`: signals, heartbeat, one process for each folder
 * `checkpoints`: complete checkpoints, rotation, damaged ones
-* `resume`: resume exactly where a run stopped
+* `resume`: the checkpoint that a run resumes from, and its state
 * `hub_push`: push during and after training
 * `communication`: bytes that DDP, FSDP2 and DeepSpeed send, by formula
 * `meters`: time, peak memory and energy
 * `resource_log`: `resources.jsonl` and `resources.json`
 * `identity`: what makes two runs the same run
-* `trainer`: `HybridTrainer`
-* `mlm_trainer`: `MlmTrainer`
+* `plan_trainer`: `PlanTrainer`, the base of both trainers: plan, steps, checkpoints, evaluation
+* `trainer`: `HybridTrainer`: hybrid batches and the contrastive loss
+* `mlm_trainer`: `MlmTrainer`: masked language modeling
 * `run`: `run_training`: evaluate, train, evaluate, write, publish
 """

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Arguments that decide what is trained, beside those that the plan is made of.
 DECISIVE_ARGUMENTS = (
-    "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "language_pairs", "exclude", "max_positives",
+    "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "language_pairs", "exclude",
+    "max_positives",
     "num_negatives", "temperature", "symmetric", "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
     "fp16", "neftune_noise_alpha", "seen_embeddings_only", "load_best_model_at_end", "metric_for_best_model",

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hf_hybrid.records.schema import Plan, Scores
 
     from .arguments import HybridTrainingArguments
-    from .trainer import HybridTrainer
+    from .plan_trainer import PlanTrainer
 
 _WHEN = ("before", "after")
 # Names of files in model folders and checkpoints, of this release and of the libraries that it uses.
@@ -76,12 +76,12 @@ class RunResult(NamedTuple):
 
 
 def run_training(
-    trainer: HybridTrainer, folder: RunFolder, arguments: Sequence[Any], *, overwrite: bool = False
+    trainer: PlanTrainer, folder: RunFolder, arguments: Sequence[Any], *, overwrite: bool = False
 ) -> RunResult:
     """Evaluate, train and evaluate, or go on with it.
 
     Args:
-        trainer (`HybridTrainer`): With one evaluation corpus.
+        trainer (`PlanTrainer`): With one evaluation corpus.
         folder (`RunFolder`): That of the trainer's `output_dir`.
         arguments (`Sequence[Any]`): The dataclasses of all arguments, for `run.json`.
         overwrite (`bool`, *optional*, defaults to `False`): Delete what the folder holds of an earlier run first.
@@ -97,7 +97,7 @@ def run_training(
     if (problem := distributed.from_first(_find_foreign(folder))) is not None:
         raise ValueError(problem)
     with alone_in(folder.path), ends_on_signal():
-        trainer.open_hub(anew=overwrite)
+        trainer.hub.open(overwrite)
         if overwrite and distributed.rank() == 0:
             folder.clear()
         trainer.identity()  # asked of all ranks: weights may be spread over them
@@ -161,7 +161,7 @@ def _find_foreign(folder: RunFolder) -> str | None:
 
 
 def _evaluate_train_evaluate(
-    trainer: HybridTrainer, folder: RunFolder, evaluated: dict[str, Any], before: Scores | None
+    trainer: PlanTrainer, folder: RunFolder, evaluated: dict[str, Any], before: Scores | None
 ) -> RunResult:
     args, corpus = trainer.args, trainer.eval_dataset
 
@@ -192,14 +192,14 @@ def _values_path(folder: RunFolder, when: str) -> Path:
     return folder.path / EVALUATIONS_NAME / when / PER_QUERY_NAME
 
 
-def _step_of_model(trainer: HybridTrainer) -> int:
+def _step_of_model(trainer: PlanTrainer) -> int:
     """The step whose weights the model has: the last one, or that of the best checkpoint."""
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     return trainer.state.global_step if best is None else best
 
 
 def _find_former(
-    trainer: HybridTrainer, folder: RunFolder, evaluated: dict[str, Any]
+    trainer: PlanTrainer, folder: RunFolder, evaluated: dict[str, Any]
 ) -> tuple[str | None, Scores | None, Scores | None]:
     """In words, what of another run would be lost; and the scores that the folder holds of this one.
 
@@ -213,7 +213,7 @@ def _find_former(
     except ValueError as error:
         return f"{error} --overwrite begins anew.", None, None
     try:
-        trainer.refuse_another_run(run.get("identity", {}), str(folder.path))
+        trainer.checkpoints.refuse_another_run(run.get("identity", {}), str(folder.path))
         scores = folder.read_eval() if (folder.path / "eval.json").exists() else None
     except ValueError as error:
         something_to_lose = run["status"] == "finished" or checkpoints.checkpoints(folder.path)
@@ -230,7 +230,7 @@ def _find_former(
     return None, scores["before"], scores["after"] if finished else None
 
 
-def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, Any]:
+def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any]:
     """`run.json` less its status."""
     config: dict[str, Any] = {}
     for group in arguments:
@@ -240,7 +240,7 @@ def _run_record(trainer: HybridTrainer, arguments: Sequence[Any]) -> dict[str, A
     return {
         "config": redaction.redacted(config),
         "identity": trainer.identity(),
-        "model": _model_record(trainer.accelerator.unwrap_model(trainer.model))
+        "model": _model_record(trainer.encoder)
         | {"commit": _hub_commit(config.get("model_name_or_path"), config.get("model_revision"))},
         "corpus": {
             "fingerprint": corpus.fingerprint,
@@ -282,14 +282,14 @@ def _plan_record(schedule: HybridSchedule) -> Plan:
     return {"language_pairs": language_pairs, "batches": schedule.pair_numbers(), "fingerprint": schedule.fingerprint}
 
 
-def _publish(trainer: HybridTrainer, folder: RunFolder, anew: bool) -> None:
+def _publish(trainer: PlanTrainer, folder: RunFolder, anew: bool) -> None:
     """Card and bundle of a run that has come to its end, anew or where they are not there, and the push asked for."""
     args = trainer.args
     with distributed.others_wait():
         there = (folder.path / CARD_NAME).exists() and (folder.path / BUNDLE_NAME).is_dir()
         if distributed.rank() == 0 and (anew or not there):
             _write_card_and_bundle(folder, args.hub_model_id if args.push_to_hub else None)
-        trainer.push_finished_run()
+        trainer.hub.push_finished_run()
 
 
 def _write_card_and_bundle(folder: RunFolder, repo_id: str | None) -> None:

@@ -103,7 +103,7 @@ class TestRunsThatGoOn:
         assert message.startswith("retry step=3 chunk_tokens=")
         assert "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)." in message
         tokens = trainer.chunking.max_tokens
-        assert f"--chunk_tokens {tokens} " in message
+        assert f"--chunk_tokens {tokens}." in message
         assert tokens is not None
         assert tokens < options.get("chunk_tokens", 10_000)
 

@@ -154,9 +154,8 @@ def _gathered(rank: int, file: str) -> None:
     ((rank + 1) * gathered.square().sum()).backward()
     assert rows.grad is not None
     assert torch.equal(rows.grad, torch.full_like(rows, 2 * (rank + 1) * (1 + 2 + 3)))
-    # A block is as high as the highest: 3 rows of 2 numbers of 4 bytes, passed on by 2 others, there and back.
-    assert gather.take_embedding_bytes() == 2 * (2 * 3 * 2 * 4)
-    assert gather.take_embedding_bytes() == 0
+    # Blocks are padded to 3 rows of 2 numbers of 4 bytes; each rank sends one for each of 2 other ranks, there and back.
+    assert gather.count_gathered_bytes(counts, 2 * 4) == 2 * (2 * 3 * 2 * 4)
     assert distributed.sum_over_ranks(torch.tensor([rank])).item() == 3
     torch.distributed.destroy_process_group()
     Path(f"{file}.{rank}").touch()
@@ -188,7 +187,7 @@ def test_others_wait_for_the_first_whatever_becomes_of_it(tmp_path: Path) -> Non
 def test_one_process_gathers_nothing() -> None:
     rows = torch.ones(2, 3)
     assert gather.gather_rows(rows, (2,)) is rows
-    assert gather.take_embedding_bytes() == 0
+    assert gather.count_gathered_bytes((2,), 12) == 0
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 

@@ -20,7 +20,7 @@ from hf_hybrid.hub.errors import HubError
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.training.arguments import HybridTrainingArguments
-from hf_hybrid.training.hub_push import PushingTrainer
+from hf_hybrid.training.hub_push import HubPushCallback
 from hf_hybrid.training.interruption import Interrupted
 from tests.support import pushes
 from tests.support.hub.server import HubServer, api
@@ -75,7 +75,7 @@ def test_a_run_is_pushed_at_its_checkpoints_and_at_its_end(hub: HubServer, tmp_p
     assert len(titles(hub)) == 4
     last, _, first, _ = hub.repo(REPO).commits()
     files = hub.repo(REPO).files(first.oid)
-    assert {name for name in files if "/pairs_" not in name} == LAYOUT - BUNDLE - {"resources.json"}
+    assert {name for name in files if "/pairs_" not in name} == LAYOUT - BUNDLE
     assert "running" in files["README.md"].decode()
     assert json.loads(files["run.json"])["status"] == "running"
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_a_push_that_takes_long_is_not_waited_for(
         pushed.append(options.commit_message)
 
     monkeypatch.setattr("hf_hybrid.training.hub_push.push_files", slow)
-    run_of(tmp_path / "mine", At("on_save", 4, lambda **_: there.set()), **PUSH | {"hub_always_push": always})
+    run_of(tmp_path / "mine", At("on_train_end", 4, lambda **_: there.set()), **PUSH | {"hub_always_push": always})
     assert pushed == ["Training in progress, step 2", "Training in progress, step 4"][:number]
     assert set(hub.repo(REPO).files()) == LAYOUT
 
@@ -179,7 +179,7 @@ def test_a_push_that_fails_on_the_way_costs_nothing(
     assert RunFolder(run).read_run()["status"] == "finished"
     warnings = [line["problem"] for line in events(run, "warning")]
     assert warnings
-    assert all(text.startswith("not pushed, and the run goes on: user/name: ") for text in warnings)
+    assert all(text.startswith("not pushed, and the run continues: user/name: ") for text in warnings)
     assert len(warnings) + len(events(run, "push")) == 3
     assert set(hub.repo(REPO).files()) == LAYOUT, "the end sets it right"
     assert not list(run.glob(".unfinished*"))
@@ -195,7 +195,7 @@ def test_whatever_goes_wrong_with_a_push_on_the_way_training_goes_on(
     monkeypatch.setattr("hf_hybrid.training.hub_push.push_files", broken)
     run_of(tmp_path / "mine", **PUSH)
     warnings = [line["problem"] for line in events(tmp_path / "mine", "warning")]
-    assert warnings == ["not pushed, and the run goes on: no luck with ***"] * 2
+    assert warnings == ["not pushed, and the run continues: no luck with ***"] * 2
     assert set(hub.repo(REPO).files()) == LAYOUT
 
 
@@ -204,12 +204,12 @@ def test_a_push_that_fails_at_the_end_leaves_the_run_and_says_how_to_complete_it
 ) -> None:
     run = tmp_path / "mine"
     hub.fail("commit", status=403)
-    with pytest.raises(HubError, match=r"The run is safe in .*mine; only its push did not go well") as caught:
+    with pytest.raises(HubError, match=r"The run is safe in .*mine; only its push failed") as caught:
         run_of(run, **PUSH, hub_strategy="end", hub_revision="v1")
     assert RunFolder(run).read_run()["status"] == "finished"
     assert RunFolder(run).read_eval()["after"] is not None
     assert set(hub.repo(REPO).files("v1")) == HUBS_OWN
-    command = re.search(r"this pushes it: (.*)$", str(caught.value))
+    command = re.search(r"Then push it with: (.*)$", str(caught.value))
     assert command is not None
     python, recipe, *words = shlex.split(command[1])
     assert (python, recipe) == ("python", "recipes/push.py")
@@ -250,7 +250,7 @@ def test_a_damaged_record_of_pushes_is_told_to_all_processes(
 
     monkeypatch.setattr("hf_hybrid.training.hub_push.distributed.from_first", from_first)
     with pytest.raises(HubError, match=r"hub\.json cannot be read .*: move it away"):
-        trainer.open_hub()
+        trainer.hub.open()
     assert len(told) == 1, "the other processes would wait for ever"
 
 
@@ -263,7 +263,7 @@ def test_a_run_that_goes_on_is_not_kept_from_it_by_the_hub(hub: HubServer, tmp_p
         run_of(tmp_path / "mine", **PUSH, hub_strategy="end")
     assert RunFolder(tmp_path / "mine").read_run()["status"] == "finished"
     assert hub.repo(REPO).files()["README.md"] == b"# Theirs"
-    with pytest.raises(HubError, match=r"none was pushed from here.*Or take another hub_model_id"):
+    with pytest.raises(HubError, match=r"none was pushed from here.*Or choose another hub_model_id"):
         run_of(tmp_path / "another", **PUSH)
     assert not (tmp_path / "another" / "run.json").exists()
 
@@ -274,7 +274,7 @@ def test_a_run_that_is_told_to_stop_does_not_begin_a_push(
 ) -> None:
     stop = At("on_step_begin", 2, lambda **_: os.kill(os.getpid(), 15))
     with monkeypatch.context() as patched:
-        patched.setattr(PushingTrainer, "_start", lambda *_: pytest.fail("there is no time for it"))
+        patched.setattr(HubPushCallback, "_start", lambda *_: pytest.fail("there is no time for it"))
         with pytest.raises(Interrupted):
             run_of(tmp_path / "mine", stop, **{**PUSH, "save_steps": 3})
     assert (tmp_path / "mine" / "checkpoint-3").exists()
@@ -335,9 +335,9 @@ def test_another_process_than_the_first_does_not_push(
     monkeypatch.setattr("hf_hybrid.utils.distributed.rank", lambda: 1)
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
     calls: list[Callable[[], object]] = [
-        trainer.open_hub,
-        trainer.push_finished_run,
-        lambda: trainer._push_from_checkpoint(str(tmp_path)),
+        trainer.hub.open,
+        trainer.hub.push_finished_run,
+        lambda: trainer.hub.on_save(trainer.args, trainer.state, trainer.control),
         trainer.create_model_card,
         trainer.push_to_hub,
     ]

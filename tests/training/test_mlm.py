@@ -637,7 +637,7 @@ class TestRuns:
         assert [block["language"] for block in batch] == [LANGUAGES[column] for column in columns]
 
     def test_what_a_model_cannot_do_is_refused(self, corpus: ParallelCorpus, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="block_length=600: the model has positions for 512 tokens"):
+        with pytest.raises(ValueError, match="block_length must be at most 512, the positions of the model, got 600"):
             trainer_of(tmp_path / "run", corpus, block_length=600)
 
 

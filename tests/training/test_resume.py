@@ -80,7 +80,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     def note(name: str, level: int = 20, **facts: Any) -> None:
         found.append((name, facts))
 
-    for module in ("resume", "chunking", "finite_guard"):
+    for module in ("resume", "plan_trainer", "chunking", "finite_guard"):
         monkeypatch.setattr(f"hf_hybrid.training.{module}.event", note)
     return found
 
@@ -282,7 +282,7 @@ class TestRefusals:
         options = {"max_steps": 4, "save_steps": 2, "save_only_model": True}
         run(tmp_path / "run", corpus, **options)
         for again in ({"save_only_model": True}, {"save_only_model": False}):
-            with pytest.raises(ValueError, match=r"checkpoint-4 holds a model alone \(save_only_model\)"):
+            with pytest.raises(ValueError, match=r"checkpoint-4 holds only a model \(save_only_model\)"):
                 run(tmp_path / "run", corpus, **{**options, **again})
 
     def test_a_run_in_use_is_refused(self, tmp_path: Path) -> None:

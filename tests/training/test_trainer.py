@@ -126,7 +126,7 @@ def test_several_evaluation_corpora_are_named(corpus: ParallelCorpus, tmp_path: 
 
 
 def test_evaluation_without_a_corpus_is_refused(corpus: ParallelCorpus, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no eval_dataset"):
+    with pytest.raises(ValueError, match="needs an eval_dataset"):
         train(tmp_path / "run", corpus, max_steps=1).evaluate()
 
 
