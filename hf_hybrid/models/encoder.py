@@ -216,7 +216,7 @@ class HybridEncoder(nn.Module):
         return self._pool(states_TD.float(), sequence_ids, cu_seqlens.long())
 
     def count_padding(self, lengths: np.ndarray) -> int:
-        """Return the number of padding tokens in a forward pass over sequences of `lengths`, in this autocast context."""
+        """Return the padding tokens of a forward pass over sequences of `lengths`, in this autocast context."""
         growth = self._bucket_growth(self.device)
         return 0 if growth is None else count_padding(lengths, growth)
 

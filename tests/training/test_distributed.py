@@ -154,7 +154,7 @@ def _gathered(rank: int, file: str) -> None:
     ((rank + 1) * gathered.square().sum()).backward()
     assert rows.grad is not None
     assert torch.equal(rows.grad, torch.full_like(rows, 2 * (rank + 1) * (1 + 2 + 3)))
-    # Blocks are padded to 3 rows of 2 numbers of 4 bytes; each rank sends one for each of 2 other ranks, there and back.
+    # Blocks have 3 rows of 2 numbers of 4 bytes; a rank sends one for each of 2 others, there and back.
     assert gather.count_gathered_bytes(counts, 2 * 4) == 2 * (2 * 3 * 2 * 4)
     assert distributed.sum_over_ranks(torch.tensor([rank])).item() == 3
     torch.distributed.destroy_process_group()
