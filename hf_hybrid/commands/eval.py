@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 # Preparing a large corpus, which the others wait for, takes longer than a collective may.
 PATIENCE = timedelta(hours=12)
-_RANGES = {"max_length": (3, 1_000_000), "batch_tokens": (1, 2**40), "run_depth": (1, 2**40)}
 
 
 @dataclass
@@ -62,7 +61,9 @@ class EvaluationArguments:
     pooling: str | None = option(None, "mean, cls or pooler; by default the checkpoint's, else mean.")
     query_prompt: str | None = option(None, "Put before every query, as in 'query: '; by default the checkpoint's.")
     passage_prompt: str | None = option(None, "Put before every passage; by default the checkpoint's.")
-    max_length: int | None = option(None, "Most tokens of a text; by default the checkpoint's, else 256.")
+    max_length: int | None = option(
+        None, "Most tokens of a text; by default the checkpoint's, else 256.", within=(3, 1_000_000)
+    )
     attention: str = option("auto", "auto, varlen (packed, no padding), sdpa, flash_attention_2 or eager.")
     dtype: str = option("float32", "Of the weights: float32, bfloat16 or float16.")
     use_cpu: bool = option(False, "Stay on the CPU, even where there is a GPU.")
@@ -80,7 +81,7 @@ class EvaluationArguments:
         "MAP,nDCG@10,MRR@10,Recall@100", "Also MAP@k, P@k, MRR, R-precision, success@k, with any cutoff k."
     )
     max_queries: int | None = option(None, "Use the first so many queries of each language.")
-    batch_tokens: int = option(16_384, "Most tokens of one forward pass of a process.")
+    batch_tokens: int = option(16_384, "Most tokens of one forward pass of a process.", within=(1, 2**40))
     index: str = option("exact", "exact, or faiss: approximate search for corpora where exact search is too slow.")
     bm25: bool = option(False, "Evaluate BM25 beside the model.")
     compare: str | None = option(None, "Output folder of an earlier evaluation on the same corpus to test against.")
@@ -88,7 +89,7 @@ class EvaluationArguments:
         None, "The folder for eval.json and all else; by default runs/eval/ and the names of model and corpus."
     )
     save_runs: bool = option(False, "Write the rankings and the qrels as TREC files.")
-    run_depth: int = option(1000, "Places of each ranking in the TREC files.")
+    run_depth: int = option(1000, "Passages per query in the TREC run files.", within=(1, 2**40))
     keep_embeddings: bool = option(False, "Leave the embeddings in output_dir, for further evaluations of the model.")
 
     def __post_init__(self) -> None:
@@ -112,7 +113,7 @@ class EvaluationArguments:
             if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
                 extra = {"bm25s": "bm25"}.get(package, package)
                 raise ValueError(f'{package} is not installed: pip install ".[{extra}]", in a clone.')
-        check_ranges(self, _RANGES)
+        check_ranges(self)
         if self.output_dir is None:
             self.output_dir = default_folder(self.model, self.corpus, self.revision)
         if not self.output_dir.strip():

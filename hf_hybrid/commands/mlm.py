@@ -22,7 +22,7 @@ from hf_hybrid import RunFolder
 from hf_hybrid.data.sources.load import open_corpora
 from hf_hybrid.evaluation.evaluate import scores_table
 from hf_hybrid.models.masked_lm import MaskedLanguageModel
-from hf_hybrid.training.arguments import DataArguments, MlmModelArguments, MlmTrainingArguments
+from hf_hybrid.training.arguments import DataArguments, EncoderArguments, MlmTrainingArguments
 from hf_hybrid.training.mlm_trainer import MlmTrainer
 from hf_hybrid.training.run import already_done, open_encoder, run_training
 from hf_hybrid.utils import distributed
@@ -30,7 +30,7 @@ from hf_hybrid.utils.options import explained_errors
 
 from .training_command import left_files, parse_training
 
-ARGUMENTS = (MlmModelArguments, DataArguments, MlmTrainingArguments)
+ARGUMENTS = (EncoderArguments, DataArguments, MlmTrainingArguments)
 DEFAULT_CONFIG = "sample/mlm"
 FLAGS = {
     "dry_run": "Print the plan and the first blocks as text, and train nothing.",
@@ -87,9 +87,11 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid mlm") -> N
 def closing_words(folder: RunFolder) -> str:
     lines, resources = folder.read_resource_lines()[0], folder.read_resources()
     known = [line["loss"] for line in lines if line["loss"] is not None]
-    fell = f"The loss fell from {known[0]:.3f} to {known[-1]:.3f}, " if known else ""
+    losses = (
+        f"Loss {known[0]:.3f} in the first line of the log, {known[-1]:.3f} in the last, " if known else "Trained "
+    )
     loads_with = "AutoModel, SentenceTransformer and AutoModelForMaskedLM"
     return f"""
-{fell}on {resources["tokens"]:,} tokens.
+{losses}on {resources["tokens"]:,} tokens.
 {left_files(folder, loads_with, "as a retriever, all pairs of languages")}
 Next: hf-hybrid train --model_name_or_path {folder.path}/model --train_corpus ... fine-tunes it."""

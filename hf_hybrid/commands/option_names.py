@@ -131,7 +131,7 @@ def _own_fields(node: ast.ClassDef) -> Iterator[tuple[str, _Field]]:
             given = {keyword.arg: keyword.value for keyword in value.keywords}
             default = given.get("default", value.args[0] if value.args else None)
             without = isinstance(init := given.get("init"), ast.Constant) and init.value is False
-            is_option = not without and ast.unparse(value.func) != "no_option"
+            is_option = not without
         is_true = isinstance(default, ast.Constant) and default.value is True
         yield statement.target.id, _Field(is_option, is_true and kind in ("bool", "bool | None", "Optional[bool]"))
 

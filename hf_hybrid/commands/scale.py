@@ -6,8 +6,8 @@
     hf-hybrid scale --plan MACHINE.yaml --study_dir runs/sample-study --languages 64 --batch_size 256
     sbatch --array 0-108 accelerate_configs/scale.sbatch --config sample/study
 
-Each trial is a run of `hf-hybrid train`, `mlm` or `eval` in a process and a folder of its own. The same command goes on
-with a study that was stopped; more arms, seeds or numbers of languages add trials to it; `--overwrite` deletes it
+Each trial is a run of `hf-hybrid train`, `mlm` or `eval` in a process and a folder of its own. The same command goes
+on with a study that was stopped; more arms, seeds or numbers of languages add trials to it; `--overwrite` deletes it
 first. Without a config and a corpus it runs the settings sample/study.
 """
 

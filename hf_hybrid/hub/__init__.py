@@ -2,7 +2,7 @@
 
 * `errors`: what went wrong on the Hub, in words, and what to retry
 * `card_metadata`: the YAML head of a card, and facts that its sections share
-* `card_usage`: how to load the model, with and without this package
+* `rerun_command`: the command that repeats a run
 * `card_sections`: tables and sentences of a card, and its limits
 * `model_card`: `write_card`: the card of a run folder, with its pictures
 * `bundle`: `write_bundle`: everything about a run that can be checked

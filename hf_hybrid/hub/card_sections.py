@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_hybrid.records.schema import MOST_VALUES_BYTES, Scores
+from hf_hybrid.records.schema import MOST_VALUES_BYTES, Scores, is_mlm
 from hf_hybrid.records.scores import first_measure, pair_matrix
 from hf_hybrid.utils.text import Markdown, escape, listed, plain, sentence, table
 
@@ -129,7 +129,7 @@ def training(files: CardFiles) -> dict[str, Any]:
     language_pairs = run["plan"].get("language_pairs")
     if not isinstance(language_pairs, list):  # as of files of before
         language_pairs = []
-    if run["mix"] == "mlm":
+    if is_mlm(run):
         return _language_modeling(files, language_pairs)
     total = sum(pair["steps"] for pair in language_pairs)
     batch_types = list(dict.fromkeys(pair["batch_type"] for pair in language_pairs))
@@ -207,7 +207,7 @@ def _training_settings(files: CardFiles) -> Markdown:
     run = files.run
     config = {**run.get("identity", {}), **run["config"]}  # the first where no recipe told its arguments
     names = {
-        "Blocks in a batch" if run["mix"] == "mlm" else "Queries in a batch": "global_batch_size",
+        "Blocks in a batch" if is_mlm(run) else "Queries in a batch": "global_batch_size",
         "Optimizer steps": "max_steps",
         "Batches a step": "gradient_accumulation_steps",
         "Learning rate": "learning_rate",
@@ -226,7 +226,7 @@ def _training_settings(files: CardFiles) -> Markdown:
         "Share of tokens predicted": "mlm_probability",
         "Whole words": "whole_word_mask",
     }
-    if run["mix"] == "mlm":  # no text is cut
+    if is_mlm(run):  # no text is cut
         names = {title: name for title, name in names.items() if not title.startswith("Most tokens")}
     rows = [[title, config[name]] for title, name in names.items() if config.get(name) is not None]
     if config.get("load_best_model_at_end"):
@@ -497,7 +497,7 @@ def limits(files: CardFiles) -> list[Markdown]:
         "recorded here.": of_pairs and not counts,
         "Texts are cut at {length} tokens, queries in training at {query_length}, which cut {cut} of the {texts} "
         "training texts.": of_pairs and bool(counts),
-        "Texts are cut at {length} tokens; in training none was.": bool(model) and run["mix"] == "mlm",
+        "Texts are cut at {length} tokens; in training none was.": bool(model) and is_mlm(run),
         "It was trained once, with seed {seed}: how much scores vary from seed to seed was not measured.": True,
         "Not measured: other domains, long documents, misspelt text, several languages in one text, and social bias "
         "or harmful content in what is found.": True,

@@ -30,7 +30,7 @@ from hf_hybrid.utils.text import Markdown, escape, plain
 from . import card_sections
 from .card_metadata import CardFiles, card_data, check_options, eval_entries
 from .card_sections import has_pictures, limits, results
-from .card_usage import command, word
+from .rerun_command import build_command, quote
 
 CARD_NAME = "README.md"
 PICTURES_NAME = "pictures"
@@ -134,7 +134,7 @@ def card_text(folder: str | os.PathLike[str]) -> str:
         "limits": limits(files),
         "again": _again(files),
         "like": files.by_recipe and files.run["mix"] != "mlm",
-        "command": command(files.run["config"], files.languages) if files.by_recipe else None,
+        "command": build_command(files.run, files.languages) if files.by_recipe else None,
         "bibtex": _bibtex(files),
     }
     return f"{ModelCard.from_template(card_data(files), str(_TEMPLATE), **escape(content))}\n"
@@ -171,8 +171,10 @@ def read_files(folder: str | os.PathLike[str], options: CardOptions | None = Non
 def _again(files: CardFiles) -> Markdown:
     """Commands that start the run again, and check what it left."""
     repo = files.options.get("repo_id")
-    name = word(files.name if repo else files.folder)
-    start = f"accelerate launch recipes/train.py --like {repo or name} --output_dir {word(f'runs/{files.name}-again')}"
+    name = quote(files.name if repo else files.folder)
+    start = (
+        f"accelerate launch recipes/train.py --like {repo or name} --output_dir {quote(f'runs/{files.name}-again')}"
+    )
     download = [f"hf download {repo} --local-dir {name}"] if repo else []
     begin = [start] if files.by_recipe and files.run["mix"] != "mlm" else []
     return Markdown("\n".join([*begin, *download, f"python recipes/verify.py {name}"]))

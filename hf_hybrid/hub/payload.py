@@ -33,10 +33,10 @@ from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
 from hf_hybrid.utils.text import plain, table
 
 from .card_metadata import corpus_name, hub_languages, license_fields
-from .card_usage import word
 from .commit import RECORD_NAME
 from .errors import HubError
 from .model_card import CARD_NAME, EVAL_RESULTS_NAME, pictures_in
+from .rerun_command import quote
 
 Files = dict[str, Path | bytes]
 
@@ -357,8 +357,8 @@ def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], license:
     if runs:
         lines += ["", "They were trained on:", "", _corpora(runs)]
     if verifiable:
-        download = f"hf download --repo-type dataset {repo_id} --local-dir {word(name)}"
-        check = f"python recipes/verify.py {word(f'{name}/{verifiable[0]}')}"
+        download = f"hf download --repo-type dataset {repo_id} --local-dir {quote(name)}"
+        check = f"python recipes/verify.py {quote(f'{name}/{verifiable[0]}')}"
         lines += [
             "",
             "A run is checked by its bundle, in a clone of hf_hybrid:",

@@ -26,6 +26,7 @@ FIXED_NAMES = (
 
 class _Run(TypedDict):
     config: dict[str, Any]  # every argument
+    changed: list[str]  # arguments that a rerun must set: they decide its result and differ from their defaults
     corpus: dict[str, Any]  # fingerprint, items_per_language, license, source; at the end how many texts were cut
     mix: str
     plan: dict[str, Any]  # steps and pairs per language pair
@@ -43,6 +44,11 @@ class Run(_Run, total=False):
     # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, commit (of the checkpoint
     # on the Hub that training began from), step (at the end: whose weights the model has)
     model: dict[str, Any]
+
+
+def is_mlm(run: Run) -> bool:
+    """Return whether a run is masked language modeling: its plan has a number for each block of a batch."""
+    return run["mix"] == "mlm"
 
 
 class Plan(TypedDict):

@@ -32,7 +32,7 @@ from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import UNFINISHED
 
 if TYPE_CHECKING:
-    from .arguments import HybridTrainingArguments
+    from .arguments import RunArguments
     from .interruption import StopOnSignal
 
 _LAST_CHECKPOINT = "last-checkpoint"  # the name in transformers
@@ -46,12 +46,12 @@ class HubPushCallback(TrainerCallback):
     (with that of each checkpoint in `checkpoint-N/`, permanently).
 
     Args:
-        args (`HybridTrainingArguments`): The arguments of the run.
+        args (`RunArguments`): The arguments of the run.
         stop (`StopOnSignal`): Says whether the process was told to stop; then checkpoints are not pushed.
         announce (`Callable`): Runs `on_push_begin` of all callbacks.
     """
 
-    def __init__(self, args: HybridTrainingArguments, stop: StopOnSignal, announce: Callable[[], Any]) -> None:
+    def __init__(self, args: RunArguments, stop: StopOnSignal, announce: Callable[[], Any]) -> None:
         self.args, self._stop, self._announce = args, stop, announce
         self.folder = Path(args.output_dir)
         self._is_open = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -16,48 +15,33 @@ from hf_hybrid.data.sides import SIDE_PLURALS
 from hf_hybrid.records.output_folder import differences
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Run
-
-from .arguments import DataArguments, HybridTrainingArguments, ModelArguments
+from hf_hybrid.utils.options import MODEL, options_that_decide
 
 if TYPE_CHECKING:
     from hf_hybrid.data.batches.schedule import HybridSchedule
 
-# Arguments that decide what is trained, beside those that the plan is made of.
-DECISIVE_ARGUMENTS = (
-    "global_batch_size", "gradient_accumulation_steps", "max_steps", "smoothing", "language_pairs", "exclude",
-    "max_positives",
-    "num_negatives", "temperature", "symmetric", "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1",
-    "adam_beta2", "adam_epsilon", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "bf16",
-    "fp16", "neftune_noise_alpha", "seen_embeddings_only", "load_best_model_at_end", "metric_for_best_model",
-)  # fmt: skip
-# Of the arguments of training those that say what is trained and measured, not where, how fast and who is told.
-_TRAINING = (
-    *DECISIVE_ARGUMENTS, "mix", "seed", "data_seed", "use_cpu", "symmetric", "evaluate_before", "eval_strategy",
-    "eval_steps", "max_eval_queries", "logging_steps", "save_strategy", "save_steps", "greater_is_better",
-)  # fmt: skip
+    from .arguments import RunArguments
+
 RUN_NAME = "run.json"
 
 
-def run_identity(
-    args: HybridTrainingArguments, schedule: HybridSchedule, model: str, max_lengths: tuple[int, int]
-) -> dict[str, Any]:
-    """Names and values that must be the same where a run goes on.
+def run_identity(args: RunArguments, schedule: Any, model: str, **lengths: int) -> dict[str, Any]:
+    """Return the names and values that must be equal for a run to resume.
 
     Args:
-        args (`HybridTrainingArguments`): Of the run.
-        schedule (`HybridSchedule`): Its plan.
-        model (`str`): As `model_name` gives it, before training.
-        max_lengths (`tuple[int, int]`): Most tokens of a query and of a passage.
+        args (`RunArguments`): The arguments of the run.
+        schedule (`HybridSchedule` or `MlmSchedule`): Its plan.
+        model (`str`): The fingerprint of the model before training, from `model_name`.
+        **lengths: `max_query_length` and `max_passage_length` in tokens, if texts are cut.
     """
     return {
         "corpus": schedule.corpus.fingerprint,
+        "model": model,
+        **lengths,
+        **{name: getattr(args, name) for name in options_that_decide(args, MODEL)},
         "mix": str(schedule.mix),
         "seed": args.seed,
         "data_seed": schedule.seed,
-        "model": model,
-        "max_query_length": max_lengths[0],
-        "max_passage_length": max_lengths[1],
-        **{name: getattr(args, name) for name in DECISIVE_ARGUMENTS},
         "plan": schedule.fingerprint,
     }
 
@@ -112,33 +96,24 @@ def read_run_like(name: str, revision: str | None = None) -> Run:
 
 
 def settings_like(run: Run) -> dict[str, Any]:
-    """The arguments of a run that decide what it trains and measures, where they are not the defaults.
+    """Return the options that a run like an earlier one must set: those that it changed from the defaults.
 
     Args:
         run (`Run`): From `run.json`.
 
     Returns:
-        `dict[str, Any]`: Values by name, as a YAML file of `recipes/` has them.
+        `dict[str, Any]`: Values by name, as in a YAML file of `recipes/`.
 
     Example:
 
-        >>> run = {"config": {"max_steps": 60, "seed": 42, "cache_dir": "elsewhere", "mix": "pool=1.0"}}
-        >>> settings_like(run)
+        >>> config = {"max_steps": 60, "seed": 42, "cache_dir": "elsewhere", "mix": "pool=1.0"}
+        >>> settings_like({"config": config, "changed": ["max_steps", "mix"]})
         {'max_steps': 60, 'mix': 'pool=1.0'}
     """
-    names = [field.name for group in (ModelArguments, DataArguments) for field in dataclasses.fields(group)]
-    wanted = {*names, *_TRAINING} - {"cache_dir"}
-    defaults = {
-        field.name: field.default_factory() if callable(field.default_factory) else field.default
-        for group in (ModelArguments, DataArguments, HybridTrainingArguments)
-        for field in dataclasses.fields(group)
-        if field.name in wanted
-    }
-    config = run["config"]
-    changed = {name: config[name] for name in defaults if name in config and config[name] != defaults[name]}
+    settings = {name: run["config"][name] for name in run["changed"]}
     if commit := run.get("model", {}).get("commit"):
-        changed["model_revision"] = commit  # its branch may have moved
-    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in changed.items()}
+        settings["model_revision"] = commit  # the branch may have moved
+    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in settings.items()}
 
 
 def differences_from_run(run: Run, identity: Mapping[str, Any]) -> list[str]:

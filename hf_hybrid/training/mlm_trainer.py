@@ -6,7 +6,6 @@ The model returns one number per block, so `ChunkedBackward` cuts blocks as it c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,6 @@ from .plan_trainer import PlanTrainer
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
-
-# Arguments of this trainer that decide what is trained.
-_DECISIVE = ("block_length", "masking", "mask_duplicates", "mlm_probability", "whole_word_mask")
-_TEXT_LENGTHS = ("max_query_length", "max_passage_length")  # no text is cut
 
 
 class MlmTrainer(PlanTrainer):
@@ -128,10 +123,7 @@ class MlmTrainer(PlanTrainer):
 
     def identity(self) -> dict[str, Any]:
         """Return corpus, shares of languages, seed, model and all other settings that decide what is trained."""
-        unused = {field.name for field in fields(self.args) if not field.init}.union(_TEXT_LENGTHS) - {"mix"}
-        found = run_identity(self.args, self.schedule, self._model_name, (0, 0))  # type: ignore[arg-type]
-        own = {name: getattr(self.args, name) for name in _DECISIVE}
-        return {name: value for name, value in found.items() if name not in unused} | own
+        return run_identity(self.args, self.schedule, self._model_name)
 
     def describe_step(self, step: int) -> dict[str, Any]:
         """Return language, and rows of the corpus by side, of each block in the batches of an optimizer step."""

@@ -40,7 +40,7 @@ from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.utils import distributed
 
 from . import checkpoints, communication
-from .arguments import CACHE_DIR, HybridTrainingArguments
+from .arguments import CACHE_DIR, RunArguments
 from .chunking import ChunkedBackward, Chunking
 from .finite_guard import FiniteGuard, HealthCheck, mark_not_finite
 from .hub_push import HubPushCallback
@@ -68,7 +68,7 @@ class PlanTrainer(Trainer):
 
     Args:
         model (`HybridEncoder`): The encoder.
-        args (`HybridTrainingArguments`): The arguments.
+        args (`RunArguments`): The arguments.
         train_dataset (`ParallelCorpus`): The training corpus.
         eval_dataset (`ParallelCorpus` or `dict[str, ParallelCorpus]`, *optional*): What `evaluate` measures on.
         cache_dir (`str` or `Path`, *optional*): Where token ids are cached.
@@ -81,14 +81,14 @@ class PlanTrainer(Trainer):
     """
 
     model: HybridEncoder
-    args: HybridTrainingArguments
+    args: RunArguments
     train_dataset: Any  # a ParallelCorpus
     eval_dataset: Any  # one, or several by name
 
     def __init__(
         self,
         model: HybridEncoder,
-        args: HybridTrainingArguments,
+        args: RunArguments,
         train_dataset: ParallelCorpus | None = None,
         eval_dataset: ParallelCorpus | dict[str, ParallelCorpus] | None = None,
         *,

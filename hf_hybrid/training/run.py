@@ -37,6 +37,7 @@ from hf_hybrid.records.schema import (
 )
 from hf_hybrid.utils import distributed, redaction
 from hf_hybrid.utils.files import files_in
+from hf_hybrid.utils.options import changed_options
 
 from . import checkpoints
 from .interruption import Interrupted, alone_in, ends_on_signal, lock_names
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from hf_hybrid.records.run_folder import RunFolder
     from hf_hybrid.records.schema import Plan, Scores
 
-    from .arguments import HybridTrainingArguments
+    from .arguments import RunArguments
     from .plan_trainer import PlanTrainer
 
 _WHEN = ("before", "after")
@@ -130,7 +131,7 @@ def already_done(folder: RunFolder) -> str:
     return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
 
 
-def run_log_level(args: HybridTrainingArguments) -> int:
+def run_log_level(args: RunArguments) -> int:
     """`--log_level` as a number; by default what happens is told, by the first process."""
     if args.log_level == "passive":
         return logging.INFO if args.process_index == 0 else logging.WARNING
@@ -239,6 +240,7 @@ def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any
     counts = corpus.pair_counts()
     return {
         "config": redaction.redacted(config),
+        "changed": [name for group in arguments for name in _changed_options(group)],
         "identity": trainer.identity(),
         "model": _model_record(trainer.encoder)
         | {"commit": _hub_commit(config.get("model_name_or_path"), config.get("model_revision"))},
@@ -254,6 +256,13 @@ def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any
         "world_size": trainer.args.world_size,
         "environment": environment() | {"distributed": trainer.distributed_strategy()},
     }
+
+
+def _changed_options(group: Any) -> list[str]:
+    """Return the changed options of a dataclass, as they were before it settled values that follow from others."""
+    if hasattr(group, "changed"):
+        return group.changed
+    return changed_options(group) if dataclasses.is_dataclass(group) else []
 
 
 def _model_record(encoder: HybridEncoder) -> dict[str, Any]:

@@ -165,7 +165,9 @@ class HybridTrainer(PlanTrainer):
 
     def identity(self) -> dict[str, Any]:
         """Return corpus, mix, seed, model and all other settings that decide what is trained, whatever the devices."""
-        return run_identity(self.args, self.schedule, self._model_name, self.max_lengths)
+        query, passage = self.max_lengths
+        lengths = {"max_query_length": query, "max_passage_length": passage}
+        return run_identity(self.args, self.schedule, self._model_name, **lengths)
 
     def describe_step(self, step: int) -> dict[str, Any]:
         """Return item ids, and texts by language, side and row of the corpus, of the batches of an optimizer step."""

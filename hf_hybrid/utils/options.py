@@ -14,9 +14,11 @@ import reprlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import field
+from copy import copy
+from dataclasses import Field, field, fields
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import yaml
@@ -35,30 +37,76 @@ LAUNCH_OPTIONS = {
 _ON_THE_COMMAND_LINE = ("config", "help", "like", *LAUNCH_OPTIONS)
 
 
+# What an option decides, in the metadata of its field. Other options say where, how fast and with which log a run
+# happens.
+MODEL = "model"  # the trained model: it must be equal for a run to resume
+RERUN = "rerun"  # what else a rerun needs to repeat: what is measured, logged and saved, and when
+# What a study does with an option of its trials.
+SETS = "sets"  # the study sets it, and refuses other values
+READS = "reads"  # the study uses it for all trials, and does not pass it on
+
+
 def option(default: Any, text: str, **metadata: Any) -> Any:
-    """Return a dataclass field that becomes a command-line option with `text` as its help."""
+    """Return a dataclass field that becomes a command-line option.
+
+    Args:
+        default (`Any`): Its default.
+        text (`str`): Its help.
+        **metadata: `within`, the least and the greatest value of a number; `decides`, `MODEL` or `RERUN`; `study`,
+            `SETS` or `READS`.
+    """
     return field(default=default, metadata={"help": text, **metadata})
 
 
-def no_option(default: Any) -> Any:
-    """Return a dataclass field for an argument of the parent class that the subclass does not offer as an option."""
-    return field(default=default, init=False)
+def option_metadata(arguments: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the metadata of each option of a dataclass, or of an instance.
+
+    A class may describe fields of its parents in another library in a class variable `INHERITED`, by name.
+    """
+    inherited: Mapping[str, Mapping[str, Any]] = getattr(arguments, "INHERITED", {})
+    return {each.name: {**each.metadata, **inherited.get(each.name, {})} for each in fields(arguments)}
 
 
-def check_ranges(arguments: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Check that numbers lie in their ranges.
+def options_that_decide(arguments: Any, *what: str) -> list[str]:
+    """Return the names of the options whose metadata says that they decide `MODEL` or `RERUN`."""
+    return [name for name, metadata in option_metadata(arguments).items() if metadata.get("decides") in what]
+
+
+def changed_options(arguments: Any) -> list[str]:
+    """Return the names of the options that a rerun must set: they decide its result and differ from their defaults.
 
     Args:
-        arguments (`Any`): An object with the numbers as attributes. Attributes that it lacks are skipped.
-        ranges (`Mapping[str, tuple[float, float]]`): Least and greatest allowed value by name.
+        arguments (`Any`): An instance of a dataclass of options.
+
+    Example:
+
+        >>> from hf_hybrid.training.arguments import DataArguments
+        >>> changed_options(DataArguments(languages="de,en", cache_dir="elsewhere"))
+        ['languages']
+    """
+    defaults = {each.name: _default_of(each) for each in fields(arguments)}
+    names = options_that_decide(arguments, MODEL, RERUN)
+    return [name for name in names if getattr(arguments, name) != defaults[name]]
+
+
+def _default_of(field: Field) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def check_ranges(arguments: Any) -> None:
+    """Check that numbers lie in the ranges of their options.
+
+    Args:
+        arguments (`Any`): An instance of a dataclass of options.
 
     Raises:
         ValueError: When a number is NaN or outside of its range.
     """
-    for name, (least, most) in ranges.items():
-        value = getattr(arguments, name, None)
-        if isinstance(value, int | float) and not least <= value <= most:
-            raise ValueError(f"{name}={value!r} cannot be honored: allowed is {least:,} to {most:,}.")
+    for name, metadata in option_metadata(arguments).items():
+        least, most = metadata.get("within", (None, None))
+        value = getattr(arguments, name)
+        if least is not None and isinstance(value, int | float) and not least <= value <= most:
+            raise ValueError(f"{name} must be between {least:,} and {most:,}, got {value!r}.")
 
 
 def split_words(text: str | None) -> list[str]:
@@ -212,6 +260,12 @@ def _parser_class() -> Any:
         """An argparse parser whose errors are one line, and whose help begins with what the command does."""
 
         introduction = ""
+
+        @staticmethod
+        def _parse_dataclass_field(parser: Any, field: Field) -> None:
+            shown = copy(field)  # transformers passes all metadata on to argparse
+            shown.metadata = MappingProxyType({"help": field.metadata.get("help")})
+            HfArgumentParser._parse_dataclass_field(parser, shown)
 
         def error(self, message: str) -> NoReturn:
             refuse(self.prog, message)

@@ -24,6 +24,7 @@ from hf_hybrid.records.schema import (
     ResourceLine,
     Resources,
     Run,
+    is_mlm,
 )
 from hf_hybrid.utils.strict_json import read_json_lines
 
@@ -128,7 +129,7 @@ class Evidence:
     @property
     def is_mlm(self) -> bool:
         """Whether it was masked language modeling, whose plan has a number for each block of a batch."""
-        return self.run["mix"] == "mlm"
+        return is_mlm(self.run)
 
     def batches(self, first: int, end: int) -> range:
         """Numbers, in the plan, of the batches of some steps, or of their blocks."""

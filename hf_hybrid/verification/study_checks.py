@@ -288,7 +288,7 @@ def refuse_study_rerun(folder: str | os.PathLike[str]) -> None:
         "order": ",".join(study["language_order"]),
         "arms": ",".join(study["arms"]),
         "seeds": ",".join(map(str, study["seeds"])),
-        "budget": budget["kind"],
+        "budget": budget["type"],
         "budget_value": budget["value"],
         "target": target and f"{target['measure']}={target['value']}",
         "eval_every": study["eval_every"],

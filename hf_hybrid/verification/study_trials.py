@@ -57,11 +57,11 @@ def _check_asked(study: Study) -> Iterator[Finding]:
     yield from compared("study", "study.json: language_sets", sets, study["language_sets"])
     languages = list(study["corpus"]["eval"]["items_per_language"])
     yield from compared("study", "study.json: eval_languages", languages, study["eval_languages"])
-    if budget["kind"] == "steps":
+    if budget["type"] == "steps":
         steps = dict.fromkeys(budget["steps"], budget["value"])
         yield from compared("study", "study.json: budget: steps", steps, budget["steps"])
     else:
-        yield Finding("study", UNKNOWN, "study.json: budget: steps", _BUDGET.format(budget["kind"]))
+        yield Finding("study", UNKNOWN, "study.json: budget: steps", _BUDGET.format(budget["type"]))
 
 
 def _check_grid(study: Study) -> Iterator[Finding]:

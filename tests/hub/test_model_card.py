@@ -30,29 +30,20 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING
 from hf_hybrid.data.sources.presets import PRESETS
 from hf_hybrid.hub import card_sections, model_card
 from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, license_fields
-from hf_hybrid.hub.card_usage import (
-    DEFAULTS,
-    MLM_DEFAULTS,
-    MLM_SAMPLE_CONFIG,
-    MLM_SAMPLE_OPTIONS,
-    SAMPLE_CONFIG,
-    SAMPLE_OPTIONS,
-    changed_options,
-    command,
-)
 from hf_hybrid.hub.model_card import card_text, read_files, write_card
+from hf_hybrid.hub.rerun_command import build_command, command_options
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.training.arguments import (
     DataArguments,
+    EncoderArguments,
     HybridTrainingArguments,
-    MlmModelArguments,
     MlmTrainingArguments,
     ModelArguments,
 )
-from hf_hybrid.training.identity import DECISIVE_ARGUMENTS, read_run_like
-from hf_hybrid.training.run import _model_record, run_training
-from hf_hybrid.utils.options import find_settings, parse_arguments
+from hf_hybrid.training.identity import read_run_like
+from hf_hybrid.training.run import _changed_options, _model_record, run_training
+from hf_hybrid.utils.options import MODEL, RERUN, options_that_decide, parse_arguments
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import escape, table
 from tests.support import families
@@ -146,13 +137,6 @@ def test_size_hardly_depends_on_the_number_of_languages(tmp_path: Path) -> None:
 def test_a_template_lies_in_the_package_and_beside_the_cards() -> None:
     inside, beside = (ROOT / name / "model_card_template.md" for name in ("hf_hybrid/hub", "model_cards"))
     assert inside.read_bytes() == beside.read_bytes()
-
-
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_run(tmp_path / "runs" / "mine", ["de", "en"]).path
-    monkeypatch.chdir(tmp_path)
-    exec(re.findall(r"```python\n(.*?)```", (ROOT / "model_cards" / "README.md").read_text(), re.DOTALL)[0], {})
-    assert metadata(folder)["datasets"] == ["user/corpus"]
 
 
 def test_the_card_is_written_without_torch() -> None:
@@ -575,70 +559,53 @@ def test_many_languages_are_shown_by_their_extremes(tmp_path: Path) -> None:
 # The command
 
 
-def test_the_defaults_are_those_of_the_arguments() -> None:
-    groups = (ModelArguments, DataArguments, HybridTrainingArguments)
-    fields = {field.name: field.default for group in groups for field in dataclasses.fields(group)}
-    assert {name: fields[name] for name in DEFAULTS} == DEFAULTS
-    decisive = {*(field.name for group in groups[:2] for field in dataclasses.fields(group)), *DECISIVE_ARGUMENTS}
-    assert decisive - {"cache_dir"} <= set(DEFAULTS)
+COMMANDS: dict[str, tuple[Any, ...]] = {
+    "train": (ModelArguments, DataArguments, HybridTrainingArguments),
+    "mlm": (EncoderArguments, DataArguments, MlmTrainingArguments),
+}
 
 
-def test_the_defaults_of_language_modeling_are_those_of_its_arguments() -> None:
-    groups = (MlmModelArguments, DataArguments, MlmTrainingArguments)
-    fields = {field.name: field.default for group in groups for field in dataclasses.fields(group) if field.init}
-    expected = {name: fields[name] for name in MLM_DEFAULTS} | {"max_steps": 1000}  # what follows where none is given
-    assert expected == MLM_DEFAULTS
-    assert set(DEFAULTS) - set(MLM_DEFAULTS) == set(DEFAULTS) - set(fields)
+def parse(command: str, words: list[str]) -> dict[str, Any]:
+    """The options that decide a run, as `run.json` has them."""
+    groups = parse_arguments(COMMANDS[command], words)[:3]
+    config: dict[str, Any] = {}
+    for group in groups:
+        config |= group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+    names = [name for group in groups for name in options_that_decide(group, MODEL, RERUN)]
+    changed = [name for group in groups for name in _changed_options(group)]
+    return {"config": {name: config[name] for name in names}, "changed": changed}
 
 
-@pytest.mark.parametrize(
-    ("config", "options"), [(SAMPLE_CONFIG, SAMPLE_OPTIONS), (MLM_SAMPLE_CONFIG, MLM_SAMPLE_OPTIONS)]
-)
-def test_the_sample_options_are_those_of_the_recipe(config: str, options: tuple[str, ...]) -> None:
-    settings = yaml.safe_load(find_settings(config).read_text())
-    assert set(settings) - {"logging_steps", "output_dir"} == set(options)
-
-
-@pytest.mark.parametrize("model", [None, "intfloat/multilingual-e5-small"])
-def test_the_command_of_language_modeling_gives_the_options_of_the_run(model: str | None) -> None:
-    run = MLM_DEFAULTS | {"model_name_or_path": model, "languages": "de,en", "max_steps": 50, "block_length": 64}
-    run |= {"masking": "dynamic", "whole_word_mask": True, "use_cpu": True, "held_out": 0.2}
-    words = shlex.split(command(run, ["de", "en"]).replace("\\\n", " "))
-    assert words[:3] == ["accelerate", "launch", "recipes/mlm.py"]
-    groups = parse_arguments([MlmModelArguments, DataArguments, MlmTrainingArguments], words[3:])[:3]
-    found = {name: getattr(group, name) for group in groups for name in MLM_DEFAULTS if hasattr(group, name)}
-    found["optim"], found["lr_scheduler_type"] = str(found["optim"].value), str(found["lr_scheduler_type"].value)
-    found["eval_strategy"] = str(found["eval_strategy"].value)
-    assert found == run
-
-
-@pytest.mark.parametrize("model", [None, "intfloat/multilingual-e5-small"])
-def test_the_command_gives_the_options_of_the_run(model: str | None) -> None:
-    run = DEFAULTS | {
-        "model_name_or_path": model,
-        "query_prompt": "question: ",
-        "max_passage_length": 256,  # a default that recipes/sample/hybrid.yaml changes
-        "mix": "mono=0.5,pool=0.5",
-        "languages": "de,en",
-        "symmetric": True,
-        "learning_rate": 2e-4,
-        "lr_scheduler_kwargs": {"num_cycles": 2},
-        "use_cpu": True,
-        "global_batch_size": 32,
-        "held_out": 0.2,
+@pytest.mark.parametrize("start", ["--model_name_or_path intfloat/multilingual-e5-small", "--config sample/"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_repeats_the_options_of_the_run(command: str, start: str) -> None:
+    own = {
+        "train": "--mix mono=0.5,pool=0.5 --symmetric true --max_query_length 20",
+        "mlm": "--max_tokens 100000 --block_length 64 --masking dynamic --whole_word_mask true",
     }
-    words = shlex.split(command(run, ["de", "en"]).replace("\\\n", " "))
-    assert words[:3] == ["accelerate", "launch", "recipes/train.py"]
-    groups = parse_arguments([ModelArguments, DataArguments, HybridTrainingArguments], words[3:])[:3]
-    found = {name: getattr(group, name) for group in groups for name in DEFAULTS if hasattr(group, name)}
-    found["optim"], found["lr_scheduler_type"] = str(found["optim"].value), str(found["lr_scheduler_type"].value)
-    found["eval_strategy"] = str(found["eval_strategy"].value)
-    assert found == run
+    start += {"train": "hybrid", "mlm": "mlm"}[command] if start.endswith("/") else ""
+    # weight_decay and max_passage_length are defaults that the sample settings change
+    others = (
+        "--query_prompt 'question: ' --max_passage_length 256 --weight_decay 0.0 --learning_rate 2e-4 --use_cpu true"
+    )
+    others += " --lr_scheduler_kwargs '{\"num_cycles\": 2}' --global_batch_size 32 --held_out 0.2 --save_steps 7"
+    run = {"mix": "mlm" if command == "mlm" else "hybrid"}
+    run |= parse(command, shlex.split(f"{start} {own[command]} {others} --languages de,en"))
+    words = shlex.split(build_command(run, ["de", "en"]).replace("\\\n", " "))
+    assert words[:5] == ["accelerate", "launch", "-m", "hf_hybrid", command]
+    repeated = parse(command, words[5:])
+    assert len(run["changed"]) > 8
+    assert repeated["config"] == run["config"]
+    if "--model_name_or_path" in start:
+        assert repeated["changed"] == run["changed"] == [word[2:] for word in words[5::2]]
 
 
-def test_a_corpus_in_all_its_languages_names_them_where_the_recipe_has_others() -> None:
-    assert changed_options(DEFAULTS, ["de", "en"])["languages"] == "de,en"
-    assert "languages" not in changed_options({"model_name_or_path": "user/e5"}, ["de", "en"])
+def test_a_corpus_in_all_its_languages_names_them_if_the_sample_settings_have_others() -> None:
+    run = parse("train", ["--config", "sample/hybrid"])
+    run["config"]["languages"] = None
+    assert command_options({"mix": "hybrid", **run}, ["de", "en"])["languages"] == "de,en"
+    run = parse("train", ["--model_name_or_path", "user/e5"])
+    assert command_options({"mix": "hybrid", **run}, ["de", "en"]) == {"model_name_or_path": "user/e5"}
 
 
 # What others have named

@@ -17,6 +17,7 @@ from hf_hybrid.records.schema import CardOptions, Evaluation, ResourceLine, Reso
 def make_run(status: str = "running") -> Run:
     return {
         "config": {"learning_rate": 2e-5},
+        "changed": [],
         "corpus": {"fingerprint": "f", "items_per_language": {"de": 3, "zh": 2}, "license": None, "source": {}},
         "mix": "mono=0.5,cross=0.5",
         "plan": {"de->zh": {"steps": 2, "pairs": 8}},
@@ -88,7 +89,7 @@ def test_each_document_is_read_as_it_was_written(folder: RunFolder) -> None:
     assert folder.read_eval() == evaluation
     assert json.loads((folder.path / "run.json").read_text())["format"] == {
         "name": "hf_hybrid run folder",
-        "version": 1,
+        "version": 2,
     }
 
 
@@ -107,9 +108,9 @@ def test_options_of_a_card_may_be_absent_or_none(folder: RunFolder) -> None:
     folder.write_card_options(options)
     assert folder.read_card_options() == options
     with pytest.raises(
-        ValueError, match=r"card\.json: missing \[\], unknown \['license'\]; a CardOptions has repo_id"
+        ValueError, match=r"card\.json: missing \[\], unknown \['licence'\]; a CardOptions has repo_id"
     ):
-        folder.write_card_options(cast(CardOptions, {"license": "mit"}))
+        folder.write_card_options(cast(CardOptions, {"licence": "mit"}))
 
 
 def test_text_is_utf8_not_escapes(folder: RunFolder) -> None:

@@ -59,6 +59,7 @@ def make_run(languages: Sequence[str], name: str) -> Run:
             "global_batch_size": 128,
             "bf16": True,
         },
+        "changed": ["model_name_or_path", "train_corpus", "query_prompt", "global_batch_size", "bf16"],
         "corpus": {
             "fingerprint": "c" * 64,
             "items_per_language": {code: 400 + number for number, code in enumerate(languages)},

@@ -48,6 +48,7 @@ def write_run_folder(
     folder = RunFolder(path)
     folder.write_run({
         "config": {"use_cpu": True, "cpu_threads": 1, "evaluate_before": False, **(config or {})},
+        "changed": ["use_cpu", "evaluate_before"],
         "corpus": {"items_per_language": dict.fromkeys(codes, 500)},
         "mix": "mono=0.5,cross=0.5",
         "plan": {

@@ -91,7 +91,7 @@ def make_study(counts: Sequence[int], seeds: Sequence[int], arms: Sequence[str])
         "eval_languages": languages,
         "arms": list(arms),
         "seeds": list(seeds),
-        "budget": {"kind": "steps", "value": _STEPS, "target": TARGET, "steps": keys, "mlm_steps": keys, "how": how},
+        "budget": {"type": "steps", "value": _STEPS, "target": TARGET, "steps": keys, "mlm_steps": keys, "how": how},
         "eval_every": None,
         "train_settings": {"learning_rate": 0.001, "global_batch_size": 64},
         "mlm_settings": {"learning_rate": 0.001},

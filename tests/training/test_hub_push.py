@@ -349,9 +349,9 @@ def test_another_process_than_the_first_does_not_push(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"push_to_hub": True}, "hub_model_id=None cannot be honored: push_to_hub needs the repository"),
-        ({"push_to_hub": True, "hub_model_id": "name"}, "hub_model_id='name' cannot be honored"),
-        (PUSH | {"save_strategy": "no"}, "push_to_hub=True cannot be honored: without checkpoints"),
+        ({"push_to_hub": True}, "hub_model_id=None is not supported: push_to_hub needs the repository"),
+        ({"push_to_hub": True, "hub_model_id": "name"}, "hub_model_id='name' is not supported"),
+        (PUSH | {"save_strategy": "no"}, "push_to_hub=True is not supported: without checkpoints"),
     ],
 )
 def test_options_that_cannot_be_honored(options: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -310,18 +310,20 @@ class TestBudget:
 
     def run(self, folder: Path, status: str = "finished") -> str:
         run: Any = {name: {} for name in ("config", "corpus", "plan", "environment")}
-        RunFolder(folder).write_run({**run, "mix": "mono=1", "seed": 0, "world_size": 1, "status": status})
+        RunFolder(folder).write_run(
+            {**run, "mix": "mono=1", "seed": 0, "world_size": 1, "status": status, "changed": []}
+        )
         return str(folder)
 
     def test_the_tokens_of_a_run_are_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = self.run(tmp_path)
-        with pytest.raises(ValueError, match=r"there is no resources.json; give the folder of a finished run"):
+        with pytest.raises(ValueError, match=r"has no resources.json. Give the folder of a finished run"):
             MlmTrainingArguments(tokens_of=folder, **ARGUMENTS)
         monkeypatch.setattr(RunFolder, "read_resources", lambda self: {"tokens": 1_000_000})
         (tmp_path / "resources.json").touch()
         assert MlmTrainingArguments(tokens_of=folder, **ARGUMENTS).max_steps == round(1_000_000 / (64 * 128))
         self.run(tmp_path, "running")
-        with pytest.raises(ValueError, match="the run is running; its tokens are known when it has finished"):
+        with pytest.raises(ValueError, match="the run is running. Give the folder of a finished run"):
             MlmTrainingArguments(tokens_of=folder, **ARGUMENTS)
 
     def test_without_one_there_are_a_thousand_steps(self) -> None:
@@ -333,11 +335,11 @@ class TestBudget:
         [
             ({"max_tokens": 10**6, "max_steps": 3}, "max_steps and max_tokens both say how long to train"),
             ({"max_tokens": 10**6, "tokens_of": "x"}, "max_tokens and tokens_of both say"),
-            ({"tokens_of": "nowhere"}, "there is no run.json"),
+            ({"tokens_of": "nowhere"}, "has no run.json"),
             ({"max_tokens": 4000}, "a budget of 4,000 tokens is less than a step of 8,192"),
-            ({"block_length": 2}, "block_length=2 cannot be honored: allowed is 8 to"),
-            ({"mlm_probability": 1.0}, "mlm_probability=1.0 cannot be honored"),
-            ({"masking": "whole"}, "masking must be one of static, dynamic; got 'whole'"),
+            ({"block_length": 2}, "block_length must be between 8 and"),
+            ({"mlm_probability": 1.0}, "mlm_probability must be between 0.001 and 0.999, got 1.0"),
+            ({"masking": "whole"}, "masking must be one of static, dynamic, got 'whole'"),
             ({"num_train_epochs": 3}, "a plan has steps and no epochs"),
         ],
     )
@@ -347,7 +349,7 @@ class TestBudget:
 
     def test_each_process_must_have_a_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WORLD_SIZE", "3")
-        with pytest.raises(ValueError, match="global_batch_size=2 blocks for 3 processes: give each at least one"):
+        with pytest.raises(ValueError, match="global_batch_size=2 blocks for 3 processes: each needs at least one"):
             MlmTrainingArguments(global_batch_size=2, **ARGUMENTS)
 
     def test_options_of_pairs_are_none(self) -> None:

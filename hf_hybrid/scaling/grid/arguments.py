@@ -20,7 +20,7 @@ class StudyArguments:
     """What is compared, at what budget, and how trials run.
 
     Raises:
-        ValueError: On a value that cannot be honored; the message says what is allowed.
+        ValueError: On a value that is not supported; the message says what is allowed.
 
     Example:
 

@@ -90,7 +90,7 @@ class BudgetResolver:
         kind = self.study.budget
         value = None if kind == "target_quality" else self.amount
         return {
-            "kind": kind,
+            "type": kind,
             "value": value,
             "target": target,
             "steps": found["steps"],

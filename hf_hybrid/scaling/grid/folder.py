@@ -32,7 +32,7 @@ STATUSES = ("finished", "failed", "missing", "absent")
 class Budget(TypedDict):
     """What all trials have the same of."""
 
-    kind: str
+    type: str
     value: float | None
     target: dict[str, Any] | None  # measure and value
     steps: dict[str, int]  # of contrastive training, by arm and L

@@ -23,27 +23,25 @@ from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.training.arguments import (
     DataArguments,
+    EncoderArguments,
     HybridTrainingArguments,
-    MlmModelArguments,
     MlmTrainingArguments,
     ModelArguments,
 )
 from hf_hybrid.training.run import encoder_from_scratch
 from hf_hybrid.utils.files import UNFINISHED, delete_folder
-from hf_hybrid.utils.options import find_settings, parse_arguments
+from hf_hybrid.utils.options import READS, SETS, find_settings, option_metadata, parse_arguments
 from hf_hybrid.utils.redaction import redacted
 
 from .arguments import StudyArguments
 from .arms import STUDY, Shared, language_order, language_sets
 
-OWN_OPTIONS = (
-    "config", "like", "output_dir", "languages", "eval_languages", "train_corpus", "eval_corpus", "model_name_or_path",
-    "mix", "seed", "data_seed", "max_tokens", "tokens_of", "evaluate_before", "eval_strategy", "eval_steps",
-    "cpu_threads",
-)  # fmt: skip
-_NOT_OF_TRIALS = (
-    "max_steps", "held_out", "scratch_hidden_size", "scratch_num_layers", "scratch_vocab_size", "cache_dir",
-)  # fmt: skip
+_GROUPS = (ModelArguments, DataArguments, HybridTrainingArguments, MlmTrainingArguments)
+_SET_BY_STUDY, _READ_BY_STUDY = (
+    {name for group in _GROUPS for name, metadata in option_metadata(group).items() if metadata.get("study") == what}
+    for what in (SETS, READS)
+)
+OWN_OPTIONS = {"config", "like", *_SET_BY_STUDY}
 _MOST_COUNTED = 2000  # items whose tokens are counted by language
 
 
@@ -110,8 +108,8 @@ def read_settings(study: StudyArguments) -> Settings:
         [ModelArguments, DataArguments, HybridTrainingArguments], _words({**train, "eval_strategy": "no"})
     )
     mlm_only = {name: value for name, value in mlm.items() if name not in ("max_steps", "max_tokens", "tokens_of")}
-    *_, mlm_args, _ = parse_arguments([MlmModelArguments, DataArguments, MlmTrainingArguments], _words(mlm_only))
-    left_out = (*OWN_OPTIONS, *_NOT_OF_TRIALS)
+    *_, mlm_args, _ = parse_arguments([EncoderArguments, DataArguments, MlmTrainingArguments], _words(mlm_only))
+    left_out = OWN_OPTIONS | _READ_BY_STUDY
     kept_train, kept_mlm = (
         {name: value for name, value in found.items() if name not in left_out} for found in (train, mlm)
     )

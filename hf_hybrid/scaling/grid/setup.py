@@ -182,7 +182,7 @@ def _find_difference(
     """Why the earlier study is not a part of the one that is asked for, in words; None where it is."""
     study, known = resolver.study, earlier["budget"]
     # another target is another way to read the same runs
-    budget = {"kind": study.budget, "value": None if study.budget == "target_quality" else resolver.amount}
+    budget = {"type": study.budget, "value": None if study.budget == "target_quality" else resolver.amount}
     ids = {trial["id"] for trial in earlier["trials"]}
     same = _with_stages([trial for trial in trials if trial["id"] in ids], shared, known)
     return (

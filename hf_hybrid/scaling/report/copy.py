@@ -118,7 +118,7 @@ def refuse_copy(folder: StudyFolder, target: Path) -> None:
 def _identity(study: Mapping[str, Any]) -> dict[str, Any]:
     """What copies of one study have in common; a study may get more trials."""
     corpora = {part: found["fingerprint"] for part, found in study["corpus"].items()}
-    budget = {name: study["budget"][name] for name in ("kind", "value")}
+    budget = {name: study["budget"][name] for name in ("type", "value")}
     settings = {name: study[name] for name in ("base", "train_settings", "mlm_settings", "eval_every")}
     return {"corpus": corpora, **settings, "budget": budget}
 

@@ -47,8 +47,8 @@ from hf_hybrid.scaling.planner.measured_runs import read_measured
 from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table, wanted_workload
 from hf_hybrid.training.arguments import (
     DataArguments,
+    EncoderArguments,
     HybridTrainingArguments,
-    MlmModelArguments,
     MlmTrainingArguments,
     ModelArguments,
 )
@@ -122,7 +122,7 @@ class TestGrid:
             (tmp_path / "configs" / f"{name}.yaml").write_text("use_cpu: true\n")
         classes: dict[str, list[Any]] = {
             "train.py": [ModelArguments, DataArguments, HybridTrainingArguments],
-            "mlm.py": [MlmModelArguments, DataArguments, MlmTrainingArguments],
+            "mlm.py": [EncoderArguments, DataArguments, MlmTrainingArguments],
             "eval.py": [EvaluationArguments],
         }
         seen = set()
