@@ -553,11 +553,8 @@ class PlanTrainer(Trainer):
         """Publish the model as it is now, with its card and the records of the run. Call it on all processes.
 
         Args:
-            commit_message (`str`, *optional*, defaults to `"End of training"`): First line of the commit message.
-            blocking (`bool`, *optional*, defaults to `True`): Wait for the push. Otherwise a failure is only a
-                warning.
-            token (`str`, *optional*): By default `hub_token`, HF_TOKEN, or the token of `hf auth login`.
-            revision (`str`, *optional*): By default `hub_revision`, else main.
+            commit_message, blocking, token, revision: As for [`~transformers.Trainer.push_to_hub`]. Without waiting, a
+                failure is only a warning.
             private (`bool`, *optional*): Of a new repository; by default `hub_private_repo`, else private.
             **kwargs: Refused: the card follows from the files of the run.
 

@@ -323,7 +323,7 @@ class TestBudget:
         (tmp_path / "resources.json").touch()
         assert MlmTrainingArguments(tokens_of=folder, **ARGUMENTS).max_steps == round(1_000_000 / (64 * 128))
         self.run(tmp_path, "running")
-        with pytest.raises(ValueError, match="the run is running. Give the folder of a finished run"):
+        with pytest.raises(ValueError, match=r"the run is running. Give the folder of a finished run"):
             MlmTrainingArguments(tokens_of=folder, **ARGUMENTS)
 
     def test_without_one_there_are_a_thousand_steps(self) -> None:
