@@ -14,7 +14,7 @@ import operator
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +209,7 @@ class PlanTrainer(Trainer):
 
     # One optimizer step
 
-    def training_step(  # type: ignore[override]
+    def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Add the gradients of a batch, in chunks if needed, and record what it contained.
@@ -293,7 +293,7 @@ class PlanTrainer(Trainer):
             stage = state.fsdp_plugin.fsdp_version
         return {"type": state.distributed_type.value, "stage": stage}
 
-    def floating_point_ops(self, inputs: Any) -> float:
+    def floating_point_ops(self, inputs: Any) -> float:  # type: ignore[override]
         """Return this rank's share of the operations of a batch, by the formula of the resource log."""
         shape, facts = encoder_shape(self.encoder), inputs["facts"]
         if shape is None:
@@ -427,7 +427,7 @@ class PlanTrainer(Trainer):
         loss_sums = distributed.from_all(0.0 if has_logged else float(self._tr_loss))
         model_only = self.args.save_only_model and not self.stop.stops  # a stopped run must be able to resume
         model_files: list[str] = []
-        stages = [partial(self._save_model_files, listed=model_files)]
+        stages: list[Callable[[Path], Any]] = [partial(self._save_model_files, listed=model_files)]
         if not model_only:
             stages += [self._save_training_state, lambda folder: self._save_rng_state(str(folder))]
         stages += [partial(self._save_states, model_only=model_only, model_files=model_files, loss_sums=loss_sums)]
@@ -533,13 +533,13 @@ class PlanTrainer(Trainer):
         if self.backward.is_sharded:
             super()._load_best_model()
         else:
-            self.encoder.load_weights(self.state.best_model_checkpoint)
+            self.encoder.load_weights(str(self.state.best_model_checkpoint))
 
     # The Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Do not contact the Hub when a trainer is created: it may be for a dry run. See `HubPushCallback.open`."""
-        self.hub_model_id = self.args.hub_model_id
+        self.hub_model_id: Any = self.args.hub_model_id
 
     def push_to_hub(
         self,

@@ -141,8 +141,8 @@ class HybridTrainer(PlanTrainer):
     def count_sent_embedding_bytes(self, inputs: HybridInputs) -> int:
         """Count the bytes of embeddings and their gradients that this rank sends for a batch, in float32."""
         targets, row_bytes = inputs["targets"], 4 * self.encoder.embedding_size
-        names = ("passage_counts", "query_counts") if self.args.symmetric else ("passage_counts",)
-        return sum(count_gathered_bytes(targets[name], row_bytes) for name in names)  # type: ignore[literal-required]
+        gathered = [targets["passage_counts"], *([targets["query_counts"]] if self.args.symmetric else [])]
+        return sum(count_gathered_bytes(counts, row_bytes) for counts in gathered)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or resume; see [`PlanTrainer.train`]. `seen_embeddings_only` trains only the rows of seen tokens."""
