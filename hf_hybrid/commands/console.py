@@ -17,9 +17,9 @@ from typing import Any
 
 from hf_hybrid import __version__
 from hf_hybrid.utils.options import (
-    explained_errors,
+    explain_errors,
+    find_named_options,
     find_settings,
-    named_options,
     read_settings,
     refuse,
     unknown_option,
@@ -73,7 +73,7 @@ def _run(command: str, options: list[str]) -> None:
         from .launch import run_launched  # not needed by the other commands
 
         script = [sys.argv[0]] if recipe else ["-m", "hf_hybrid", command]
-        with explained_errors(program):
+        with explain_errors(program):
             options = run_launched(script, options, settings)
     importlib.import_module(f"hf_hybrid.commands.{command}").main(options, program)
 
@@ -83,7 +83,7 @@ def _check_names(command: str, options: list[str], program: str) -> dict[str, An
     known = option_names(command, command in LAUNCHED)
     if known is None:
         return {}
-    if problem := unknown_option(named_options(options), known.command_line, "command line", "--"):
+    if problem := unknown_option(find_named_options(options), known.command_line, "command line", "--"):
         refuse(program, problem)
     config = value_of(options, "config")
     if config is None or value_of(options, "like") is not None or _is_a_stream(config):

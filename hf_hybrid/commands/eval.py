@@ -28,13 +28,13 @@ from hf_hybrid.evaluation.folder import (
     COMPARISON_NAME,
     HEAT_MAP_NAME,
     default_folder,
+    list_planned_files,
     open_evaluation,
-    planned_names,
 )
 from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import cache_folder
-from hf_hybrid.utils.options import check_ranges, explained_errors, option, parse_arguments
+from hf_hybrid.utils.options import check_ranges, explain_errors, option, parse_arguments
 
 from .console import introduction
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
     """
     # Arguments
     started_at = time.perf_counter()
-    with explained_errors(program):
+    with explain_errors(program):
         args, rest = parse_arguments(
             ARGUMENTS, argv, flags=FLAGS, launch=True, program=program, introduction=introduction("eval", program)
         )
@@ -149,14 +149,14 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
     from hf_hybrid.evaluation.evaluate import check_asked, table
     from hf_hybrid.records.schema import PER_QUERY_NAME
 
-    with explained_errors(program):
+    with explain_errors(program):
         check_asked(**read_asked(args))
         # without a word from us, accelerate would not connect processes where there is no GPU
         process = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available(), timeout=PATIENCE)
     say = print if process.is_main_process else lambda *_: None
 
     # Corpus and model
-    with explained_errors(program):
+    with explain_errors(program):
         with process.local_main_process_first():
             corpus = open_corpus(args)
         if args.compare:
@@ -168,15 +168,15 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
     say(f"corpus: {corpus!r}")
 
     # Evaluation
-    with explained_errors(program):
+    with explain_errors(program):
         columns = {"model": evaluate(args, model, corpus, outputs)}
         if args.bm25:
-            columns["BM25"] = evaluate(args, None, corpus, outputs.within(BM25_NAME))
+            columns["BM25"] = evaluate(args, None, corpus, outputs.subfolder(BM25_NAME))
 
     # What it leaves
     if process.is_main_process:
         say("\n" + table(dict(columns)))
-        with explained_errors(program):
+        with explain_errors(program):
             tell_more(args, columns["model"], outputs)
         say(f"\n{time.perf_counter() - started_at:.0f} s. All pairs of languages: {args.output_dir}/eval.json")
         say(f"Values of single queries: {args.output_dir}/{PER_QUERY_NAME}")
@@ -209,7 +209,7 @@ def open_outputs(args: EvaluationArguments, corpus: ParallelCorpus, overwrite: b
     from accelerate import PartialState
 
     compares = args.compare is not None
-    names = planned_names(corpus.languages, read_asked(args)["settings"], args.save_runs, args.bm25, compares)
+    names = list_planned_files(corpus.languages, read_asked(args)["settings"], args.save_runs, args.bm25, compares)
     problem = None
     if PartialState().is_main_process:
         evaluated = describe(args, corpus, str(args.model))
@@ -284,7 +284,7 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, outp
                 query_prompt=None if own_prompts else args.query_prompt,
                 passage_prompt=None if own_prompts else args.passage_prompt,
                 batch_tokens=args.batch_tokens,
-                embedding_dir=outputs.within("embeddings"),
+                embedding_dir=outputs.subfolder("embeddings"),
                 keep_embeddings=args.keep_embeddings,
                 index=args.index,
                 **shown,

@@ -26,9 +26,9 @@ from hf_hybrid.training.arguments import DataArguments, EncoderArguments, MlmTra
 from hf_hybrid.training.mlm_trainer import MlmTrainer
 from hf_hybrid.training.run import already_done, open_encoder, run_training
 from hf_hybrid.utils import distributed
-from hf_hybrid.utils.options import explained_errors
+from hf_hybrid.utils.options import explain_errors
 
-from .training_command import left_files, parse_training
+from .training_command import describe_files, parse_training
 
 ARGUMENTS = (EncoderArguments, DataArguments, MlmTrainingArguments)
 DEFAULT_CONFIG = "sample/mlm"
@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid mlm") -> N
     # Arguments
     started_at = time.perf_counter()
     argv = list(sys.argv[1:] if argv is None else argv)
-    with explained_errors(program):
+    with explain_errors(program):
         model_args, data_args, args, rest = parse_training("mlm", ARGUMENTS, argv, program, DEFAULT_CONFIG, FLAGS)
 
     # Data, model, plan
-    with explained_errors(program):
+    with explain_errors(program):
         with args.main_process_first(desc="reading the corpora"):
             train_corpus, eval_corpus = open_corpora(**dataclasses.asdict(data_args))
         trainer = MlmTrainer(
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid mlm") -> N
         )
         plan = trainer.schedule.summary()
     say = print if trainer.is_world_process_zero() else lambda *_: None
-    say(f"devices: {args.world_size} x {args.device}, {trainer.distributed_strategy()['type']}")
+    say(f"devices: {args.world_size} x {args.device}, {trainer.get_distributed_strategy()['type']}")
     say(f"training corpus: {train_corpus!r}")
     say(f"evaluation corpus: {eval_corpus!r}")
     say(plan)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid mlm") -> N
 
     # Before, training, after
     folder = RunFolder(args.output_dir)
-    with explained_errors(program):
+    with explain_errors(program):
         result = run_training(trainer, folder, [model_args, data_args, args], overwrite=rest.overwrite)
 
     # What the run leaves
@@ -93,5 +93,5 @@ def closing_words(folder: RunFolder) -> str:
     loads_with = "AutoModel, SentenceTransformer and AutoModelForMaskedLM"
     return f"""
 {losses}on {resources["tokens"]:,} tokens.
-{left_files(folder, loads_with, "as a retriever, all pairs of languages")}
+{describe_files(folder, loads_with, "as a retriever, all pairs of languages")}
 Next: hf-hybrid train --model_name_or_path {folder.path}/model --train_corpus ... fine-tunes it."""

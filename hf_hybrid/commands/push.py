@@ -31,7 +31,7 @@ from hf_hybrid.hub.push import (
 )
 from hf_hybrid.records import events
 from hf_hybrid.records.schema import CardOptions
-from hf_hybrid.utils.options import explained_errors, option, parse_arguments
+from hf_hybrid.utils.options import explain_errors, option, parse_arguments
 
 from .console import introduction
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid push") -> 
         argv (`Sequence[str]`, *optional*): Its options, by default those of the process.
         program (`str`, *optional*, defaults to `"hf-hybrid push"`): Its name in errors and in the help.
     """
-    with explained_errors(program):
+    with explain_errors(program):
         args, _ = parse_arguments(
             ARGUMENTS, argv, program=program, introduction=introduction("push", program), first_word="run"
         )

@@ -20,7 +20,7 @@ from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.report.copy import copy_study, refuse_copy
 from hf_hybrid.scaling.report.page import write_report
 from hf_hybrid.utils.files import size_words
-from hf_hybrid.utils.options import explained_errors, option, parse_arguments
+from hf_hybrid.utils.options import explain_errors, option, parse_arguments
 
 from .console import introduction
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid report") -
         argv (`Sequence[str]`, *optional*): Its options, by default those of the process.
         program (`str`, *optional*, defaults to `"hf-hybrid report"`): Its name in errors and in the help.
     """
-    with explained_errors(program):
+    with explain_errors(program):
         args, _ = parse_arguments(
             ARGUMENTS, argv, program=program, introduction=introduction("report", program), first_word="study"
         )

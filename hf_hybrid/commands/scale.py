@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hf_hybrid.scaling.grid.arguments import StudyArguments
 from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table
-from hf_hybrid.utils.options import explained_errors, named_options, parse_arguments
+from hf_hybrid.utils.options import explain_errors, find_named_options, parse_arguments
 
 from .console import introduction
 
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
     """
     # Arguments
     argv = list(sys.argv[1:] if argv is None else argv)
-    named = {name.replace("-", "_") for name in named_options(argv)}
-    with explained_errors(program):
+    named = {name.replace("-", "_") for name in find_named_options(argv)}
+    with explain_errors(program):
         own = named & {"train_corpus", "train_config", "plan"}
         args, plan_args, rest = parse_arguments(
             ARGUMENTS,
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
         if rest.list and rest.overwrite:
             raise ValueError("--list shows the trials of a study and --overwrite deletes them: leave one of them out.")
 
-    from hf_hybrid.scaling.grid.arms import chosen_trials
+    from hf_hybrid.scaling.grid.arms import select_trials
     from hf_hybrid.scaling.grid.folder import StudyFolder
     from hf_hybrid.scaling.grid.setup import check_study, open_study
     from hf_hybrid.scaling.grid.sweep import Sweep
@@ -71,14 +71,14 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
 
     # What all trials share: what can be wrong is looked for before anything is written or deleted
     folder = StudyFolder(args.study_dir)
-    with explained_errors(program):
+    with explain_errors(program):
         asked = check_study(args, folder, rest.overwrite)
-        chosen_trials(asked.trials, args.only, args.trial)
+        select_trials(asked.trials, args.only, args.trial)
         launch = shlex.split(args.launch) if args.launch else [sys.executable]
         sweep = Sweep(folder, launch, args.jobs, args.threads, say)
         with alone_in(folder.path, PATIENCE_S):
             study = open_study(asked, folder, sweep.run, rest.overwrite)
-        trials = chosen_trials(study["trials"], args.only, args.trial)
+        trials = select_trials(study["trials"], args.only, args.trial)
     if rest.list:
         for number, trial in enumerate(study["trials"]):
             say(f"{number:>4}  {trial['id']:<36} {folder.status(trial)}")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
 
     # Trials
     say(f"{len(trials)} of {len(study['trials'])} trials, {args.jobs} at a time; {study['budget']['how']}")
-    with explained_errors(program):
+    with explain_errors(program):
         try:
             status = sweep.run(trials, args.retry_failed)
         finally:

@@ -26,9 +26,9 @@ from hf_hybrid.training.arguments import DataArguments, HybridTrainingArguments,
 from hf_hybrid.training.identity import differences_from_run, read_run_like, settings_like
 from hf_hybrid.training.run import already_done, open_encoder, run_training
 from hf_hybrid.utils import distributed
-from hf_hybrid.utils.options import explained_errors
+from hf_hybrid.utils.options import explain_errors
 
-from .training_command import left_files, parse_training
+from .training_command import describe_files, parse_training
 
 ARGUMENTS = (ModelArguments, DataArguments, HybridTrainingArguments)
 DEFAULT_CONFIG = "sample/hybrid"
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid train") ->
     started_at = time.perf_counter()
     argv = list(sys.argv[1:] if argv is None else argv)
     read_run = cache(read_run_like)  # of --like: once, for on the Hub it may be another one the next moment
-    with explained_errors(program):
+    with explain_errors(program):
         model_args, data_args, args, rest = parse_training(
             "train",
             ARGUMENTS,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid train") ->
         )
 
     # Data, model, plan
-    with explained_errors(program):
+    with explain_errors(program):
         with args.main_process_first(desc="reading the corpora"):
             train_corpus, eval_corpus = open_corpora(**dataclasses.asdict(data_args))
         trainer = HybridTrainer(
@@ -75,19 +75,19 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid train") ->
         )
         plan = trainer.schedule.summary()
     say = print if trainer.is_world_process_zero() else lambda *_: None
-    say(f"devices: {args.world_size} x {args.device}, {trainer.distributed_strategy()['type']}")
+    say(f"devices: {args.world_size} x {args.device}, {trainer.get_distributed_strategy()['type']}")
     say(describe(train_corpus, "training corpus"))
     say(describe(eval_corpus, "evaluation corpus"))
     say(plan)
     if rest.like:
-        say(compared_with(rest.like, differences_from_run(read_run(rest.like), trainer.identity())))
+        say(describe_comparison(rest.like, differences_from_run(read_run(rest.like), trainer.identity())))
     if rest.dry_run:
         say(trainer.schedule.preview())
         return
 
     # Before, training, after
     folder = RunFolder(args.output_dir)
-    with explained_errors(program):
+    with explain_errors(program):
         result = run_training(trainer, folder, [model_args, data_args, args], overwrite=rest.overwrite)
 
     # What the run leaves
@@ -101,7 +101,7 @@ def describe(corpus: ParallelCorpus, role: str) -> str:
     return f"{role}: {corpus!r}" + (f"; noticed: {noticed}" if noticed else "")
 
 
-def compared_with(name: str, differs: list[str]) -> str:
+def describe_comparison(name: str, differs: list[str]) -> str:
     """Whether this is the run that was named, and if not, why."""
     return f"not the run of {name}: {'; '.join(differs)}" if differs else f"the same run as that of {name}"
 
@@ -111,7 +111,7 @@ def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:
     query_length, passage_length = trainer.max_lengths
     return f"""
 {cut} of {texts} training texts were cut, at {query_length} tokens (queries) or {passage_length} (passages).
-{wire_words(trainer)}{left_files(folder, "AutoModel and SentenceTransformer", "all pairs of languages")}
+{wire_words(trainer)}{describe_files(folder, "AutoModel and SentenceTransformer", "all pairs of languages")}
 Next: --train_corpus FOLDER --model_name_or_path MODEL trains on your own corpus; --help lists every option."""
 
 

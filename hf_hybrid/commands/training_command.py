@@ -10,7 +10,7 @@ from transformers import set_seed
 from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.training.run import run_log_level
-from hf_hybrid.utils.options import named_options, parse_arguments
+from hf_hybrid.utils.options import find_named_options, parse_arguments
 
 from .console import introduction
 
@@ -40,7 +40,7 @@ def parse_training(
     Raises:
         ValueError: When a corpus is named without a model.
     """
-    named = {name.replace("-", "_") for name in named_options(argv)}
+    named = {name.replace("-", "_") for name in find_named_options(argv)}
     model_args, data_args, args, rest = parse_arguments(
         dataclasses,
         argv,
@@ -62,7 +62,7 @@ def parse_training(
     return model_args, data_args, args, rest
 
 
-def left_files(folder: RunFolder, loads_with: str, scores: str) -> str:
+def describe_files(folder: RunFolder, loads_with: str, scores: str) -> str:
     """Say where the files of a run are.
 
     Args:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hf_hybrid.hub.bundle import BUNDLE_NAME
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.utils.options import explained_errors, option, parse_arguments
+from hf_hybrid.utils.options import explain_errors, option, parse_arguments
 from hf_hybrid.verification.evidence import Given
 from hf_hybrid.verification.findings import WRONG, Finding, findings_table
 from hf_hybrid.verification.rerun import (
@@ -76,14 +76,14 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid verify") -
         program (`str`, *optional*, defaults to `"hf-hybrid verify"`): Its name in errors and in the help.
     """
     # Arguments
-    with explained_errors(program):
+    with explain_errors(program):
         args, _ = parse_arguments(
             ARGUMENTS, argv, program=program, introduction=introduction("verify", program), first_word="path"
         )
     path = Path(args.path)
 
     # What the files tell
-    with explained_errors(program):
+    with explain_errors(program):
         if args.rerun and (path / "study.json").is_file():
             refuse_study_rerun(path)
         findings = verify(path, Given(args.train_corpus, args.eval_corpus, args.cache_dir))
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid verify") -
 
     # What the same run gives again
     if args.rerun:
-        with explained_errors(program):
+        with explain_errors(program):
             again = run_again(path / BUNDLE_NAME if (path / BUNDLE_NAME).is_dir() else path, args)
             print(f"\n{findings_table(again)}")
             findings += again

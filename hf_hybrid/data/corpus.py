@@ -251,7 +251,7 @@ class ParallelCorpus:
             ValueError: if a part would be empty.
         """
         target = held_out if isinstance(held_out, int) else round(held_out * self.num_items) if 0 < held_out < 1 else 0
-        held = held_out_items(self.item_ids, self.groups, target, seed)
+        held = select_held_out_items(self.item_ids, self.groups, target, seed)
         if not 0 < held.sum() < self.num_items:
             num_groups = len(np.unique(self.groups))
             raise ValueError(
@@ -402,7 +402,7 @@ def documents(corpus: ParallelCorpus, language: str) -> Iterator[str]:
         yield from corpus.texts(side, language, document_rows(corpus, side, language))
 
 
-def held_out_items(item_ids: Iterable[str], groups: np.ndarray, target: int, seed: int) -> np.ndarray:
+def select_held_out_items(item_ids: Iterable[str], groups: np.ndarray, target: int, seed: int) -> np.ndarray:
     """The first groups, in the order of the smallest hash among their items, that fit into a number of items.
 
     Args:
@@ -416,7 +416,7 @@ def held_out_items(item_ids: Iterable[str], groups: np.ndarray, target: int, see
 
     Example:
 
-        >>> held_out_items(["a", "b", "c", "d"], np.array([0, 0, 1, 2]), target=3, seed=1).tolist()
+        >>> select_held_out_items(["a", "b", "c", "d"], np.array([0, 0, 1, 2]), target=3, seed=1).tolist()
         [True, True, False, True]
     """
     keys = (hashlib.blake2b(f"{seed}:{item_id}".encode(), digest_size=8).digest() for item_id in item_ids)

@@ -148,7 +148,7 @@ class _Means:
 
     def add(self, pair: tuple[str, str], values: Mapping[str, np.ndarray], measures: Sequence[str]) -> None:
         """Add the queries of a language pair, or of a language in the pool."""
-        others = ranking.known_means(values)
+        others = ranking.average_known(values)
         asked = {name: others.pop(name) for name in dict.fromkeys(measures) if name in others}
         if pair[1] == POOL:
             self.pool.append((asked, others))
@@ -233,7 +233,7 @@ class _ParallelQueries:
         """MRC, nothing where no query is in two languages."""
         blocks = [bias.mrc(first_BLP) for first_BLP in self._blocks()]
         found_QL = np.concatenate(blocks) if blocks else np.zeros((0, 0))
-        return ranking.known_means({f"MRC@{FIRST_PLACES}": found_QL})
+        return ranking.average_known({f"MRC@{FIRST_PLACES}": found_QL})
 
     def _blocks(self) -> Iterator[np.ndarray]:
         """First places of queries in the languages where they are judged, of those with several, by block."""

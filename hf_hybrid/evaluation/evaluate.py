@@ -30,7 +30,7 @@ from hf_hybrid.retrieval.search import Best, Block, DensePool, Pool, Relevant
 from hf_hybrid.utils import distributed
 
 from .aggregate import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
-from .relevance import judged_queries, judgments
+from .relevance import find_queries_with_qrels, judgments
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
@@ -242,7 +242,7 @@ def _rank_view(
 ) -> Iterator[LanguageRanks]:
     """The ranks of the queries of each language; languages without judgments are passed over."""
     candidates = [view.candidates(language) for language in view.languages]
-    query_rows = [judged_queries(view, number, max_queries) for number in range(len(view.languages))]
+    query_rows = [find_queries_with_qrels(view, number, max_queries) for number in range(len(view.languages))]
     if not any(map(len, query_rows)):
         return
     pool = open_pool(view, candidates, query_rows)

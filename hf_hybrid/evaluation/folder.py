@@ -65,14 +65,14 @@ def open_evaluation(
     return outputs
 
 
-def planned_names(
+def list_planned_files(
     languages: Sequence[str], settings: Sequence[str], save_runs: bool, bm25: bool, compares: bool
 ) -> list[str]:
     """Return the files that an evaluation writes, but for embeddings.
 
     Example:
 
-        >>> planned_names(["de"], ["multilingual"], save_runs=True, bm25=False, compares=False)
+        >>> list_planned_files(["de"], ["multilingual"], save_runs=True, bm25=False, compares=False)
         ['eval.json', 'per_query.parquet', 'runs/de-all.trec', 'qrels/de-all.qrels', 'heat_map.png']
     """
     pairs = [f"{query}-{passage}" for query in languages for passage in languages if _asks(query, passage, settings)]

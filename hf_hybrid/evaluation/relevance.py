@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
 
 
-def judged_queries(corpus: ParallelCorpus, language: int, max_queries: int | None = None) -> np.ndarray:
+def find_queries_with_qrels(corpus: ParallelCorpus, language: int, max_queries: int | None = None) -> np.ndarray:
     """Rows `(Q,)`, increasing, of the queries of one language that have a relevant passage in any.
 
     Args:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_hybrid import __version__
-from hf_hybrid.records.environment import installed_versions, normal_name
+from hf_hybrid.records.environment import find_installed_versions, normal_name
 from hf_hybrid.records.manifest import write_manifest
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import (
@@ -216,7 +216,7 @@ def unlike(versions: Mapping[str, str], lock: str) -> list[tuple[str, str | None
 
 
 def _installed() -> str:
-    found = installed_versions() | {"hf-hybrid": __version__}  # which may run from a checkout
+    found = find_installed_versions() | {"hf-hybrid": __version__}  # which may run from a checkout
     lines = [f"{name}=={version}" for name, version in sorted(found.items())]
     return "\n".join(
         [f"# Python {platform.python_version()}, and all that was installed where the run ended", *lines, ""]

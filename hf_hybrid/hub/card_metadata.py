@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from hf_hybrid.records.schema import CardOptions, Evaluation, Plan, Resources, Run, Scores
-from hf_hybrid.utils.text import plain
+from hf_hybrid.utils.text import to_plain_text
 
 if TYPE_CHECKING:
     from hf_hybrid.data.sources.presets import Preset
@@ -60,7 +60,7 @@ class CardFiles(NamedTuple):
     @property
     def name(self) -> str:
         """Of the model: that of its repository, or of its run folder."""
-        return plain((self.options.get("repo_id") or self.folder).rsplit("/", 1)[-1])
+        return to_plain_text((self.options.get("repo_id") or self.folder).rsplit("/", 1)[-1])
 
     @property
     def folder(self) -> str:
@@ -210,7 +210,7 @@ def license_fields(license: str | None) -> dict[str, str]:
     """
     if not license:
         return {}
-    name = re.sub(r"[^a-z0-9.+]+", "-", plain(license).lower()).strip("-")
+    name = re.sub(r"[^a-z0-9.+]+", "-", to_plain_text(license).lower()).strip("-")
     return {"license": name} if name in _LICENSES.split() else {"license": "other", "license_name": name or "unnamed"}
 
 
@@ -255,22 +255,22 @@ def eval_results(files: CardFiles) -> list[EvalResult]:
     scores = files.scores
     if scores is None:
         return []
-    preset = evaluated_preset(files)
+    preset = find_eval_preset(files)
     corpus: dict[str, Any] = {
         "dataset_type": preset.repo if preset and is_hub_id(preset.repo) else "unknown",
         "dataset_revision": preset.revision if preset else None,
         "dataset_split": preset.split if preset else None,
-        "dataset_args": {"fingerprint": plain(str(files.evaluated.get("corpus_fingerprint", "unknown")))},
+        "dataset_args": {"fingerprint": to_plain_text(str(files.evaluated.get("corpus_fingerprint", "unknown")))},
     }
     groups: dict[str, Mapping[str, float]] = {name: scores[name] for name in SETTINGS}  # type: ignore[literal-required]
     return [
         EvalResult(
             task_type=TASK,
             task_name="Retrieval",
-            dataset_name=f"{plain(evaluated_name(files))} ({SETTINGS.get(group, 'language bias')})",
+            dataset_name=f"{to_plain_text(name_eval_corpus(files))} ({SETTINGS.get(group, 'language bias')})",
             dataset_config=group,
-            metric_type=plain(re.sub(r"\W+", "_", measure.replace("@", "_at_")).lower()),
-            metric_name=plain(measure),
+            metric_type=to_plain_text(re.sub(r"\W+", "_", measure.replace("@", "_at_")).lower()),
+            metric_name=to_plain_text(measure),
             metric_value=round(value, _SCORE_DIGITS),
             **corpus,
         )
@@ -285,13 +285,13 @@ def corpus_name(source: Mapping[str, Any]) -> str:
     return next((str(name) for name in names if name), "a corpus without a name")
 
 
-def evaluated_name(files: CardFiles) -> str:
+def name_eval_corpus(files: CardFiles) -> str:
     """What the evaluation corpus is called."""
     name = corpus_name(files.evaluated.get("corpus") or {})
     return f"items held out of {name}" if files.held_out else name
 
 
-def evaluated_preset(files: CardFiles) -> Preset | None:
+def find_eval_preset(files: CardFiles) -> Preset | None:
     """The preset whose scores these are; None where they are of a part of one, or the run was trained on it too."""
     preset = preset_of(files.evaluated.get("corpus") or {})
     whole = files.run["config"].get("eval_corpus") is not None and not files.evaluated.get("max_queries")
@@ -305,7 +305,7 @@ def eval_entries(files: CardFiles) -> list[EvalResultEntry]:
     Those benchmarks are the retrieval sets of MTEB, which the presets have by their commit: the task is named like the
     repository, and each subset and split of it has an id. Scores are per cent, as theirs.
     """
-    preset, scores = evaluated_preset(files), files.scores
+    preset, scores = find_eval_preset(files), files.scores
     if preset is None or scores is None or not _COMMIT.fullmatch(preset.revision):
         return []
     task, repo = preset.repo.rsplit("/", 1)[-1], files.options.get("repo_id")
@@ -356,7 +356,7 @@ def emissions(files: CardFiles) -> dict[str, Any] | None:
     told = f"{meter}; {intensity:g} g of CO2 for each kWh: {files.options.get('carbon_intensity_source')}"
     return {
         "emissions": round(resources["energy_wh"] / 1000 * intensity, _SCORE_DIGITS),
-        "source": plain(told, most=300),
+        "source": to_plain_text(told, most=300),
         "training_type": "fine-tuning" if files.began_from else "pre-training",
-        "hardware_used": plain(hardware(files.run)),
+        "hardware_used": to_plain_text(hardware(files.run)),
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_hybrid.records.schema import MOST_VALUES_BYTES, Scores, is_mlm
 from hf_hybrid.records.scores import first_measure, pair_matrix
-from hf_hybrid.utils.text import Markdown, escape, listed, plain, sentence, table
+from hf_hybrid.utils.text import Markdown, escape, join_names, sentence, table, to_plain_text
 
 from .card_metadata import (
     ESTIMATES,
@@ -17,9 +17,9 @@ from .card_metadata import (
     CardFiles,
     corpus_name,
     emissions,
-    evaluated_name,
     hardware,
     is_hub_id,
+    name_eval_corpus,
     preset_of,
 )
 
@@ -78,7 +78,7 @@ def facts(files: CardFiles) -> Markdown:
         ["Before queries", _quoted(prompts.get("query"))],
         ["Before passages", _quoted(prompts.get("passage"))],
         ["Trained from", Markdown(start) if start else files.began_from or "random weights"],
-        ["Languages", listed(files.languages)],
+        ["Languages", join_names(files.languages)],
         ["License", files.options.get("license") or "none given"],
     ]
     return table(["Model", files.name], rows, texts=(0, 1))
@@ -302,7 +302,7 @@ def resources(files: CardFiles) -> dict[str, Any]:
         "totals": table(["What", "How much"], rows, texts=(0, 1)),
         "formula": escape(found["flops_formula"], most=500) if found["flops"] is not None else None,
         "languages": _cost_table(found["per_language"], found["train_time_s"]),
-        "languages_shown": shown_of(len(found["per_language"]), "that took most and", "that took least"),
+        "languages_shown": describe_shown_rows(len(found["per_language"]), "that took most and", "that took least"),
     }
 
 
@@ -344,7 +344,7 @@ def _software(environment: Mapping[str, Any]) -> str:
     versions = environment.get("versions") or {}
     named = [f"Python {environment['python']}"] if environment.get("python") else []
     named += [f"{name} {versions[name]}" for name in ("torch", "transformers", "accelerate") if name in versions]
-    return plain(", ".join(named), most=200) or NOT_RECORDED
+    return to_plain_text(", ".join(named), most=200) or NOT_RECORDED
 
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
@@ -379,7 +379,7 @@ def results(files: CardFiles) -> dict[str, Any]:
     measure = first_measure(found) if found["pairs"] else None
     pictures = has_pictures(files)
     return {
-        "corpus": evaluated_name(files),
+        "corpus": name_eval_corpus(files),
         "precision": files.precision,
         "num_queries": f"{found['num_queries']:,}",
         "num_languages": len(languages_of(found)),
@@ -387,7 +387,7 @@ def results(files: CardFiles) -> dict[str, Any]:
         "measure": measure,
         "settings": _settings_table(before, after),
         "languages": _language_table(after, measure) if after and after["pairs"] and measure else None,
-        "languages_shown": shown_of(len(languages_of(found)), "best and", "worst"),
+        "languages_shown": describe_shown_rows(len(languages_of(found)), "best and", "worst"),
         "bias": _bias_table(before, after) if found["bias"] else None,
         "picture": pictures,
         "change_picture": pictures and before is not None and bool(before["pairs"]),
@@ -471,7 +471,7 @@ def _bias_table(before: Scores | None, after: Scores | None) -> Markdown:
     return table(["Measure", *columns, "What it says"], shown, texts=(0, len(columns) + 1))
 
 
-def shown_of(number: int, first: str, last: str) -> str:
+def describe_shown_rows(number: int, first: str, last: str) -> str:
     """Which rows a table has, where not all."""
     return f", the {EXTREMES} {first} the {EXTREMES} {last} of {number}" if number > MOST_ROWS else ""
 
@@ -549,9 +549,9 @@ def _of_languages(trained: Sequence[str], scores: Scores) -> list[Markdown]:
     means = language_means(scores, measure)
     said = []
     if unseen := [name for name in evaluated if name not in trained]:
-        said.append(Markdown(f"Evaluated without having been trained on: {listed(unseen)}."))
+        said.append(Markdown(f"Evaluated without having been trained on: {join_names(unseen)}."))
     if unknown := [name for name in trained if name not in evaluated]:
-        said.append(Markdown(f"Trained on, but not evaluated: {listed(unknown)}."))
+        said.append(Markdown(f"Trained on, but not evaluated: {join_names(unknown)}."))
     for column, title in ((0, "within one language"), (1, "as the language of queries to others")):
         known = {name: found[column] for name, found in means.items() if found[column] is not None}
         weakest = sorted(known, key=lambda name: (known[name], name))[:_WEAKEST]

@@ -96,7 +96,7 @@ def explain(error: Exception, place: str, token: str | None, holds: str) -> HubE
         advice = _ADVICE[403]
     else:
         advice = _ADVICE.get(status or 0, "It did not work. Mend what is said here and {again}")
-    wait = f"{max(1, round((asked_wait_s(error) or 60) / 60))} minute(s)"
+    wait = f"{max(1, round((read_retry_after_s(error) or 60) / 60))} minute(s)"
     advice = advice.format(again=_AGAIN, wait=wait)
     facts = ": ".join(filter(None, [str(status or ""), said]))
     return HubError(
@@ -106,7 +106,7 @@ def explain(error: Exception, place: str, token: str | None, holds: str) -> HubE
 
 def _words_of(error: Exception) -> str:
     """In one line what the server said, else what the error says."""
-    failed = error if isinstance(error, ValueError) else failed_request(error) or error  # the client's own words
+    failed = error if isinstance(error, ValueError) else find_failed_request(error) or error  # the client's own words
     said = getattr(failed, "server_message", None) or str(failed) or type(failed).__name__
     if not isinstance(failed, HfHubHTTPError) and isinstance(failed, HTTPError):
         said = f"{type(failed).__name__}: {said}"
@@ -118,7 +118,7 @@ def without_token(text: str, token: str | None) -> str:
     return redact(text.replace(token, "***") if token else text)
 
 
-def failed_request(error: BaseException | None) -> HTTPError | None:
+def find_failed_request(error: BaseException | None) -> HTTPError | None:
     """The request behind an error: of large files, `huggingface_hub` wraps it into another."""
     while error is not None and not isinstance(error, HTTPError):
         error = error.__cause__
@@ -127,20 +127,20 @@ def failed_request(error: BaseException | None) -> HTTPError | None:
 
 def status_of(error: BaseException) -> int | None:
     """What the Hub answered; `None` where there was no answer."""
-    response = getattr(failed_request(error), "response", None)
+    response = getattr(find_failed_request(error), "response", None)
     return None if response is None else int(response.status_code)
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether it may go well later as it is: no answer, or one that says so."""
-    if failed_request(error) is None:  # storage of the kind "Xet" has errors of its own
+    if find_failed_request(error) is None:  # storage of the kind "Xet" has errors of its own
         return isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, OfflineModeIsEnabled)
     return status_of(error) in (None, *_TRANSIENT)
 
 
-def asked_wait_s(error: BaseException) -> float | None:
+def read_retry_after_s(error: BaseException) -> float | None:
     """How long the server asks to wait."""
-    response = getattr(failed_request(error), "response", None)
+    response = getattr(find_failed_request(error), "response", None)
     if response is None:
         return None
     after = response.headers.get("Retry-After", "").strip()
@@ -176,7 +176,7 @@ def waits() -> tuple[float | None, ...]:
 
 def pause(error: Exception, wait_s: float | None, what: str) -> bool:
     """Wait before another try; `False` where there is to be none."""
-    longest = max(wait_s or 0.0, asked_wait_s(error) or 0.0)
+    longest = max(wait_s or 0.0, read_retry_after_s(error) or 0.0)
     if wait_s is None or not is_transient(error) or longest > LONGEST_WAIT_S:
         return False
     event("retry", logging.WARNING, what=what, wait_s=longest, problem=_words_of(error))

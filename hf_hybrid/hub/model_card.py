@@ -25,7 +25,7 @@ from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.utils.redaction import publishable
-from hf_hybrid.utils.text import Markdown, escape, plain
+from hf_hybrid.utils.text import Markdown, escape, to_plain_text
 
 from . import card_sections
 from .card_metadata import CardFiles, card_data, check_options, eval_entries
@@ -196,7 +196,7 @@ def _draw(files: CardFiles, folder: Path) -> None:
     assert after is not None
     shown = results(files)
     measure = shown["measure"]
-    pair_heat_map(after, folder / PICTURE_NAMES[0], measure, f"{plain(measure)} after training")
+    pair_heat_map(after, folder / PICTURE_NAMES[0], measure, f"{to_plain_text(measure)} after training")
     if before is not None and shown["change_picture"]:
-        title = f"{plain(measure)}: after minus before"
+        title = f"{to_plain_text(measure)}: after minus before"
         pair_change_map(before, after, folder / PICTURE_NAMES[1], measure, title)

@@ -30,7 +30,7 @@ from hf_hybrid.records.schema import (
 )
 from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
-from hf_hybrid.utils.text import plain, table
+from hf_hybrid.utils.text import table, to_plain_text
 
 from .card_metadata import corpus_name, hub_languages, license_fields
 from .commit import RECORD_NAME
@@ -51,7 +51,7 @@ _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
 def run_files(folder: str | os.PathLike[str]) -> Files:
     """What is published of a run beside its model: the card with its pictures, what it was made from, the bundle."""
     folder = Path(folder)
-    found: Files = {name: published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
+    found: Files = {name: build_published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
     card = folder / CARD_NAME
     pictures = pictures_in(card.read_bytes()) if card.is_file() else []
     named = [card, *(folder / name for name in pictures), *folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml")]
@@ -73,7 +73,7 @@ def bundle_files(folder: Path) -> Files:
             f"{bundle} is not as it was written: {damage}. Delete {bundle}; then the training command of the run, "
             f"given again, trains nothing and makes the bundle anew, or the same push goes without it. {UNSENT}"
         )
-    return {f"{BUNDLE_NAME}/{name}": bundle / name for name in (*listed_files(bundle), MANIFEST_NAME)}
+    return {f"{BUNDLE_NAME}/{name}": bundle / name for name in (*list_manifest_files(bundle), MANIFEST_NAME)}
 
 
 def is_finished(folder: Path) -> bool:
@@ -96,14 +96,14 @@ def model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Fil
     if model.exists() or not unfinished:
         if damage := find_damage(model):
             raise HubError(f"{model} is not as it was written: {damage}. Start its training command again. {UNSENT}")
-        return listed_files(model)
+        return list_manifest_files(model)
     whole = next((path for path in checkpoints(folder) if find_damage(path) is None), None)
     if whole is None:
         raise HubError(f"{folder} has no model and no whole checkpoint yet. {UNSENT}")
     return checkpoint_files(whole)
 
 
-def listed_files(folder: Path) -> Files:
+def list_manifest_files(folder: Path) -> Files:
     """The files that the manifest of a folder lists."""
     return {name: folder / name for name in read_manifest(folder / MANIFEST_NAME)}
 
@@ -117,7 +117,7 @@ def checkpoint_files(folder: Path) -> Files:
     return {name: folder / name for name in names}
 
 
-def published_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
+def build_published_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
     """All that is published of a run, by its path in the repository.
 
     Args:
@@ -194,7 +194,7 @@ def all_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def published_json(path: Path) -> Path | bytes:
+def build_published_json(path: Path) -> Path | bytes:
     """A file of JSON, or of lines of it, without secrets and paths of this machine."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -332,7 +332,7 @@ def _published(path: Path) -> Path | bytes:
     if size > most:
         raise HubError(f"{path}: {size_words(size)}; those of a study have up to {size_words(most)}. {UNSENT}")
     if path.suffix in (".json", ".jsonl"):
-        return published_json(path)
+        return build_published_json(path)
     return _published_text(path) if path.suffix.lower() in _TEXTS else path
 
 
@@ -347,7 +347,7 @@ def _published_text(path: Path) -> Path | bytes:
 
 def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], license: str | None) -> str:
     """What the data set is, which corpora its runs were trained on, and how to check them."""
-    name = plain(repo_id.rsplit("/", 1)[-1])
+    name = to_plain_text(repo_id.rsplit("/", 1)[-1])
     languages, finer = hub_languages(sorted({code for run in runs for code in run["corpus"]["items_per_language"]}))
     known: dict[str, Any] = {**license_fields(license), "language": languages or None, "language_bcp47": finer or None}
     data = DatasetCardData(**known, pretty_name=name, tags=["hf_hybrid", "dense-retrieval"])

@@ -36,10 +36,10 @@ from .payload import (
     METRIC_FOLDER,
     UNSENT,
     Files,
+    build_published_files,
     is_finished,
     metric_files,
     model_files,
-    published_files,
     refuse_secrets,
     run_files,
     size_of,
@@ -120,7 +120,7 @@ def push_run(
     """
     folder = Path(folder)
     pusher = _pusher(repo_id, "model", folder / RECORD_NAME, options)
-    published_files(folder, unfinished)  # what is refused is refused before a card is written
+    build_published_files(folder, unfinished)  # what is refused is refused before a card is written
     told = card_options(folder, repo_id, card)
     message = f"{folder.resolve().name}, by hf-hybrid {__version__}"
     renews = can_renew(folder)
@@ -132,7 +132,7 @@ def push_run(
             return _push(pusher, model_files(folder, unfinished) | run_files(copy), message)
     renew_card(folder, told, keep_card)
     renew_bundle(folder)
-    return _push(pusher, published_files(folder, unfinished), message)
+    return _push(pusher, build_published_files(folder, unfinished), message)
 
 
 def push_metric(repo_id: str, options: PushOptions = _AS_USUAL) -> Pushed:
@@ -315,7 +315,7 @@ def can_renew(folder: Path) -> bool:
     """Whether card and bundle may be written to a run folder, or a file that no recipe wrote is in the way."""
     pictures = [f"{PICTURES_NAME}/{name}" for name in PICTURE_NAMES]
     there = [f"{BUNDLE_NAME}/{name}" for name in files_in(folder / BUNDLE_NAME) if belongs(name)]
-    return not OutputFolder(folder).taken(CARD_NAME, "card.json", *pictures, *there)
+    return not OutputFolder(folder).find_taken(CARD_NAME, "card.json", *pictures, *there)
 
 
 def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_card: bool = False) -> list[str]:

@@ -15,12 +15,12 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "deepspeed")
 
 
-def installed_version(name: str) -> str | None:
+def find_installed_version(name: str) -> str | None:
     """The version of a distribution; None where it is not installed.
 
     Example:
 
-        >>> installed_version("no such distribution") is None
+        >>> find_installed_version("no such distribution") is None
         True
     """
     try:
@@ -29,7 +29,7 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def installed_versions() -> dict[str, str]:
+def find_installed_versions() -> dict[str, str]:
     """The version of every distribution, by its name as indexes write it."""
     names = {name for found in importlib.metadata.distributions() if (name := found.metadata["Name"])}
     return {normal_name(name): importlib.metadata.version(name) for name in sorted(names)}
@@ -56,7 +56,7 @@ def environment() -> dict[str, Any]:
     """
     import torch  # not at the top: reading a run's records needs none
 
-    versions = {name: installed_version(name) for name in _PACKAGES}
+    versions = {name: find_installed_version(name) for name in _PACKAGES}
     git = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     revision = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
     return {

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from hf_hybrid.utils.redaction import redact, redacted
+from hf_hybrid.utils.redaction import redact, redact_json
 
 from .output_folder import OutputFolder
 from .schema import EVENTS_NAME
@@ -72,7 +72,7 @@ class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         told = {"time": utc(record.created), "rank": _rank(), **record.event}  # type: ignore[attr-defined]
         plain = json.loads(json.dumps(told, default=str))
-        return json.dumps(redacted(plain), ensure_ascii=False)
+        return json.dumps(redact_json(plain), ensure_ascii=False)
 
 
 def _rank() -> int:

@@ -72,13 +72,13 @@ class OutputFolder:
     def __fspath__(self) -> str:
         return str(self.path)
 
-    def within(self, name: str) -> OutputFolder:
+    def subfolder(self, name: str) -> OutputFolder:
         """Return a folder within this one, whose files stand in the same list."""
         view = OutputFolder(self.path / name, self.option)
         view._list, view._prefix = self._list, f"{self._full(name)}/"
         return view
 
-    def nested(self, name: str) -> OutputFolder:
+    def nested_outputs(self, name: str) -> OutputFolder:
         """Return a folder within this one that has a list of its own, such as the run folder of a trial."""
         self.claim(f"{name}/{OUTPUTS_NAME}")
         return OutputFolder(self.path / name, self.option)
@@ -96,7 +96,7 @@ class OutputFolder:
         self._list.refresh()
         return self._full(name) in self._list.files
 
-    def listed(self, *names: str) -> list[str]:
+    def list_files(self, *names: str) -> list[str]:
         """Return the listed files among `names` and in folders of these names; `""` stands for all."""
         self._list.refresh()
         wanted = [self._full(name) for name in names]
@@ -113,7 +113,7 @@ class OutputFolder:
         self._list.refresh()
         return [file for file in found if self._full(file) not in self._list.files and file != OUTPUTS_NAME]
 
-    def taken(self, *names: str) -> list[str]:
+    def find_taken(self, *names: str) -> list[str]:
         """Return those names that cannot be written, as something that no recipe wrote is in their place."""
         found: dict[str, None] = {}
         for name in names:
@@ -127,7 +127,7 @@ class OutputFolder:
 
     def check(self, *names: str) -> None:
         """Raise a ValueError where one of these files is there and no recipe wrote it; nothing changes."""
-        taken = self.taken(*names)
+        taken = self.find_taken(*names)
         if not taken:
             return
         shown = ", ".join(taken[:_MOST_NAMED])
@@ -215,7 +215,7 @@ class OutputFolder:
         new = [f"{prefix}{file}" for file in files_in(unfinished)]
         if (self.path / name).is_symlink() and name:
             raise ValueError(f"{self.path / name} is a link, and a folder is to be written there. Remove the link.")
-        old = self.listed(name)
+        old = self.list_files(name)
         self.claim(*new)
         if name and not self.foreign(name):
             replace_folder(unfinished, self.path / name)
@@ -227,12 +227,12 @@ class OutputFolder:
 
     def delete(self, *names: str) -> None:
         """Delete the listed files among `names` and in folders of these names, and folders that are empty then."""
-        found = self.listed(*filter(None, names))
+        found = self.list_files(*filter(None, names))
         self._delete(found, [name for name in names if name])
 
     def delete_all(self, keep: Sequence[str] = ()) -> None:
         """Delete all listed files but those to `keep`, and folders that are empty then."""
-        self._delete([name for name in self.listed("") if name not in keep])
+        self._delete([name for name in self.list_files("") if name not in keep])
 
     def _delete(self, found: Sequence[str], folders: Sequence[str] = ()) -> None:
         for name in found:
@@ -247,7 +247,7 @@ class OutputFolder:
 
     def move_folder(self, name: str, new_name: str) -> None:
         """Rename a folder of which a recipe wrote files; foreign files stay where they are."""
-        listed = [file for file in self.listed(name) if os.path.lexists(self.path / file)]
+        listed = [file for file in self.list_files(name) if os.path.lexists(self.path / file)]
         moved = {file: f"{new_name}{file.removeprefix(name)}" for file in listed}
         self.delete(new_name)
         self.claim(*moved.values())
@@ -258,7 +258,7 @@ class OutputFolder:
                 (self.path / moved[file]).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self.path / file, self.path / moved[file])
             delete_empty_folders(self.path, listed)
-        self._note_deleted(self.listed(name))
+        self._note_deleted(self.list_files(name))
 
     def _is_ours_alone(self, name: str) -> bool:
         path = self.path / name

@@ -187,7 +187,7 @@ class EmbeddingStore:
             name = distributed.from_first(named)
             key = hashlib.sha256(f"{corpus.base_fingerprint} {name}".encode()).hexdigest()[:16]
             self._around = OutputFolder.of(folder)
-            self.outputs = self._around.within(key)
+            self.outputs = self._around.subfolder(key)
         self.folder = self.outputs.path
         self._kept = self.folder / "keep"  # marks what an evaluation that does not keep its own must leave
         if self._writes:

@@ -20,7 +20,7 @@ from hf_hybrid.data.batches.mix import MixConfig
 from hf_hybrid.models.seen_embeddings import EXACT_OPTIMIZERS
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.utils.files import cache_folder
-from hf_hybrid.utils.options import MODEL, READS, RERUN, SETS, changed_options, check_ranges, option
+from hf_hybrid.utils.options import MODEL, READS, RERUN, SETS, check_ranges, find_changed_options, option
 
 from .meters import ENERGY_CHOICES
 
@@ -228,7 +228,7 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        self.changed = changed_options(self)  # before values below turn shares into steps
+        self.changed = find_changed_options(self)  # before values below turn shares into steps
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         shard = -(-self.global_batch_size // world_size)
         given = self.per_device_train_batch_size

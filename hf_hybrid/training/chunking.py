@@ -85,7 +85,7 @@ class Chunking:
 
     def bounds(self, lengths: Sequence[np.ndarray]) -> list[list[tuple[int, int]]]:
         """Return the first sequence and the end of each chunk, for each rank."""
-        return [packing.cut(own, self.max_tokens or int(own.sum())) for own in lengths]
+        return [packing.cut_by_tokens(own, self.max_tokens or int(own.sum())) for own in lengths]
 
     def chunks(self, packed: dict[str, Any], lengths: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Cut this rank's packed sequences.

@@ -23,7 +23,7 @@ from transformers.trainer_utils import HubStrategy
 from hf_hybrid.hub.commit import PushOptions
 from hf_hybrid.hub.errors import HubError, without_token
 from hf_hybrid.hub.model_card import CARD_NAME
-from hf_hybrid.hub.payload import RUN_FILES, Files, checkpoint_files, listed_files, model_files
+from hf_hybrid.hub.payload import RUN_FILES, Files, checkpoint_files, list_manifest_files, model_files
 from hf_hybrid.hub.push import open_repository, push_files, push_run
 from hf_hybrid.records.events import event
 from hf_hybrid.records.manifest import checkpoints
@@ -234,6 +234,6 @@ def _training_state(strategy: HubStrategy, checkpoint: Path) -> tuple[Files, fro
     if strategy == HubStrategy.EVERY_SAVE:
         return {}, frozenset()
     place = checkpoint.name if strategy == HubStrategy.ALL_CHECKPOINTS else _LAST_CHECKPOINT
-    names = [*listed_files(checkpoint), MANIFEST_NAME]
+    names = [*list_manifest_files(checkpoint), MANIFEST_NAME]
     state: Files = {f"{place}/{name}": checkpoint / name for name in names}
     return state, frozenset(state) if strategy == HubStrategy.ALL_CHECKPOINTS else frozenset()

@@ -268,7 +268,7 @@ class PlanTrainer(Trainer):
         """Count, by formula, the bytes of weights and gradients that this rank sends for a batch."""
         if self.args.world_size == 1:
             return 0
-        strategy, stage = self.distributed_strategy().values()
+        strategy, stage = self.get_distributed_strategy().values()
         weights = list(self.encoder.parameters())
         sizes = [getattr(weight, "ds_numel", weight.numel()) for weight in weights]  # ZeRO 3 leaves 0 elements
         is_halved = self.backward.is_sharded and (self.args.bf16 or self.args.fp16)
@@ -284,7 +284,7 @@ class PlanTrainer(Trainer):
             replicas=mesh.dp_replicate_size if mesh is not None and self.is_fsdp_enabled else 1,
         )
 
-    def distributed_strategy(self) -> dict[str, Any]:
+    def get_distributed_strategy(self) -> dict[str, Any]:
         """Return how the processes share the work: `type` of accelerate, and the `stage` of FSDP or ZeRO."""
         state, stage = self.accelerator.state, None
         if self.is_deepspeed_enabled:

@@ -37,7 +37,7 @@ from hf_hybrid.records.schema import (
 )
 from hf_hybrid.utils import distributed, redaction
 from hf_hybrid.utils.files import files_in
-from hf_hybrid.utils.options import changed_options
+from hf_hybrid.utils.options import find_changed_options
 
 from . import checkpoints
 from .interruption import Interrupted, alone_in, ends_on_signal, lock_names
@@ -168,7 +168,7 @@ def _evaluate_train_evaluate(
 
     def measure(when: str, step: int) -> Scores:
         trainer.heartbeat.beat(f"evaluating {when} training", step, args.max_steps)
-        with EvaluationFiles(folder.outputs.within(f"{EVALUATIONS_NAME}/{when}"), corpus) as details:
+        with EvaluationFiles(folder.outputs.subfolder(f"{EVALUATIONS_NAME}/{when}"), corpus) as details:
             scores = trainer.score(corpus, details)
         events.event("evaluation", when=when, MAP=round(scores["multilingual"]["MAP"], 4))
         return scores
@@ -239,7 +239,7 @@ def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any
     corpus = trainer.train_dataset
     counts = corpus.pair_counts()
     return {
-        "config": redaction.redacted(config),
+        "config": redaction.redact_json(config),
         "changed": [name for group in arguments for name in _changed_options(group)],
         "identity": trainer.identity(),
         "model": _model_record(trainer.encoder)
@@ -248,13 +248,13 @@ def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any
             "fingerprint": corpus.fingerprint,
             "items_per_language": {name: int(counts[i, i]) for i, name in enumerate(corpus.languages)},
             "license": corpus.source.get("license"),
-            "source": redaction.redacted(corpus.source),
+            "source": redaction.redact_json(corpus.source),
         },
         "mix": str(trainer.schedule.mix),
         "plan": {"language_pairs": trainer.schedule.plan()},
         "seed": trainer.schedule.seed,
         "world_size": trainer.args.world_size,
-        "environment": environment() | {"distributed": trainer.distributed_strategy()},
+        "environment": environment() | {"distributed": trainer.get_distributed_strategy()},
     }
 
 
@@ -262,7 +262,7 @@ def _changed_options(group: Any) -> list[str]:
     """Return the changed options of a dataclass, as they were before it settled values that follow from others."""
     if hasattr(group, "changed"):
         return group.changed
-    return changed_options(group) if dataclasses.is_dataclass(group) else []
+    return find_changed_options(group) if dataclasses.is_dataclass(group) else []
 
 
 def _model_record(encoder: HybridEncoder) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class HybridTrainer(PlanTrainer):
             self.model_wrapped = self.model
 
     def _find_seen_tokens(self, encoder: HybridEncoder) -> np.ndarray:
-        seen = np.unique(np.append(self.token_cache.seen_tokens(), encoder.tokenizer.pad_token_id or 0))
+        seen = np.unique(np.append(self.token_cache.find_seen_tokens(), encoder.tokenizer.pad_token_id or 0))
         logger.info("%d of %d rows of the token embeddings are trained", len(seen), encoder.config.vocab_size)
         return seen
 

@@ -52,7 +52,7 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     Args:
         default (`Any`): Its default.
         text (`str`): Its help.
-        **metadata: `within`, the least and the greatest value of a number; `decides`, `MODEL` or `RERUN`; `study`,
+        **metadata: `subfolder`, the least and the greatest value of a number; `decides`, `MODEL` or `RERUN`; `study`,
             `SETS` or `READS`.
     """
     return field(default=default, metadata={"help": text, **metadata})
@@ -72,7 +72,7 @@ def options_that_decide(arguments: Any, *what: str) -> list[str]:
     return [name for name, metadata in option_metadata(arguments).items() if metadata.get("decides") in what]
 
 
-def changed_options(arguments: Any) -> list[str]:
+def find_changed_options(arguments: Any) -> list[str]:
     """Return the names of the options that a rerun must set: they decide its result and differ from their defaults.
 
     Args:
@@ -81,7 +81,7 @@ def changed_options(arguments: Any) -> list[str]:
     Example:
 
         >>> from hf_hybrid.training.arguments import DataArguments
-        >>> changed_options(DataArguments(languages="de,en", cache_dir="elsewhere"))
+        >>> find_changed_options(DataArguments(languages="de,en", cache_dir="elsewhere"))
         ['languages']
     """
     defaults = {each.name: _default_of(each) for each in fields(arguments)}
@@ -121,7 +121,7 @@ def split_words(text: str | None) -> list[str]:
 
 
 @contextmanager
-def explained_errors(program: str) -> Iterator[None]:
+def explain_errors(program: str) -> Iterator[None]:
     """A user's mistake ends in its explanation, not in a traceback."""
     try:
         yield
@@ -134,12 +134,12 @@ def explained_errors(program: str) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def named_options(argv: Sequence[str]) -> list[str]:
+def find_named_options(argv: Sequence[str]) -> list[str]:
     """Return the options that a command line names, as they are written there.
 
     Example:
 
-        >>> named_options(["runs/a", "--max-steps", "3", "--mix=pool=1", "--train_options", "--bf16 true"])
+        >>> find_named_options(["runs/a", "--max-steps", "3", "--mix=pool=1", "--train_options", "--bf16 true"])
         ['max-steps', 'mix', 'train_options']
     """
     given = [word[2:].split("=")[0] for word in argv if word.startswith("--")]
@@ -192,7 +192,7 @@ def refuse(program: str, message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def shipped_settings() -> list[str]:
+def list_shipped_settings() -> list[str]:
     """Return the names of the settings that come with the package, as in `sample/hybrid`."""
     return sorted(path.relative_to(SETTINGS).with_suffix("").as_posix() for path in SETTINGS.rglob("*.yaml"))
 
@@ -200,7 +200,7 @@ def shipped_settings() -> list[str]:
 def find_settings(name: str | os.PathLike[str]) -> Path:
     """Return the file of the settings that `--config` names.
 
-    A name of `shipped_settings` is one of these, and anything else is a file. Model cards
+    A name of `list_shipped_settings` is one of these, and anything else is a file. Model cards
     name shipped settings by their former place, `recipes/sample/hybrid.yaml`: where there is no such file, they are
     found too.
 
@@ -215,7 +215,7 @@ def find_settings(name: str | os.PathLike[str]) -> Path:
         >>> find_settings("sample/pool").name
         'pool.yaml'
     """
-    path, shipped = Path(name), shipped_settings()
+    path, shipped = Path(name), list_shipped_settings()
     if path.suffix not in _SUFFIXES and path.as_posix() in shipped:
         return SETTINGS / f"{path.as_posix()}.yaml"
     if path.exists():
@@ -345,7 +345,7 @@ def parse_arguments(
     if first_word is not None and argv and not argv[0].startswith("-"):
         argv.insert(0, f"--{first_word}")
     parser = make_parser(dataclasses, flags, read_like is not None, launch, program, introduction)
-    if problem := unknown_option(named_options(argv), parser.names(on_command_line=True), "command line", "--"):
+    if problem := unknown_option(find_named_options(argv), parser.names(on_command_line=True), "command line", "--"):
         parser.error(problem)
     config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     settings: Mapping[str, Any] = {}

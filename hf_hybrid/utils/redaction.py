@@ -43,12 +43,12 @@ def redact(text: str) -> str:
     return text
 
 
-def redacted(value: Any) -> Any:
+def redact_json(value: Any) -> Any:
     """The same for all texts in lists and dictionaries."""
     if isinstance(value, dict):
-        return {key: redacted(inner) for key, inner in value.items()}
+        return {key: redact_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [redacted(inner) for inner in value]
+        return [redact_json(inner) for inner in value]
     return redact(value) if isinstance(value, str) else value
 
 

@@ -24,7 +24,7 @@ def visible(text: str) -> str:
     return "".join(found for found in seen if found in _JOINERS or not unicodedata.category(found).startswith("C"))
 
 
-def plain(text: str, most: int = MOST_CHARACTERS) -> str:
+def to_plain_text(text: str, most: int = MOST_CHARACTERS) -> str:
     """What is visible of a text, in words with single spaces.
 
     Args:
@@ -33,7 +33,7 @@ def plain(text: str, most: int = MOST_CHARACTERS) -> str:
 
     Example:
 
-        >>> plain("a name\\n---\\n\\u202eover two lines")
+        >>> to_plain_text("a name\\n---\\n\\u202eover two lines")
         'a name --- over two lines'
     """
     line = " ".join(visible(text).split())
@@ -57,7 +57,7 @@ def escape(value: Any, most: int = MOST_CHARACTERS) -> Any:
     if isinstance(value, list | tuple):
         return [escape(inner, most) for inner in value]
     if isinstance(value, str) and not isinstance(value, Markdown):
-        return Markdown(_ACTIVE.sub(lambda found: f"&#{ord(found[0])};", plain(value, most)))
+        return Markdown(_ACTIVE.sub(lambda found: f"&#{ord(found[0])};", to_plain_text(value, most)))
     return value
 
 
@@ -93,12 +93,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Sequence[in
     return Markdown("\n".join([lines[0], f"|{rule}|", *lines[1:]]))
 
 
-def listed(names: Sequence[str], most: int = 20) -> Markdown:
+def join_names(names: Sequence[str], most: int = 20) -> Markdown:
     """Names with commas, the first of them where they are many.
 
     Example:
 
-        >>> listed(["ar", "de", "en"], most=2)
+        >>> join_names(["ar", "de", "en"], most=2)
         'ar, de and 1 more'
     """
     shown = ", ".join(str(escape(name)) for name in names[:most])

@@ -17,7 +17,7 @@ from hf_hybrid.evaluation.aggregate import POOL
 from hf_hybrid.records.schema import CurveLine, ResourceLine
 
 from .evidence import Evidence
-from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
+from .findings import ROUNDING, UNKNOWN, Finding, check, compare
 
 _RAW = ("setup_time_s", "peak_host_memory_gib", "peak_device_memory_gib", "bytes_sent")
 _AMOUNTS = ("time_s", "pairs", "tokens", "padding_tokens", "data_wait_s", "host_memory_gib")
@@ -33,13 +33,13 @@ def check_resources(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("resources", UNKNOWN, f"resources.json: {name}", "no other file has its exact value")
     sent = resources.get("bytes_sent") is not None
     told = "one process has no one to send to"
-    yield satisfied("resources", "resources.json: bytes_sent", evidence.run["world_size"] > 1 or not sent, told)
+    yield check("resources", "resources.json: bytes_sent", evidence.run["world_size"] > 1 or not sent, told)
     yield from _check_curve(evidence)
 
 
 def _check_lines(evidence: Evidence) -> Iterator[Finding]:
     plan, spans = evidence.plan, evidence.spans
-    yield from compared(
+    yield from compare(
         "resources", f"resources.jsonl, line {len(spans)}: step", evidence.run["config"]["max_steps"], spans[-1][1]
     )
     if spans[0][0] > 0:
@@ -48,14 +48,14 @@ def _check_lines(evidence: Evidence) -> Iterator[Finding]:
     for number, (line, (first, end)) in enumerate(zip(evidence.lines, spans, strict=True), start=1):
         place = f"resources.jsonl, line {number}"
         if not 0 <= first < end:
-            yield satisfied("resources", f"{place}: step", False, f"expected more than {first} of before, found {end}")
+            yield check("resources", f"{place}: step", False, f"expected more than {first} of before, found {end}")
             continue
         language_pairs = [plan["language_pairs"][plan["batches"][batch]] for batch in evidence.batches(first, end)]
         for key in ("batch_type", "language_pair"):
             names = {POOL} if evidence.is_mlm and key == "language_pair" else {pair[key] for pair in language_pairs}
-            yield from compared("resources", f"{place}: {key}", names.pop() if len(names) == 1 else None, line[key])
+            yield from compare("resources", f"{place}: {key}", names.pop() if len(names) == 1 else None, line[key])
         below = [key for key in _AMOUNTS if line[key] < 0]  # type: ignore[literal-required]
-        yield satisfied("resources", f"{place}: amounts", not below, f"{', '.join(below)}: less than nothing")
+        yield check("resources", f"{place}: amounts", not below, f"{', '.join(below)}: less than nothing")
 
 
 def _check_totals(evidence: Evidence) -> Iterator[Finding]:
@@ -70,10 +70,10 @@ def _check_totals(evidence: Evidence) -> Iterator[Finding]:
     time_s = sums["train_time_s"]
     sums["pairs_per_s"] = sums["num_pairs"] / time_s if time_s else None
     sums["tokens_per_s"] = sums["tokens"] / time_s if time_s else None
-    yield from compared("resources", "resources.json", sums, {name: resources[name] for name in sums})  # type: ignore[literal-required]
+    yield from compare("resources", "resources.json", sums, {name: resources[name] for name in sums})  # type: ignore[literal-required]
     planned = sum(row["pairs"] for row in evidence.run["plan"]["language_pairs"])
     told = f"expected at most the {planned} pairs of the plan, found {resources['num_pairs']}"
-    yield satisfied("resources", "resources.json: num_pairs", resources["num_pairs"] <= planned, told)
+    yield check("resources", "resources.json: num_pairs", resources["num_pairs"] <= planned, told)
 
 
 def _check_energy(evidence: Evidence) -> Iterator[Finding]:
@@ -81,13 +81,13 @@ def _check_energy(evidence: Evidence) -> Iterator[Finding]:
     total, source = evidence.resources["energy_wh"], evidence.resources["energy_source"]
     parts, asked = [line["energy_wh"] for line in evidence.lines], evidence.run["config"]["energy"]
     if total is None or parts[-1] is None:
-        yield from compared("resources", "resources.json: energy_wh", parts[-1], total)
+        yield from compare("resources", "resources.json: energy_wh", parts[-1], total)
     else:
         expected = math.fsum(part for part in parts if part is not None)
-        yield from compared("resources", "resources.json: energy_wh", expected, total)
+        yield from compare("resources", "resources.json: energy_wh", expected, total)
     holds = source is None if total is None else asked in ("auto", source) and source is not None
     told = f"found {source!r} for {total} watt hours, where the meter asked for was {asked!r}"
-    yield satisfied("resources", "resources.json: energy_source", holds, told)
+    yield check("resources", "resources.json: energy_source", holds, told)
 
 
 def _check_peaks(evidence: Evidence) -> Iterator[Finding]:
@@ -101,7 +101,7 @@ def _check_peaks(evidence: Evidence) -> Iterator[Finding]:
         peaks = resources[total] or []  # type: ignore[literal-required]
         holds = max(peaks, default=0.0) >= 0.99 * max(parts, default=0.0)  # the kernel counts pages in batches
         told = f"expected {max(parts, default=None)} at least, found {max(peaks, default=None)}"
-        yield satisfied("resources", f"resources.json: {total}", holds, told)
+        yield check("resources", f"resources.json: {total}", holds, told)
 
 
 def _check_parts(evidence: Evidence) -> Iterator[Finding]:
@@ -114,12 +114,12 @@ def _check_parts(evidence: Evidence) -> Iterator[Finding]:
     ]
     expected = Counter(POOL if evidence.is_mlm else of_step[0] for of_step in names)
     found = {name: share["steps"] for name, share in resources["per_language_pair"].items()}
-    yield from compared("resources", "resources.json: per_cell: steps", dict(expected), found)
+    yield from compare("resources", "resources.json: per_cell: steps", dict(expected), found)
     for part in ("per_language_pair", "per_language"):
         shares = resources[part].values()
         sums = {"tokens": sum(share["tokens"] for share in shares), "time_s": math.fsum(s["time_s"] for s in shares)}
         whole = {"tokens": resources["tokens"], "time_s": resources["train_time_s"]}
-        yield from compared("resources", f"resources.json: {part}: sums", whole, sums)
+        yield from compare("resources", f"resources.json: {part}: sums", whole, sums)
     yield from _check_language_steps(resources["per_language"], names, evidence.run["corpus"]["items_per_language"])
 
 
@@ -137,18 +137,18 @@ def _check_language_steps(
         steps = found[language]["steps"] if language in found else 0
         told = f"expected {least[language]} to {possible[language]}, found {steps}"
         holds = least[language] <= steps <= possible[language]
-        yield satisfied("resources", f"resources.json: per_language: {language}: steps", holds, told)
+        yield check("resources", f"resources.json: per_language: {language}: steps", holds, told)
 
 
 def _check_flops(evidence: Evidence) -> Iterator[Finding]:
     resources, run = evidence.resources, evidence.run
     flops, time_s, peak = resources["flops"], resources["train_time_s"], run["config"]["peak_flops"]
     expected = flops / time_s / (peak * run["world_size"]) if flops and time_s and peak else None
-    yield from compared("resources", "resources.json: mfu", expected, resources["mfu"])
+    yield from compare("resources", "resources.json: mfu", expected, resources["mfu"])
     place = "resources.json: flops"
     numbers = dict(re.findall(r"(\w+)=(\d+)", resources["flops_formula"]))
     if flops is None or len(numbers) < 3:
-        yield satisfied("resources", place, flops is None, f"found {flops} without the numbers of its formula")
+        yield check("resources", place, flops is None, f"found {flops} without the numbers of its formula")
         return
     parameters, layers, width = (int(numbers[name]) for name in ("num_matmul_parameters", "num_layers", "hidden_size"))
     tokens = resources["tokens"]
@@ -158,7 +158,7 @@ def _check_flops(evidence: Evidence) -> Iterator[Finding]:
     told_of = {**run["config"], **run["identity"]}  # whose lengths are those that texts were cut at
     most = tokens * max(told_of[name] for name in lengths)
     told = f"by its formula sum(length^2) would be {squares:.0f}, which cannot be for {tokens} tokens"
-    yield satisfied("resources", place, tokens <= squares * (1 + ROUNDING) and squares <= most * (1 + ROUNDING), told)
+    yield check("resources", place, tokens <= squares * (1 + ROUNDING) and squares <= most * (1 + ROUNDING), told)
     yield Finding("resources", UNKNOWN, place, f"no file has sum(length^2); {squares:.0f} is what is left for it")
 
 
@@ -170,7 +170,7 @@ def _check_curve(evidence: Evidence) -> Iterator[Finding]:
         step, place = point["step"], f"curve.jsonl, line {number}"
         follows = (before <= step if again else before < step) and step <= config["max_steps"]
         told = f"expected {before if again else before + 1} to {config['max_steps']}, found {step}"
-        yield satisfied("resources", f"{place}: step", follows, told)
+        yield check("resources", f"{place}: step", follows, told)
         if 0 <= step <= evidence.lines[-1]["step"]:
             yield from _check_point(place, point, evidence.lines)
         before = step
@@ -183,7 +183,7 @@ def _check_point(place: str, point: CurveLine, lines: list[ResourceLine]) -> Ite
     for name, amount in (("train_time_s", "time_s"), ("tokens", "tokens")):
         amounts = [line[amount] for line in lines[: first + 1]]  # type: ignore[literal-required]
         found, low, high = point[name], math.fsum(amounts[:after]), math.fsum(amounts)  # type: ignore[literal-required]
-        yield satisfied("resources", f"{place}: {name}", _lies(found, low, high), _expected(found, low, high))
+        yield check("resources", f"{place}: {name}", _lies(found, low, high), _expected(found, low, high))
     parts = [line["energy_wh"] for line in lines[: after + 1]]
     known = [part for part in parts if part is not None]  # once unknown, it is so until the end
     energy, low, high = point["energy_wh"], math.fsum(known[:first]), math.fsum(known)
@@ -191,7 +191,7 @@ def _check_point(place: str, point: CurveLine, lines: list[ResourceLine]) -> Ite
         holds = parts[first] is None
     else:
         holds = None not in parts[:first] and _lies(energy, low, high if None not in parts else math.inf)
-    yield satisfied("resources", f"{place}: energy_wh", holds, _expected(energy, low, high))
+    yield check("resources", f"{place}: energy_wh", holds, _expected(energy, low, high))
 
 
 def _lies(found: float, low: float, high: float) -> bool:

@@ -56,14 +56,14 @@ class Given(NamedTuple):
     cache_dir: str | None = None
 
 
-def made_in_python(run: Run) -> str | None:
+def explain_python_run(run: Run) -> str | None:
     """Why some figures of a run cannot be told, where no recipe made it and so no arguments say on what; else None.
 
     Example:
 
-        >>> made_in_python({"config": {"train_corpus": "sample"}}) is None
+        >>> explain_python_run({"config": {"train_corpus": "sample"}}) is None
         True
-        >>> made_in_python({"config": {"max_steps": 60}})
+        >>> explain_python_run({"config": {"max_steps": 60}})
         'the run was made in Python; run.json lacks train_corpus'
     """
     by_recipe = "train_corpus" in run["config"]
@@ -170,7 +170,7 @@ class Evidence:
         Raises:
             Unreadable: Where they are not built in and nobody gave them, cannot be opened, or are not named.
         """
-        if (reason := made_in_python(self.run)) is not None:
+        if (reason := explain_python_run(self.run)) is not None:
             raise Unreadable(reason)
         config, given = self.run["config"], self.given
         names: dict[str, Any] = {"train_corpus": given.train_corpus, "eval_corpus": given.eval_corpus}
@@ -193,7 +193,7 @@ class Evidence:
             raise Unreadable(f"{name}: {told}") from error
 
 
-def found_by(name: str, check: Check, evidence: Any) -> Iterator[Finding]:
+def run_check(name: str, check: Check, evidence: Any) -> Iterator[Finding]:
     """What a check finds; where a file's content has not the form that it must have, that is a finding too.
 
     Args:
@@ -205,9 +205,9 @@ def found_by(name: str, check: Check, evidence: Any) -> Iterator[Finding]:
 
         >>> def check(run):
         ...     yield Finding("plan", WRONG, "run.json: seed", f"found {run['seed']}")
-        >>> [finding.told for finding in found_by("plan", check, {"seed": 1})]
+        >>> [finding.told for finding in run_check("plan", check, {"seed": 1})]
         ['found 1']
-        >>> [finding.told for finding in found_by("plan", check, {})]
+        >>> [finding.told for finding in run_check("plan", check, {})]
         ["what they say has not the form that it must have (KeyError: 'seed')"]
     """
     try:

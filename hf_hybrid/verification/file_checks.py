@@ -27,7 +27,7 @@ from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.strict_json import read_json, read_json_lines
 
 from .evidence import Evidence, Unreadable
-from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
+from .findings import OK, UNKNOWN, WRONG, Finding, check, compare, compare_texts
 
 
 def check_manifest(evidence: Evidence) -> Iterator[Finding]:
@@ -89,12 +89,12 @@ def check_copies(evidence: Evidence) -> Iterator[Finding]:
                 continue
             if name == EVENTS_NAME:
                 found = found[: len(expected)]  # what came after the bundle was made, such as a push, may follow
-            yield from compared("copies", name, expected, found)
+            yield from compare("copies", name, expected, found)
         elif copy.suffix == ".md":
-            yield compared_texts("copies", name, *(file.read_text(encoding="utf-8") for file in (copy, original)))
+            yield compare_texts("copies", name, *(file.read_text(encoding="utf-8") for file in (copy, original)))
         else:
             same = _same_values(original, copy) if copy.name == PER_QUERY_NAME else sha256(original) == sha256(copy)
-            yield satisfied("copies", name, same, f"is another one than {BUNDLE_NAME}/{name}")
+            yield check("copies", name, same, f"is another one than {BUNDLE_NAME}/{name}")
 
 
 def _same_values(original: Path, copy: Path) -> bool:

@@ -41,7 +41,7 @@ class Finding(NamedTuple):
         return re.split(r"[:,[]", self.place, maxsplit=1)[0]
 
 
-def compared(
+def compare(
     check: str, place: str, expected: Any, found: Any, *, relative: float = ROUNDING, absolute: float = 0.0
 ) -> Iterator[Finding]:
     """A finding for each value in nested dictionaries and lists.
@@ -56,7 +56,7 @@ def compared(
 
     Example:
 
-        >>> for finding in compared("sums", "a.json", {"pairs": 3, "steps": [1, 2]}, {"pairs": 4, "steps": [1, 2]}):
+        >>> for finding in compare("sums", "a.json", {"pairs": 3, "steps": [1, 2]}, {"pairs": 4, "steps": [1, 2]}):
         ...     print(finding.status, finding.place, finding.told)
         wrong a.json: pairs expected 3, found 4
         ok a.json: steps[0]
@@ -70,11 +70,11 @@ def compared(
             elif key not in expected:
                 yield Finding(check, WRONG, inner, f"expected nothing, found {_shown.repr(found[key])}")
             else:
-                yield from compared(check, inner, expected[key], found[key], relative=relative, absolute=absolute)
+                yield from compare(check, inner, expected[key], found[key], relative=relative, absolute=absolute)
     elif isinstance(expected, list | tuple) and isinstance(found, list | tuple) and len(expected) == len(found):
         for number, (wanted, value) in enumerate(zip(expected, found, strict=True)):
             inner = f"{place}[{number}]"
-            yield from compared(check, inner, wanted, value, relative=relative, absolute=absolute)
+            yield from compare(check, inner, wanted, value, relative=relative, absolute=absolute)
     elif _same(expected, found, relative, absolute):
         yield Finding(check, OK, place)
     else:
@@ -88,7 +88,7 @@ def _same(expected: Any, found: Any, relative: float, absolute: float) -> bool:
     return type(expected) is type(found) and expected == found
 
 
-def satisfied(check: str, place: str, holds: bool, told: str) -> Finding:
+def check(check: str, place: str, holds: bool, told: str) -> Finding:
     """A finding that is `OK` where something holds, and `WRONG` with `told` where not."""
     return Finding(check, OK, place) if holds else Finding(check, WRONG, place, told)
 
@@ -123,7 +123,7 @@ def findings_table(findings: Iterable[Finding]) -> str:
     return "\n".join([*lines, "", f"{totals[WRONG]} wrong, {totals[OK]} ok, {totals[UNKNOWN]} unknown"])
 
 
-def compared_texts(check: str, file: str, expected: str, found: str) -> Finding:
+def compare_texts(check: str, file: str, expected: str, found: str) -> Finding:
     """Of two texts that differ, the first line where they do.
 
     Args:
@@ -133,7 +133,7 @@ def compared_texts(check: str, file: str, expected: str, found: str) -> Finding:
 
     Example:
 
-        >>> compared_texts("card", "README.md", "one\\ntwo", "one\\nten")
+        >>> compare_texts("card", "README.md", "one\\ntwo", "one\\nten")
         Finding(check='card', status='wrong', place='README.md, line 2', told="expected 'two', found 'ten'")
     """
     if expected == found:

@@ -13,8 +13,8 @@ from hf_hybrid.data.batches.schedule import HybridSchedule, plan_fingerprint
 from hf_hybrid.evaluation.aggregate import POOL
 from hf_hybrid.utils.redaction import publishable
 
-from .evidence import Evidence, Unreadable, made_in_python
-from .findings import ROUNDING, UNKNOWN, Finding, compared, satisfied
+from .evidence import Evidence, Unreadable, explain_python_run
+from .findings import ROUNDING, UNKNOWN, Finding, check, compare
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
@@ -27,17 +27,15 @@ def check_plan(evidence: Evidence) -> Iterator[Finding]:
     config, identity, language_pairs = run["config"], run["identity"], plan["language_pairs"]
     names = [(pair["batch_type"], pair["language_pair"]) for pair in language_pairs]
     known = all(type(number) is int and 0 <= number < len(language_pairs) for number in plan["batches"])
-    yield satisfied(
+    yield check(
         "plan", "plan.json: batches", known, f"has a number that is none of its {len(language_pairs)} language pairs'"
     )
     if not known:
         return
-    yield from compared(
-        "plan", "plan.json: fingerprint", plan_fingerprint(names, plan["batches"]), plan["fingerprint"]
-    )
-    yield from compared("plan", "run.json: identity: plan", plan["fingerprint"], identity["plan"])
+    yield from compare("plan", "plan.json: fingerprint", plan_fingerprint(names, plan["batches"]), plan["fingerprint"])
+    yield from compare("plan", "run.json: identity: plan", plan["fingerprint"], identity["plan"])
     num_batches = len(evidence.batches(0, config["max_steps"]))
-    yield from compared("plan", "plan.json: number of batches", num_batches, len(plan["batches"]))
+    yield from compare("plan", "plan.json: number of batches", num_batches, len(plan["batches"]))
     steps = Counter(names[number] for number in plan["batches"])
     counted = "blocks" if evidence.is_mlm else "steps"
     told = {
@@ -45,9 +43,7 @@ def check_plan(evidence: Evidence) -> Iterator[Finding]:
         for row in run["plan"]["language_pairs"]
         if row[counted]
     }
-    yield from compared(
-        "plan", "run.json: plan: steps", {" ".join(name): count for name, count in steps.items()}, told
-    )
+    yield from compare("plan", "run.json: plan: steps", {" ".join(name): count for name, count in steps.items()}, told)
     yield from _check_mlm_shares(run, steps) if evidence.is_mlm else _check_shares(run["mix"], steps)
     yield from _check_arguments(config, identity, run)
     yield from _check_languages(run, names)
@@ -61,7 +57,7 @@ def _check_shares(mix: str, steps: Counter[tuple[str, str]]) -> Iterator[Finding
     for (batch_type, _), count in steps.items():
         found[batch_type] += count
     planned = {batch_type: count for batch_type, count in zip(batch_types, expected, strict=True) if count}
-    yield from compared("plan", "plan.json: steps of each batch type", planned, dict(found))
+    yield from compare("plan", "plan.json: steps of each batch type", planned, dict(found))
 
 
 def _check_mlm_shares(run: Mapping[str, Any], blocks: Counter[tuple[str, str]]) -> Iterator[Finding]:
@@ -71,16 +67,14 @@ def _check_mlm_shares(run: Mapping[str, Any], blocks: Counter[tuple[str, str]]) 
     for row, weight in zip(rows, weights, strict=True):
         share, found = total * weight / sum(weights), blocks[row["batch_type"], row["language_pair"]]
         told = f"expected {share:.2f} rounded up or down, found {found}"
-        yield satisfied(
-            "plan", f"plan.json: blocks of {row['language_pair']}", abs(found - share) < 1 + ROUNDING, told
-        )
+        yield check("plan", f"plan.json: blocks of {row['language_pair']}", abs(found - share) < 1 + ROUNDING, told)
 
 
 def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run: Run) -> Iterator[Finding]:
     """What is said several times is said alike."""
     data_seed = config["seed"] if config["data_seed"] is None else config["data_seed"]
     longest = run["model"]["max_length"]  # of what the model can read
-    reason = made_in_python(run)
+    reason = explain_python_run(run)
     lengths = {"max_query_length": config.get("max_query_length", longest), "max_passage_length": longest}
     lengths = {name: min(length, longest) for name, length in lengths.items()}
     for name, value in identity.items():
@@ -88,9 +82,9 @@ def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run
             yield Finding("plan", UNKNOWN, f"run.json: identity: {name}", reason)
             continue
         expected = {**config, "data_seed": data_seed, **lengths}.get(name, value)
-        yield from compared("plan", f"run.json: identity: {name}", expected, value)
-    yield from compared("plan", "run.json: seed", identity["data_seed"], run["seed"])
-    yield from compared("plan", "run.json: mix", identity["mix"], run["mix"])
+        yield from compare("plan", f"run.json: identity: {name}", expected, value)
+    yield from compare("plan", "run.json: seed", identity["data_seed"], run["seed"])
+    yield from compare("plan", "run.json: mix", identity["mix"], run["mix"])
 
 
 def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> Iterator[Finding]:
@@ -101,13 +95,11 @@ def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> It
         fits = {"mono": query == passage, "cross": query != passage, "pool": passage == POOL, "mixed": query == POOL}
         told = f"{batch_type} {name} is no language pair of the languages {', '.join(items)}"
         holds = fits.get(batch_type, True) and {query, passage or query} <= {*items, POOL}
-        yield satisfied("plan", f"plan.json: language pairs: {name}", holds, told)
+        yield check("plan", f"plan.json: language pairs: {name}", holds, told)
     for row in run["plan"]["language_pairs"]:
         if row["batch_type"] == "mono":
             language = row["language_pair"].partition("->")[0]
-            yield from compared(
-                "plan", f"run.json: plan: {row['language_pair']}: items", items[language], row["items"]
-            )
+            yield from compare("plan", f"run.json: plan: {row['language_pair']}: items", items[language], row["items"])
 
 
 # Corpora
@@ -117,8 +109,8 @@ def check_corpus(evidence: Evidence) -> Iterator[Finding]:
     """The corpora by their fingerprints, and the plan made of them anew, as far as they are at hand."""
     run, evaluated = evidence.run, evidence.evaluation["evaluated"]
     corpus = run["corpus"]
-    yield from compared("corpus", "run.json: corpus: fingerprint", run["identity"]["corpus"], corpus["fingerprint"])
-    yield from compared("corpus", "run.json: corpus: license", corpus["source"].get("license"), corpus["license"])
+    yield from compare("corpus", "run.json: corpus: fingerprint", run["identity"]["corpus"], corpus["fingerprint"])
+    yield from compare("corpus", "run.json: corpus: license", corpus["source"].get("license"), corpus["license"])
     try:
         train, held_out = evidence.corpora
     except Unreadable as error:
@@ -131,10 +123,10 @@ def check_corpus(evidence: Evidence) -> Iterator[Finding]:
         if train.fingerprint != corpus["fingerprint"]:
             return
     expected = {"fingerprint": train.fingerprint, **_items(train)}
-    yield from compared("corpus", "run.json: corpus", expected, {name: corpus[name] for name in expected})
+    yield from compare("corpus", "run.json: corpus", expected, {name: corpus[name] for name in expected})
     yield from _check_source("run.json: corpus: source", train, corpus["source"])
     expected = {"corpus_fingerprint": held_out.fingerprint, "languages": list(held_out.languages)}
-    yield from compared("corpus", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
+    yield from compare("corpus", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
     yield from _check_source("eval.json: evaluated: corpus", held_out, evaluated["corpus"])
     if evidence.is_mlm:
         told = "its blocks follow from the texts and the model's tokenizer"
@@ -147,7 +139,7 @@ def _check_source(place: str, corpus: ParallelCorpus, told: Mapping[str, Any]) -
     """What is known of the source; a folder may have another name here, and may have lost its data set card."""
     named = ("revision",) if corpus.source.get("format") in ("sample", "hub") else ("revision", "path")
     expected = {name: value for name, value in publishable(corpus.source).items() if name not in named}
-    yield from compared("corpus", place, expected, {name: told[name] for name in expected if name in told})
+    yield from compare("corpus", place, expected, {name: told[name] for name in expected if name in told})
 
 
 def _items(corpus: ParallelCorpus) -> dict[str, Any]:
@@ -168,8 +160,8 @@ def _check_schedule(evidence: Evidence, corpus: ParallelCorpus) -> Iterator[Find
             for name in ("global_batch_size", "smoothing", "language_pairs", "exclude", "max_positives")
         },
     )
-    yield from compared("corpus", "plan.json: fingerprint", schedule.fingerprint, evidence.plan["fingerprint"])
-    yield from compared("corpus", "run.json: plan: language pairs", schedule.plan(), run["plan"]["language_pairs"])
+    yield from compare("corpus", "plan.json: fingerprint", schedule.fingerprint, evidence.plan["fingerprint"])
+    yield from compare("corpus", "run.json: plan: language pairs", schedule.plan(), run["plan"]["language_pairs"])
     if schedule.fingerprint != evidence.plan["fingerprint"]:
         return
     steps: Counter[str] = Counter()
@@ -180,6 +172,6 @@ def _check_schedule(evidence: Evidence, corpus: ParallelCorpus) -> Iterator[Find
             pairs += sum(len(batch.items) for batch in batches)
             parts = [part for batch in batches for part in (batch.query_languages, batch.positive_languages)]
             steps.update(corpus.languages[language] for language in np.unique(np.concatenate(parts)))
-        yield from compared("corpus", f"resources.jsonl, line {number}: pairs", pairs, line["pairs"])
+        yield from compare("corpus", f"resources.jsonl, line {number}: pairs", pairs, line["pairs"])
     found = {name: share["steps"] for name, share in evidence.resources["per_language"].items()}
-    yield from compared("corpus", "resources.json: per_language: steps", dict(steps), found)
+    yield from compare("corpus", "resources.json: per_language: steps", dict(steps), found)

@@ -16,8 +16,8 @@ from typing import Any
 
 from hf_hybrid.records.schema import Run, Scores
 
-from .evidence import Evidence, made_in_python
-from .findings import UNKNOWN, Finding, compared
+from .evidence import Evidence, explain_python_run
+from .findings import UNKNOWN, Finding, compare
 
 TOLERANCE = 0.01  # of measures between 0 and 1; hybrid batches gain three to five times as much over monolingual ones
 RELATIVE_TOLERANCE = 0.05  # of losses and of the rank distance
@@ -88,7 +88,7 @@ def refuse_rerun(run: Run, output_dir: str | os.PathLike[str]) -> None:
         ...
         ValueError: the run was made in Python; run.json lacks train_corpus: only its own program makes it again.
     """
-    if (reason := made_in_python(run)) is not None:
+    if (reason := explain_python_run(run)) is not None:
         raise ValueError(f"{reason}: only its own program makes it again.")
     if (Path(output_dir) / "run.json").exists():
         raise ValueError(f"--output_dir {output_dir} holds a run already: name a new folder, or delete that one.")
@@ -124,18 +124,18 @@ def unlike_machines(first: Run, second: Run) -> list[str]:
 def _compared_runs(
     first: Evidence, second: Evidence, tolerance: float, relative_tolerance: float
 ) -> Iterator[Finding]:
-    yield from compared("rerun", "run.json: identity", first.run["identity"], second.run["identity"], relative=0)
+    yield from compare("rerun", "run.json: identity", first.run["identity"], second.run["identity"], relative=0)
     if not unlike_machines(first.run, second.run):
         tolerance = relative_tolerance = 0.0
     losses, again = ({line["step"]: line["loss"] for line in run.lines} for run in (first, second))
-    yield from compared("rerun", "resources.jsonl: loss of step", losses, again, relative=relative_tolerance)
+    yield from compare("rerun", "resources.jsonl: loss of step", losses, again, relative=relative_tolerance)
     counts, recounted = ({name: dict(run.resources)[name] for name in _COUNTS} for run in (first, second))
-    yield from compared("rerun", "resources.json", counts, recounted, relative=0)
+    yield from compare("rerun", "resources.json", counts, recounted, relative=0)
     for when in ("before", "after"):
         scores, rescored = (_flat(run.evaluation[when], tolerance == 0) for run in (first, second))
         for name in dict.fromkeys([*scores, *rescored]):
             is_small = name not in _LARGE
-            yield from compared(
+            yield from compare(
                 "rerun",
                 f"eval.json: {when}: {name}",
                 scores.get(name),

@@ -10,7 +10,7 @@ from hf_hybrid.records.schema import EVALUATIONS_NAME, PER_QUERY_NAME, Evaluatio
 from hf_hybrid.records.scores import flatten_scores
 
 from .evidence import Evidence
-from .findings import UNKNOWN, Finding, compared, satisfied
+from .findings import UNKNOWN, Finding, check, compare
 from .rerun import RELATIVE_TOLERANCE, TOLERANCE
 
 _MOST_ROW_BYTES = 1024  # a row has some twenty numbers, two languages and an id
@@ -24,7 +24,7 @@ def check_scores(evidence: Evidence) -> Iterator[Finding]:
         name = f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
         if scores is None:
             lies = (evidence.path / name).exists()
-            yield satisfied("scores", f"eval.json: {when}", not lies, f"is null, but there is {name}")
+            yield check("scores", f"eval.json: {when}", not lies, f"is null, but there is {name}")
             continue
         if (reason := evidence.left_out(when)) is not None:
             yield from _check_size(evaluation, scores, when)
@@ -36,7 +36,7 @@ def check_scores(evidence: Evidence) -> Iterator[Finding]:
             place = f"eval.json: {when}: bias: {key}"
             yield Finding("scores", UNKNOWN, place, "it needs the rankings, which are not kept")
         told = {**scores, "bias": {key: value for key, value in scores["bias"].items() if key not in unknown}}
-        yield from compared("scores", f"eval.json: {when}", expected, told)
+        yield from compare("scores", f"eval.json: {when}", expected, told)
         yield from _check_asked(evaluation["evaluated"], expected, when)
     yield from _check_last_point(evidence)
 
@@ -46,20 +46,20 @@ def _check_size(evaluation: Evaluation, scores: Scores, when: str) -> Iterator[F
     size, languages = evaluation["values_bytes"][when], evaluation["evaluated"]["languages"]
     rows = scores["num_queries"] * (len(languages) + 1)
     told = f"the values of {scores['num_queries']} queries do not take {size} bytes"
-    yield satisfied("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, told)
+    yield check("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, told)
 
 
 def _check_asked(evaluated: Mapping[str, Any], scores: Scores, when: str) -> Iterator[Finding]:
     """What was evaluated is what was asked for."""
     for setting in ("monolingual", "cross_lingual", "multilingual"):
         wanted = list(evaluated["measures"]) if scores[setting] else []
-        yield from compared("scores", f"eval.json: {when}: {setting}: measures", wanted, list(scores[setting]))
+        yield from compare("scores", f"eval.json: {when}: {setting}: measures", wanted, list(scores[setting]))
     languages = {
         language for pair in scores["pairs"] for language in evaluated["languages"] if pair.startswith(f"{language}-")
     }
     known = {f"{query}-{passage}" for query in languages for passage in evaluated["languages"]}
     told = f"has pairs of other languages than {', '.join(evaluated['languages'])}"
-    yield satisfied("scores", f"eval.json: {when}: pairs", set(scores["pairs"]) <= known, told)
+    yield check("scores", f"eval.json: {when}: pairs", set(scores["pairs"]) <= known, told)
 
 
 def _check_last_point(evidence: Evidence) -> Iterator[Finding]:
@@ -73,4 +73,4 @@ def _check_last_point(evidence: Evidence) -> Iterator[Finding]:
     for number, point in enumerate(evidence.curve, start=1):
         if point["step"] == config["max_steps"]:
             place = f"curve.jsonl, line {number}: measures"
-            yield from compared("scores", place, flatten_scores(after), point["measures"], **near)
+            yield from compare("scores", place, flatten_scores(after), point["measures"], **near)

@@ -1,4 +1,4 @@
-"""Whether what the report of a study says follows from its files: `found_in_study`.
+"""Whether what the report of a study says follows from its files: `check_study_folder`.
 
 | check | what is compared |
 |---|---|
@@ -31,7 +31,7 @@ from hf_hybrid import __version__
 from hf_hybrid.evaluation.aggregate import scores_of_queries
 from hf_hybrid.hub.model_card import CARD_NAME
 from hf_hybrid.metrics.beir_cross_lingual import ranking
-from hf_hybrid.records.environment import installed_version
+from hf_hybrid.records.environment import find_installed_version
 from hf_hybrid.records.manifest import read_manifest
 from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME, Scores
 from hf_hybrid.scaling.grid.fits import make_fits
@@ -49,9 +49,9 @@ from hf_hybrid.utils.files import sha256
 
 from .cost_checks import check_resources
 from .event_checks import check_events
-from .evidence import Check, Unreadable, found_by
+from .evidence import Check, Unreadable, run_check
 from .file_checks import check_schema
-from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
+from .findings import OK, UNKNOWN, WRONG, Finding, check, compare, compare_texts
 from .plan_checks import check_plan
 from .score_checks import check_scores
 from .study_evidence import ALL_TRIALS, NO_VALUES, StageEvidence, StudyEvidence, as_written, over_runs
@@ -93,7 +93,7 @@ def check_files(evidence: StudyEvidence) -> Iterator[Finding]:
 
 def _of_all(check: str, name: str, expected: Any, found: Any) -> Iterator[Finding]:
     """What is right in files of trials is counted together."""
-    for finding in compared(check, name, expected, found):
+    for finding in compare(check, name, expected, found):
         right = finding.status == OK and name.startswith("trials/")
         yield finding._replace(place=f"{ALL_TRIALS}/{Path(name).name}") if right else finding
 
@@ -131,7 +131,7 @@ def check_stage_scores(run: StageEvidence) -> Iterator[Finding]:
     elif not run.trains:
         expected = scores_of_queries(run.values("after"), evaluated["measures"])
         known = {name: value for name, value in scores["bias"].items() if not name.startswith("MRC")}
-        yield from compared("scores", "eval.json: after", expected, {**scores, "bias": known})
+        yield from compare("scores", "eval.json: after", expected, {**scores, "bias": known})
     if run.trains:
         yield from check_scores(run)
     elif run.is_copy:
@@ -142,11 +142,11 @@ def _check_means(scores: Scores, measures: list[str], languages: list[str]) -> I
     pairs = [(query, passage) for query in languages for passage in languages]
     known = {"-".join(pair) for pair in pairs}
     told = f"has pairs of other languages than {', '.join(languages)}"
-    yield satisfied("scores", "eval.json: after: pairs", {*scores["pairs"]} <= known, told)
+    yield check("scores", "eval.json: after: pairs", {*scores["pairs"]} <= known, told)
     for setting, is_one in (("monolingual", True), ("cross_lingual", False)):
         of_pairs = [scores["pairs"].get("-".join(pair), {}) for pair in pairs if (pair[0] == pair[1]) == is_one]
         expected = ranking.macro({name: found[name] for name in measures if name in found} for found in of_pairs)
-        yield from compared("scores", f"eval.json: after: {setting}", expected, scores[setting])  # type: ignore[literal-required]
+        yield from compare("scores", f"eval.json: after: {setting}", expected, scores[setting])  # type: ignore[literal-required]
 
 
 # What follows from the runs
@@ -156,7 +156,7 @@ def check_table(evidence: StudyEvidence) -> Iterator[Finding]:
     """Each value of `table.json` against the runs."""
     made, told = dict(evidence.table), evidence.content("table.json")
     expected, found = made.pop("rows"), told.pop("rows")
-    yield from compared("table", "table.json: rows", *([row["id"] for row in rows] for rows in (expected, found)))  # type: ignore[union-attr]
+    yield from compare("table", "table.json: rows", *([row["id"] for row in rows] for rows in (expected, found)))  # type: ignore[union-attr]
     rows = {row["id"]: row for row in found}
     for row in expected:  # type: ignore[attr-defined]
         if row["id"] in rows:
@@ -171,7 +171,7 @@ def check_fits(evidence: StudyEvidence) -> Iterator[Finding]:
 
 
 def _nearly(check: str, place: str, expected: Any, found: Any) -> Iterator[Finding]:
-    return compared(check, place, expected, found, absolute=_NEAR_NOTHING)
+    return compare(check, place, expected, found, absolute=_NEAR_NOTHING)
 
 
 # The report
@@ -192,7 +192,7 @@ def check_figures(evidence: StudyEvidence) -> Iterator[Finding]:
     except ImportError:
         yield Finding("figures", UNKNOWN, REPORT_NAME, _NO_LIBRARIES)
         return
-    yield from compared("figures", REPORT_NAME, made, found)
+    yield from compare("figures", REPORT_NAME, made, found)
 
 
 def check_page(evidence: StudyEvidence) -> Iterator[Finding]:
@@ -207,7 +207,7 @@ def check_page(evidence: StudyEvidence) -> Iterator[Finding]:
     if text is None:
         yield _none("page", evidence, MARKDOWN_NAME)
     else:
-        yield _or_unknown(compared_texts("page", MARKDOWN_NAME, markdown_text(evidence.path), text), release)
+        yield _or_unknown(compare_texts("page", MARKDOWN_NAME, markdown_text(evidence.path), text), release)
 
 
 def _checked_page(evidence: StudyEvidence, page: str, release: str | None, by: re.Match[str] | None) -> Finding:
@@ -218,13 +218,13 @@ def _checked_page(evidence: StudyEvidence, page: str, release: str | None, by: r
         made = report_text(evidence.path)
     except ImportError:
         return Finding("page", UNKNOWN, REPORT_NAME, _NO_LIBRARIES)
-    whole = compared_texts("page", REPORT_NAME, made, page)
+    whole = compare_texts("page", REPORT_NAME, made, page)
     told = {"altair": by[2], "vl-convert-python": by[3]}
-    other = [name for name, version in told.items() if version != installed_version(name)]
+    other = [name for name, version in told.items() if version != find_installed_version(name)]
     if not other or whole.status == OK or release:
         return _or_unknown(whole, release)
-    words = compared_texts("page", REPORT_NAME, *(_DRAWN.sub("", found) for found in (made, page)))
-    reason = f"it was drawn by {other[0]} {told[other[0]]}; here is {installed_version(other[0])}"
+    words = compare_texts("page", REPORT_NAME, *(_DRAWN.sub("", found) for found in (made, page)))
+    reason = f"it was drawn by {other[0]} {told[other[0]]}; here is {find_installed_version(other[0])}"
     return words if words.status == WRONG else Finding("page", UNKNOWN, REPORT_NAME, reason)
 
 
@@ -257,15 +257,15 @@ STUDY_CHECKS: dict[str, Check] = {
 }
 
 
-def found_in_study(folder: str | os.PathLike[str]) -> Iterator[Finding]:
+def check_study_folder(folder: str | os.PathLike[str]) -> Iterator[Finding]:
     """What all checks find in a study, or in a copy.
 
     Args:
         folder (`str` or `Path`): Where it lies.
     """
     evidence = StudyEvidence(Path(folder), Path(folder))
-    for name, check in STUDY_CHECKS.items():
-        yield from found_by(name, check, evidence)
+    for name, check_folder in STUDY_CHECKS.items():
+        yield from run_check(name, check_folder, evidence)
 
 
 # Made again

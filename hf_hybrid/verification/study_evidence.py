@@ -15,7 +15,7 @@ from hf_hybrid.scaling.grid.arms import Stage, Trial
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import Table, make_table
 
-from .evidence import Check, Evidence, found_by
+from .evidence import Check, Evidence, run_check
 from .findings import OK, UNKNOWN, Finding
 
 ALL_TRIALS = "trials/*"
@@ -101,7 +101,7 @@ def over_runs(name: str, check: Check, evidence: StudyEvidence) -> Iterator[Find
     """
     unknown: dict[str, list[tuple[StageEvidence, Finding]]] = {}
     for run in evidence.runs:
-        for finding in found_by(name, check, run):
+        for finding in run_check(name, check, run):
             if finding.status == UNKNOWN:
                 unknown.setdefault(finding.place, []).append((run, finding))
             else:

@@ -12,10 +12,10 @@ from typing import Any
 from hf_hybrid.data.batches.mix import MixConfig
 from hf_hybrid.scaling.grid.arms import ARMS, Shared, grid, stages_of
 from hf_hybrid.scaling.grid.folder import Study
-from hf_hybrid.scaling.report.copy import published_trial
+from hf_hybrid.scaling.report.copy import build_published_trial
 from hf_hybrid.utils.redaction import publishable
 
-from .findings import OK, UNKNOWN, Finding, compared, satisfied
+from .findings import OK, UNKNOWN, Finding, check, compare
 from .study_evidence import ALL_TRIALS, StageEvidence, StudyEvidence, over_runs
 
 # Options that are places: of them the last part is compared, for a study may have been moved, and a copy has no more.
@@ -35,7 +35,7 @@ def check_study(evidence: StudyEvidence) -> Iterator[Finding]:
     """`study.json` against itself, and each trial and run against it."""
     study = evidence.study
     unknown = [arm for arm in study["arms"] if arm not in ARMS]
-    yield satisfied("study", "study.json: arms", not unknown, f"there is no arm {', '.join(unknown)}")
+    yield check("study", "study.json: arms", not unknown, f"there is no arm {', '.join(unknown)}")
     if unknown:
         return
     yield from _check_asked(study)
@@ -54,12 +54,12 @@ def _check_asked(study: Study) -> Iterator[Finding]:
     """Sets of languages are nested, the evaluation is in the languages of its corpus, and all take the same steps."""
     order, budget = study["language_order"], study["budget"]
     sets = {count: order[: int(count)] for count in study["language_sets"]}
-    yield from compared("study", "study.json: language_sets", sets, study["language_sets"])
+    yield from compare("study", "study.json: language_sets", sets, study["language_sets"])
     languages = list(study["corpus"]["eval"]["items_per_language"])
-    yield from compared("study", "study.json: eval_languages", languages, study["eval_languages"])
+    yield from compare("study", "study.json: eval_languages", languages, study["eval_languages"])
     if budget["type"] == "steps":
         steps = dict.fromkeys(budget["steps"], budget["value"])
-        yield from compared("study", "study.json: budget: steps", steps, budget["steps"])
+        yield from compare("study", "study.json: budget: steps", steps, budget["steps"])
     else:
         yield Finding("study", UNKNOWN, "study.json: budget: steps", _BUDGET.format(budget["type"]))
 
@@ -70,14 +70,14 @@ def _check_grid(study: Study) -> Iterator[Finding]:
     corpus, base = list(study["corpus"]["train"]["items_per_language"]), study["base"]["model_name_or_path"]
     trials, absent = grid(study["arms"], sets, study["seeds"], corpus, from_scratch=base is None)
     names = [trial["id"] for trial in study["trials"]]
-    yield from compared("study", "study.json: trials", [trial["id"] for trial in trials], names)
-    yield from compared("study", "study.json: absent", absent, study["absent"])
+    yield from compare("study", "study.json: trials", [trial["id"] for trial in trials], names)
+    yield from compare("study", "study.json: absent", absent, study["absent"])
     shared, budget, found = _shared(study), study["budget"], {trial["id"]: trial for trial in study["trials"]}
     for trial in trials:
         if trial["id"] in found:
             trial["stages"] = stages_of(trial, shared, budget["steps"], budget["mlm_steps"])
-            expected, told = published_trial(trial), published_trial(found[trial["id"]])
-            yield from compared("study", f"study.json: trials: {trial['id']}", expected, told)
+            expected, told = build_published_trial(trial), build_published_trial(found[trial["id"]])
+            yield from compare("study", f"study.json: trials: {trial['id']}", expected, told)
 
 
 def _shared(study: Study) -> Shared:
@@ -105,17 +105,17 @@ def _check_folders(evidence: StudyEvidence) -> Iterator[Finding]:
         status = folder.status(trial)
         reason = f"it is {told.get(name)} by table.json, and {status} by its files"
         place = f"trials/{name}" if status != told.get(name) else ALL_TRIALS
-        yield satisfied("study", place, status == told.get(name), reason)
+        yield check("study", place, status == told.get(name), reason)
         if (folder.trial_path(trial) / "failure.json").exists():
             failure = folder.read_failure(trial)
             holds = failure["returncode"] != 0 and status != "finished"
             holds &= failure["stage"] in [stage["name"] for stage in trial["stages"]]
             reason = f"found {failure['stage']!r} that ended with {failure['returncode']}, of a trial that is {status}"
             place = f"{ALL_TRIALS if holds else f'trials/{name}'}/failure.json"
-            yield satisfied("study", place, holds, reason)
+            yield check("study", place, holds, reason)
     others = sorted({path.name for path in evidence.path.glob("trials/*") if path.is_dir()} - set(trials))
     for name in others:
-        yield satisfied("study", f"trials/{name}", False, "is no trial of study.json")
+        yield check("study", f"trials/{name}", False, "is no trial of study.json")
 
 
 def check_run(run: StageEvidence) -> Iterator[Finding]:
@@ -131,7 +131,7 @@ def check_run(run: StageEvidence) -> Iterator[Finding]:
         place = "eval.json: evaluated: arguments"
         yield from _check_options(place, run.stage["options"], evaluated["arguments"])
     expected = {"corpus_fingerprint": study["corpus"]["eval"]["fingerprint"], "languages": study["eval_languages"]}
-    yield from compared("study", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
+    yield from compare("study", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
 
 
 def _check_training(run: StageEvidence) -> Iterator[Finding]:
@@ -140,17 +140,17 @@ def _check_training(run: StageEvidence) -> Iterator[Finding]:
     settings = study["mlm_settings" if run.stage["name"] == "mlm" else "train_settings"]
     known = {name: value for name, value in settings.items() if name not in options and name in told["config"]}
     yield from _check_options("run.json: config", known | options, told["config"])
-    yield from compared("study", "run.json: status", "finished", told["status"])
+    yield from compare("study", "run.json: status", "finished", told["status"])
     mix = "mlm" if run.stage["name"] == "mlm" else str(MixConfig.parse(options["mix"]))
-    yield from compared("study", "run.json: mix", mix, told["mix"])
+    yield from compare("study", "run.json: mix", mix, told["mix"])
     corpus, whole = told["corpus"], study["corpus"]["train"]
     items = {code: whole["items_per_language"].get(code) for code in run.trial["languages"]}
-    yield from compared("study", "run.json: corpus: items_per_language", items, corpus["items_per_language"])
+    yield from compare("study", "run.json: corpus: items_per_language", items, corpus["items_per_language"])
     if list(whole["items_per_language"]) == run.trial["languages"]:  # else it is a part, with a fingerprint of its own
         place = "run.json: corpus: fingerprint"
-        yield from compared("study", place, whole["fingerprint"], corpus["fingerprint"])
+        yield from compare("study", place, whole["fingerprint"], corpus["fingerprint"])
     found = told["identity"]["corpus"]
-    yield from compared("study", "run.json: identity: corpus", corpus["fingerprint"], found)
+    yield from compare("study", "run.json: identity: corpus", corpus["fingerprint"], found)
 
 
 def _check_options(place: str, asked: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -163,7 +163,7 @@ def _check_options(place: str, asked: Mapping[str, Any], found: Mapping[str, Any
             value, told = (PurePath(str(text)).name for text in (value, told))
         if name in _SHARES and 0 < float(value) < 1:
             value = math.ceil(float(value) * found["max_steps"])
-        yield from compared("study", f"{place}: {name}", publishable(_read_as(value, told)), publishable(told))
+        yield from compare("study", f"{place}: {name}", publishable(_read_as(value, told)), publishable(told))
 
 
 def _read_as(asked: Any, found: Any) -> Any:
@@ -216,6 +216,6 @@ def _alike(values: list[tuple[str, Any]]) -> Iterator[Finding]:
     """Each against what most of them say."""
     [(most, _)] = Counter(json.dumps(value, sort_keys=True) for _, value in values).most_common(1)
     for place, value in values:
-        for finding in compared("study", place, json.loads(most), value):
+        for finding in compare("study", place, json.loads(most), value):
             inner = "/".join([ALL_TRIALS, place.rpartition("/")[2]])
             yield finding._replace(place=inner) if finding.status == OK else finding

@@ -47,7 +47,7 @@ from hf_hybrid.hub.model_card import (
     read_files,
     write_card,
 )
-from hf_hybrid.records.environment import installed_version
+from hf_hybrid.records.environment import find_installed_version
 from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import BUNDLE_NAME, EVENTS_NAME, MANIFEST_NAME
@@ -55,9 +55,9 @@ from hf_hybrid.utils.files import files_in, sha256
 
 from .cost_checks import check_resources
 from .event_checks import check_events
-from .evidence import Check, Evidence, Given, found_by
+from .evidence import Check, Evidence, Given, run_check
 from .file_checks import check_copies, check_manifest, check_model, check_schema, no_manifest
-from .findings import OK, UNKNOWN, WRONG, Finding, compared, compared_texts, satisfied
+from .findings import OK, UNKNOWN, WRONG, Finding, check, compare, compare_texts
 from .plan_checks import check_corpus, check_plan
 from .score_checks import check_scores
 
@@ -100,7 +100,7 @@ def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Fin
     if kind is None:
         raise ValueError(f"{path} is none of these: {', '.join(kind.name for kind in KINDS)}. There is no run.json.")
     evidence = Evidence(path / kind.bundle, path, given)
-    found = (finding for name, check in kind.checks.items() for finding in found_by(name, check, evidence))
+    found = (finding for name, check in kind.checks.items() for finding in run_check(name, check, evidence))
     return list(_missing_once(found))
 
 
@@ -142,7 +142,7 @@ def check_card(evidence: Evidence) -> Iterator[Finding]:
     if reason := _unlike_here(evidence, "hf-hybrid"):
         yield Finding("card", UNKNOWN, CARD_NAME, reason)
         return
-    yield compared_texts("card", CARD_NAME, expected, found)
+    yield compare_texts("card", CARD_NAME, expected, found)
 
 
 def check_drawn(evidence: Evidence) -> Iterator[Finding]:
@@ -166,7 +166,7 @@ def check_drawn(evidence: Evidence) -> Iterator[Finding]:
                 yield Finding("drawn", UNKNOWN, name, reason)
             else:
                 told = "is missing" if name not in there else "is not what eval.json gives"
-                yield satisfied("drawn", name, same, told)
+                yield check("drawn", name, same, told)
 
 
 def _need_scores(evidence: Evidence) -> None:
@@ -191,7 +191,7 @@ def _drawn_otherwise(evidence: Evidence) -> str | None:
 
 def _unlike_here(evidence: Evidence, *names: str) -> str | None:
     """Of which of some distributions another version, or none, is here than in the lock; None for the same."""
-    here = {name: installed_version(name) or "none" for name in names}
+    here = {name: find_installed_version(name) or "none" for name in names}
     here |= {name: __version__ for name in names if name == "hf-hybrid"}  # which may run from a checkout
     other = unlike(here, evidence.text(LOCK_NAME))
     return f"it was made by {other[0][0]} {other[0][1]}; here is {here[other[0][0]]}" if other else None
@@ -203,16 +203,16 @@ def check_environment(evidence: Evidence) -> Iterator[Finding]:
     wrong = dict(unlike(told["versions"], lock))
     for name, found in told["versions"].items():
         place = f"run.json: environment: versions: {name}"
-        yield satisfied("environment", place, name not in wrong, f"{LOCK_NAME} has {wrong.get(name)}, found {found}")
+        yield check("environment", place, name not in wrong, f"{LOCK_NAME} has {wrong.get(name)}, found {found}")
     found = re.match(r"# Python ([^,\s]+)", lock)
-    yield from compared("environment", "run.json: environment: python", found and found[1], told["python"])
+    yield from compare("environment", "run.json: environment: python", found and found[1], told["python"])
 
 
 def check_study(evidence: Evidence) -> Iterator[Finding]:
     """All checks of a study, each under a name of its own."""
-    from .study_checks import found_in_study
+    from .study_checks import check_study_folder
 
-    yield from found_in_study(evidence.path)
+    yield from check_study_folder(evidence.path)
 
 
 # A run that has not come to its end

@@ -19,7 +19,7 @@ from hf_hybrid import __version__
 from hf_hybrid.commands import console, launch
 from hf_hybrid.commands.option_names import option_names
 from hf_hybrid.utils.distributed import RESUME_ME
-from hf_hybrid.utils.options import make_parser, parse_arguments, shipped_settings
+from hf_hybrid.utils.options import list_shipped_settings, make_parser, parse_arguments
 from tests.support.recipe_runs import REPOSITORY, write_jsonl_corpus, write_model
 
 # Runs a command, and says on the last line of stderr which heavy libraries were loaded.
@@ -226,12 +226,12 @@ def test_a_file_is_taken_before_what_lay_there_once(tmp_path: Path, monkeypatch:
 
 
 def test_unknown_settings_list_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {"sample/hybrid", "sample/mlm", "sample/study"} <= {*shipped_settings()}
+    assert {"sample/hybrid", "sample/mlm", "sample/study"} <= {*list_shipped_settings()}
     for name in ("sample/pol", "nowhere.yaml", "sample"):
         code, _, err = called(capsys, "train", "--config", name)
         assert code == 2
         assert f"--config {name}: " in err
-        assert all(shipped in err for shipped in shipped_settings())
+        assert all(shipped in err for shipped in list_shipped_settings())
 
 
 @pytest.mark.slow

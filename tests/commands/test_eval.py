@@ -126,7 +126,7 @@ def test_two_processes_give_the_scores_of_one(evaluate: Callable[..., Any], tmp_
         (["--measures", "NDCG@10"], "nDCG@10"),
         (["--languages", "de,fr"], "fr"),
         (["--max_queries", "0"], "at least 1"),
-        (["--save_runs", "true", "--run_depth", "0"], "run_depth must be between 1 to"),
+        (["--save_runs", "true", "--run_depth", "0"], "run_depth must be between 1 and"),
         (["--index", "hnsw"], "index must be one of exact, faiss"),
         (["--library", "sentence_transformers", "--pooling", "cls"], "leave it out"),
         (["--dtype", "int8"], "dtype must be one of"),

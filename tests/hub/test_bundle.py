@@ -21,7 +21,7 @@ from hf_hybrid.hub import card_sections
 from hf_hybrid.hub.bundle import belongs, files_of, write_bundle
 from hf_hybrid.hub.model_card import write_card
 from hf_hybrid.records import environment as environment_module
-from hf_hybrid.records.environment import environment, installed_version, installed_versions
+from hf_hybrid.records.environment import environment, find_installed_version, find_installed_versions
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.verification import evidence
 from hf_hybrid.verification.evidence import Given
@@ -167,7 +167,12 @@ def test_of_two_releases_the_one_that_is_imported_counts_everywhere(
     stale.mkdir()
     (stale / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.9\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert environment()["versions"]["numpy"] == installed_version("numpy") == installed_versions()["numpy"] == "0.9"
+    assert (
+        environment()["versions"]["numpy"]
+        == find_installed_version("numpy")
+        == find_installed_versions()["numpy"]
+        == "0.9"
+    )
 
 
 def test_the_processor_is_named_as_the_kernel_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

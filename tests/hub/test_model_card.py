@@ -589,7 +589,7 @@ def test_the_command_repeats_the_options_of_the_run(command: str, start: str) ->
         "--query_prompt 'question: ' --max_passage_length 256 --weight_decay 0.0 --learning_rate 2e-4 --use_cpu true"
     )
     others += " --lr_scheduler_kwargs '{\"num_cycles\": 2}' --global_batch_size 32 --held_out 0.2 --save_steps 7"
-    run = {"mix": "mlm" if command == "mlm" else "hybrid"}
+    run: Any = {"mix": "mlm" if command == "mlm" else "hybrid"}
     run |= parse(command, shlex.split(f"{start} {own[command]} {others} --languages de,en"))
     words = shlex.split(build_command(run, ["de", "en"]).replace("\\\n", " "))
     assert words[:5] == ["accelerate", "launch", "-m", "hf_hybrid", command]
@@ -601,11 +601,11 @@ def test_the_command_repeats_the_options_of_the_run(command: str, start: str) ->
 
 
 def test_a_corpus_in_all_its_languages_names_them_if_the_sample_settings_have_others() -> None:
-    run = parse("train", ["--config", "sample/hybrid"])
+    run: Any = {"mix": "hybrid", **parse("train", ["--config", "sample/hybrid"])}
     run["config"]["languages"] = None
-    assert command_options({"mix": "hybrid", **run}, ["de", "en"])["languages"] == "de,en"
-    run = parse("train", ["--model_name_or_path", "user/e5"])
-    assert command_options({"mix": "hybrid", **run}, ["de", "en"]) == {"model_name_or_path": "user/e5"}
+    assert command_options(run, ["de", "en"])["languages"] == "de,en"
+    run = {"mix": "hybrid", **parse("train", ["--model_name_or_path", "user/e5"])}
+    assert command_options(run, ["de", "en"]) == {"model_name_or_path": "user/e5"}
 
 
 # What others have named

@@ -19,9 +19,9 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from hf_hybrid.hub import errors
 from hf_hybrid.hub.bundle import files_of
 from hf_hybrid.hub.commit import PushOptions, PushRecord, Target
-from hf_hybrid.hub.errors import HubError, asked_wait_s, careful_client
+from hf_hybrid.hub.errors import HubError, careful_client, read_retry_after_s
 from hf_hybrid.hub.model_card import card_text
-from hf_hybrid.hub.payload import METRIC_FOLDER, model_files, published_files, refuse_secrets, study_files
+from hf_hybrid.hub.payload import METRIC_FOLDER, build_published_files, model_files, refuse_secrets, study_files
 from hf_hybrid.hub.push import push_metric, push_run, push_study
 from hf_hybrid.records.manifest import find_damage, write_manifest
 from hf_hybrid.records.run_folder import RunFolder
@@ -86,7 +86,7 @@ def test_what_is_published_is_the_layout(run: Path) -> None:
     (run / "model" / "optimizer.pt").write_bytes(b"the manifest does not list it")
     (run / "evaluations" / "notes.txt").write_text("mine")
     (run / "curve.jsonl").write_text('{"step": 4}\n')  # where a run was evaluated on the way
-    found = published_files(run)
+    found = build_published_files(run)
     assert set(found) == LAYOUT - HUBS_OWN | {"curve.jsonl"}
     assert all(content == run / "model" / name for name, content in found.items() if name in MODEL)
     assert {f"bundle/{name}" for name in files_of(run / "bundle")} == BUNDLE - {"bundle/manifest.json"}
@@ -100,13 +100,13 @@ def test_a_bundle_and_results_of_benchmarks_go_along_unchanged(run: Path) -> Non
     write_manifest(run / "bundle")
     (run / "README.md").write_text("![A](pictures/a.png)")  # other pictures are not the card's
     more = {"bundle/logs/a.jsonl", "bundle/manifest.json", ".eval_results/MIRACL.yaml", "pictures/a.png"}
-    found = published_files(run)
+    found = build_published_files(run)
     assert set(found) == MODEL | RECORDS | more
     assert all(found[name] == run / name for name in more)
     (run / "bundle/logs/a.jsonl").write_text("as he is: bundle/logs/a.jsonl")
     said = r"bundle is not as it was written: logs/a\.jsonl.* Delete .*bundle; then the training command of the run"
     with pytest.raises(HubError, match=said):
-        published_files(run)
+        build_published_files(run)
 
 
 def test_records_are_published_without_secrets_and_places(run: Path, hub: HubServer) -> None:
@@ -439,7 +439,7 @@ def test_how_long_the_server_asks_to_wait(headers: dict[str, str], wait_s: float
     hub.fail("info", status=429, headers=headers)
     with pytest.raises(Exception, match="429") as caught:
         api(hub, TOKEN).repo_info(REPO)
-    assert asked_wait_s(caught.value) == wait_s
+    assert read_retry_after_s(caught.value) == wait_s
 
 
 def test_errors_of_xet_storage_are_explained() -> None:

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as np_st
 
 from hf_hybrid.metrics.beir_cross_lingual import bias
 from hf_hybrid.metrics.beir_cross_lingual.policies import POLICIES, Policy
-from hf_hybrid.metrics.beir_cross_lingual.ranking import Evaluation, evaluate_runs, known_means, macro
+from hf_hybrid.metrics.beir_cross_lingual.ranking import Evaluation, average_known, evaluate_runs, macro
 from hf_hybrid.metrics.beir_cross_lingual.settings import Languages, by_pair
 from tests.metrics.test_ranking import prediction, reference
 
@@ -170,7 +170,7 @@ def test_means_leave_out_what_is_missing(found: list[dict[str, float]]) -> None:
     expected = {name: math.fsum(column) / len(column) for name, column in columns.items() if column}
     assert macro(found) == pytest.approx(expected)
     arrays = {name: np.array([means.get(name, np.nan) for means in found]) for name in ("MAP", "PEER")}
-    assert known_means(arrays) == pytest.approx(expected)
+    assert average_known(arrays) == pytest.approx(expected)
 
 
 @every

@@ -15,9 +15,9 @@ import pytrec_eval
 from hf_hybrid.metrics.beir_cross_lingual.policies import Policy
 from hf_hybrid.metrics.beir_cross_lingual.ranking import (
     MEASURES,
+    average_known,
     evaluate_ranked,
     evaluate_runs,
-    known_means,
     macro,
     measures,
     rank_runs,
@@ -183,8 +183,8 @@ def test_queries_do_not_mix() -> None:
 
 def test_means_are_of_those_that_have_a_value() -> None:
     values = {"MAP": np.array([0.25, 0.75]), "PEER": np.array([np.nan, 0.5]), "none": np.full(2, np.nan)}
-    assert known_means(values) == {"MAP": 0.5, "PEER": 0.5}
-    assert known_means({"infinite": np.array([1.0, np.inf])}) == {"infinite": np.inf}
+    assert average_known(values) == {"MAP": 0.5, "PEER": 0.5}
+    assert average_known({"infinite": np.array([1.0, np.inf])}) == {"infinite": np.inf}
     assert macro([{"MAP": 0.25, "PEER": 0.5}, {}, {"MAP": 0.75}]) == {"MAP": 0.5, "PEER": 0.5}
     assert macro([]) == {}
 

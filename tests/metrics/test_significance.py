@@ -158,11 +158,11 @@ def test_cells_are_corrected_together() -> None:
         assert expected != [alone[cell].p_value for cell in cells]
 
 
-def test_cells_must_be_the_same() -> None:
+def test_language_pairs_must_be_the_same() -> None:
     cells = {"de-en": np.array([0.5, 0.6]), "en-de": np.array([0.5, 0.6])}
     with pytest.raises(ValueError, match="only one of the systems has: en-de"):
         compare_language_pairs(cells, {"de-en": cells["de-en"]})
-    with pytest.raises(ValueError, match="cell 'en-de': values of shapes"):
+    with pytest.raises(ValueError, match="en-de: values of shapes"):
         compare_language_pairs(cells, cells | {"en-de": np.zeros(3)})
 
 

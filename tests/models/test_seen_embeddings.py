@@ -124,9 +124,9 @@ def test_the_model_is_the_one_that_training_all_rows_gives(
     assert_same_weights(trainer.model.state_dict(), reference.model.state_dict())
     names = ("loss", "grad_norm", "eval_multilingual/MAP")
     assert logs(trainer, *names) == pytest.approx(logs(reference, *names), rel=1e-4)
-    seen = len(trainer.token_cache.seen_tokens())
+    seen = len(trainer.token_cache.find_seen_tokens())
     before, after = embeddings(toy_encoder(toy_corpus(num_items=60))), embeddings(trainer.model)
-    decayed = np.setdiff1d(np.arange(len(before)), np.append(trainer.token_cache.seen_tokens(), 0))
+    decayed = np.setdiff1d(np.arange(len(before)), np.append(trainer.token_cache.find_seen_tokens(), 0))
     assert 50 < seen < len(before) - 20, "some tokens must be unseen for this to mean anything"
     factors = after[decayed] / before[decayed]
     assert 0.9 < float(factors.mean()) < 0.999, "they have decayed"

@@ -20,7 +20,7 @@ from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.training.interruption import HEARTBEAT_NAME, Interrupted
 from hf_hybrid.training.run import run_training
-from hf_hybrid.utils.redaction import redact, redacted
+from hf_hybrid.utils.redaction import redact, redact_json
 from tests.support.toy_runs import CORPUS, At, ToyTrainer, run, same_weights, toy_trainer
 from tests.support.toys import toy_corpus
 
@@ -81,7 +81,7 @@ class TestSecrets:
             events.event("stop", logging.ERROR, reason=f"{type(error).__name__}: {error}", all=[text], error=error)
             logger.exception("it ended")
         printed, (line,) = capsys.readouterr().err, read_events(tmp_path)
-        for found in (printed, json.dumps(line), json.dumps(redacted({"a": [text], "b": (text,)}))):
+        for found in (printed, json.dumps(line), json.dumps(redact_json({"a": [text], "b": (text,)}))):
             assert not re.search(r"(?i)s3cr3t|my-own-secret|pa@ss|@ss|hf_aB3", found), found
             assert "***" in found
         assert "Traceback" in printed
@@ -103,7 +103,7 @@ class TestSecrets:
     )
     def test_other_text_is_left_as_it_is(self, text: str) -> None:
         assert redact(text) == text
-        assert redacted({"n": 3, "x": None, "t": text}) == {"n": 3, "x": None, "t": text}
+        assert redact_json({"n": 3, "x": None, "t": text}) == {"n": 3, "x": None, "t": text}
 
 
 class TestLines:

@@ -74,14 +74,14 @@ class TestList:
         with open(outputs.path / OUTPUTS_NAME, "a") as file:
             file.write('{"file": "to')
         again = OutputFolder(outputs.path)
-        assert again.listed("") == ["whole"]
+        assert again.list_files("") == ["whole"]
         write(again, "after")
-        assert OutputFolder(outputs.path).listed("") == outputs.listed("") == ["whole", "after"]
+        assert OutputFolder(outputs.path).list_files("") == outputs.list_files("") == ["whole", "after"]
 
     def test_a_header_that_was_cut_off_is_written_again(self, outputs: OutputFolder) -> None:
         put(outputs.path / OUTPUTS_NAME, '{"format": "hf_hybrid outputs"')
         write(outputs, "x")
-        assert OutputFolder(outputs.path).listed("") == ["x"]
+        assert OutputFolder(outputs.path).list_files("") == ["x"]
 
     @pytest.mark.parametrize("line", ['{"file": "../x"}', '{"file": "/x"}', '{"file": 1}', '{"thing": "x"}', "{}}"])
     def test_other_lines_are_refused(self, outputs: OutputFolder, line: str) -> None:
@@ -89,7 +89,7 @@ class TestList:
         with open(outputs.path / OUTPUTS_NAME, "a") as file:
             file.write(f"{line}\n")
         with pytest.raises(ValueError, match=r"outputs\.jsonl, line 3: cannot be read"):
-            OutputFolder(outputs.path).listed("")
+            OutputFolder(outputs.path).list_files("")
 
     @pytest.mark.parametrize("name", ["", ".", "../x", "a/../../x", "/x"])
     def test_files_elsewhere_are_refused(self, outputs: OutputFolder, name: str) -> None:
@@ -105,7 +105,7 @@ class TestList:
             process.join()
         assert [process.exitcode for process in processes] == [0] * 4
         wanted = {"shared", *(f"{number}/{file}" for number in range(4) for file in range(50))}
-        assert set(outputs.listed("")) == wanted
+        assert set(outputs.list_files("")) == wanted
         outputs.delete_all()
         assert contents(outputs.path).keys() == set()
 
@@ -142,7 +142,7 @@ class TestRefusals:
     def test_folders_and_links_are_in_the_way_too(self, outputs: OutputFolder, tmp_path: Path) -> None:
         (outputs.path / "folder").mkdir(parents=True)
         (outputs.path / "dangling").symlink_to(tmp_path / "nowhere")
-        assert outputs.taken("folder", "dangling", "free") == ["folder", "dangling"]
+        assert outputs.find_taken("folder", "dangling", "free") == ["folder", "dangling"]
 
     @pytest.mark.parametrize(
         ("names", "kind"),
@@ -194,32 +194,32 @@ class TestDeleting:
         outputs.delete_all()
         assert contents(outputs.path).keys() == {"pictures/holiday.png"}
         assert not (outputs.path / "model").exists()
-        assert outputs.listed("") == []
+        assert outputs.list_files("") == []
 
     def test_some(self, outputs: OutputFolder) -> None:
         for name in ("a", "ab", "a.d/x", "kept"):
             write(outputs, name)
         outputs.delete("a", "a.d", "nowhere", "")
         outputs.delete()
-        assert outputs.listed("") == ["ab", "kept"]
+        assert outputs.list_files("") == ["ab", "kept"]
 
     def test_nested_folders_by_their_own_lists(self, outputs: OutputFolder) -> None:
-        write(outputs.nested("trials/a"), "run.json")
+        write(outputs.nested_outputs("trials/a"), "run.json")
         write(OutputFolder(outputs.path / "trials/mine"), "run.json")  # a run of somebody else
         put(outputs.path / "trials/a/mine.txt")
         outputs.delete("trials")
         assert contents(outputs.path / "trials").keys() == {"a/mine.txt", "mine/run.json", f"mine/{OUTPUTS_NAME}"}
         with pytest.raises(ValueError, match=r"holds trials/mine/outputs\.jsonl"):
-            outputs.nested("trials/mine")
+            outputs.nested_outputs("trials/mine")
 
     def test_a_view_shares_the_list(self, outputs: OutputFolder) -> None:
-        view = outputs.within("bm25")
+        view = outputs.subfolder("bm25")
         write(view, "eval.json")
         write(outputs, "eval.json")
-        assert outputs.listed("") == ["bm25/eval.json", "eval.json"]
-        assert view.listed("") == ["eval.json"]
+        assert outputs.list_files("") == ["bm25/eval.json", "eval.json"]
+        assert view.list_files("") == ["eval.json"]
         view.delete_all()
-        assert outputs.listed("") == ["eval.json"]
+        assert outputs.list_files("") == ["eval.json"]
 
     def test_what_tells_of_a_run_goes_last(self, outputs: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("run.json", "a", "checkpoint-1/manifest.json", "checkpoint-1/weights"):
@@ -237,7 +237,7 @@ class TestFolders:
         outputs.put_folder(aside(outputs, "both", "sub/new"), "model")
         assert (outputs.path / "model").stat().st_ino != before
         assert contents(outputs.path / "model").keys() == {"both", "sub/new", "manifest.json"}
-        assert set(outputs.listed("model")) == {f"model/{name}" for name in contents(outputs.path / "model")}
+        assert set(outputs.list_files("model")) == {f"model/{name}" for name in contents(outputs.path / "model")}
 
     def test_foreign_files_stay(self, outputs: OutputFolder) -> None:
         outputs.put_folder(aside(outputs, "old", "both", "sub/old", text="old"), "model")

@@ -39,7 +39,7 @@ def main(model: str, corpus: str, cache: str, out: str) -> None:
             disable_tqdm=True, report_to="none", use_cpu=True,
         )  # fmt: skip
         trainer = HybridTrainer(HybridEncoder.from_pretrained(model), arguments, train, cache_dir=cache)
-        strategy = trainer.distributed_strategy()
+        strategy = trainer.get_distributed_strategy()
         calls = count_forward_passes(trainer)
         exchanges = count_exchanges(trainer)
         trainer.train()

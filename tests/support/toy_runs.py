@@ -14,6 +14,7 @@ from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.training.arguments import HybridTrainingArguments
+from hf_hybrid.training.plan_trainer import PlanTrainer
 from hf_hybrid.training.trainer import HybridTrainer
 from tests.support.toys import toy_corpus, toy_encoder
 
@@ -104,18 +105,18 @@ def killed_after(step: int, folder: Path, run_folder: Path) -> Path:
     return folder
 
 
-def weights(trainer: HybridTrainer) -> dict[str, torch.Tensor]:
+def weights(trainer: PlanTrainer) -> dict[str, torch.Tensor]:
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
-def same_weights(first: HybridTrainer, second: HybridTrainer) -> bool:
+def same_weights(first: PlanTrainer, second: PlanTrainer) -> bool:
     """Bit for bit."""
     expected = weights(second)
     return all(torch.equal(weight, expected[name]) for name, weight in weights(first).items())
 
 
-def told(trainer: HybridTrainer) -> list[dict[str, float]]:
+def told(trainer: PlanTrainer) -> list[dict[str, float]]:
     """The log, without what depends on the clock or is of one call alone."""
     return [
         {name: value for name, value in line.items() if "runtime" not in name}

@@ -354,7 +354,7 @@ class TestBudget:
 
     def test_options_of_pairs_are_none(self) -> None:
         with pytest.raises(TypeError, match="temperature"):
-            MlmTrainingArguments(temperature=0.1, **ARGUMENTS)
+            MlmTrainingArguments(temperature=0.1, **ARGUMENTS)  # type: ignore[call-arg]
         assert "mix" in HybridTrainingArguments(**ARGUMENTS).to_dict()
         assert not {"mix", "language_pairs", "temperature"} & set(MlmTrainingArguments(**ARGUMENTS).to_dict())
 

@@ -26,7 +26,7 @@ from hf_hybrid.scaling.report.page import markdown_text, report_text
 from hf_hybrid.scaling.report.sections import Section
 from hf_hybrid.training import run as runs
 from hf_hybrid.verification import study_checks
-from hf_hybrid.verification.evidence import found_by
+from hf_hybrid.verification.evidence import run_check
 from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding
 from hf_hybrid.verification.study_checks import STUDY_CHECKS
 from hf_hybrid.verification.study_evidence import NO_VALUES, StudyEvidence
@@ -87,7 +87,7 @@ def copy(study: Path) -> Path:
 def wrong(path: Path, *names: str) -> list[Finding]:
     """What some checks find, or all."""
     evidence = StudyEvidence(path, path)
-    found = [one for name in names for one in found_by(name, STUDY_CHECKS[name], evidence)] if names else verify(path)
+    found = [one for name in names for one in run_check(name, STUDY_CHECKS[name], evidence)] if names else verify(path)
     return [finding for finding in found if finding.status == WRONG]
 
 
@@ -127,7 +127,7 @@ def test_every_number_of_table_and_fits_is_worked_out_again(copy: Path) -> None:
 
     evidence = StudyEvidence(copy, copy)
     for check in ("table", "fits"):
-        right = [finding for finding in found_by(check, STUDY_CHECKS[check], evidence) if finding.status == OK]
+        right = [finding for finding in run_check(check, STUDY_CHECKS[check], evidence) if finding.status == OK]
         assert len(right) >= leaves(evidence.content(f"{check}.json")) > 300
 
 
@@ -137,7 +137,7 @@ def test_the_values_of_queries_in_the_study_are_compared(study: Path) -> None:
 
 
 def verify_only(path: Path, name: str) -> list[Finding]:
-    return list(found_by(name, STUDY_CHECKS[name], StudyEvidence(path, path)))
+    return list(run_check(name, STUDY_CHECKS[name], StudyEvidence(path, path)))
 
 
 # The copy
@@ -237,7 +237,7 @@ def test_a_study_is_not_made_again_by_the_recipe_of_a_run(
 def test_other_releases_leave_the_page_unknown_but_not_its_words(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_checks, "installed_version", lambda name: "0.1")
+    monkeypatch.setattr(study_checks, "find_installed_version", lambda name: "0.1")
     target = Path(shutil.copytree(copy, tmp_path / "copy"))
     altered(target / "report.html", "%3Csvg ", "%3Csvg  ")  # as another release might draw
     [page, text] = verify_only(target, "page")

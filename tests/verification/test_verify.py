@@ -36,7 +36,7 @@ from hf_hybrid.training.arguments import DataArguments, ModelArguments
 from hf_hybrid.verification import verify as verification
 from hf_hybrid.verification.evidence import Evidence, Given
 from hf_hybrid.verification.file_checks import check_manifest
-from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding, compared, findings_table
+from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding, compare, findings_table
 from hf_hybrid.verification.rerun import compare_runs, unlike_machines
 from hf_hybrid.verification.verify import verify
 from tests.support.bundles import change, contents, finished_run
@@ -699,10 +699,10 @@ def test_mistakes_are_explained(
 def test_values_of_another_type_are_not_the_same() -> None:
     pairs = [(1, True), (0, False), (1, "1"), (None, 0), ([1], [1, 2]), ({"a": 1}, [1]), (float("nan"), 1.0)]
     for expected, found in pairs:
-        assert [finding.status for finding in compared("x", "file", expected, found)] == [WRONG], (expected, found)
-    assert [finding.status for finding in compared("x", "file", 1, 1.0)] == [OK]
-    assert [finding.status for finding in compared("x", "file", 0.1 + 0.2, 0.3)] == [OK]
-    assert [finding.status for finding in compared("x", "file", 0.3, 0.3 + 1e-8)] == [WRONG]
+        assert [finding.status for finding in compare("x", "file", expected, found)] == [WRONG], (expected, found)
+    assert [finding.status for finding in compare("x", "file", 1, 1.0)] == [OK]
+    assert [finding.status for finding in compare("x", "file", 0.1 + 0.2, 0.3)] == [OK]
+    assert [finding.status for finding in compare("x", "file", 0.3, 0.3 + 1e-8)] == [WRONG]
 
 
 def test_the_table_counts_by_file_and_tells_all_that_is_wrong() -> None:

@@ -63,12 +63,12 @@ def part(packed: dict[str, Any], first: int, end: int) -> dict[str, Any]:
     }
 
 
-def cut(lengths: Sequence[int] | np.ndarray, max_tokens: int) -> list[tuple[int, int]]:
+def cut_by_tokens(lengths: Sequence[int] | np.ndarray, max_tokens: int) -> list[tuple[int, int]]:
     """Bounds of successive parts of at most `max_tokens` tokens; a sequence that is longer makes a part of its own.
 
     Example:
 
-        >>> cut([3, 9, 4, 2], 10)
+        >>> cut_by_tokens([3, 9, 4, 2], 10)
         [(0, 1), (1, 2), (2, 4)]
     """
     bounds, first, filled = [], 0, 0
@@ -89,5 +89,5 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndar
         [[1], [2, 0, 3]]
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    for first, end in cut(np.asarray(lengths)[order], batch_tokens):
+    for first, end in cut_by_tokens(np.asarray(lengths)[order], batch_tokens):
         yield order[first:end]

@@ -119,7 +119,7 @@ class TokenCache:
         """Tokens of each text, special tokens included; 0 of those that no item refers to."""
         return np.concatenate([np.diff(block.offsets) for block in self._open(side, language)])
 
-    def seen_tokens(self) -> np.ndarray:
+    def find_seen_tokens(self) -> np.ndarray:
         """The ids that occur in any text, ascending."""
         seen = np.zeros(len(self.tokenizer), dtype=bool)
         for side, language in self._keys():

@@ -23,8 +23,8 @@ from hf_hybrid.utils.strict_json import read_json
 
 from .build import Build, build_once, source_of, stamp_files
 from .items import StrPath
-from .judgments import add_judged, build_judged, in_language, usable
-from .rows import NUMBER, BadRows, Judged, judged, read_jsonl, read_tsv
+from .judgments import add_judged, build_judged, drop_unusable, in_language
+from .rows import NUMBER, BadRows, Judged, check_retrieval_set, read_jsonl, read_tsv
 
 
 def build_mixed(
@@ -41,7 +41,7 @@ def build_mixed(
         _with_languages(table, path, given, only, bad)
         for table, path, given in zip((data.documents, data.queries), paths[:2], maps, strict=True)
     )
-    data = usable(data._replace(documents=documents, queries=queries), bad)
+    data = drop_unusable(data._replace(documents=documents, queries=queries), bad)
     found = sorted(set(pc.unique(documents["language"]).to_pylist() + pc.unique(queries["language"]).to_pylist()))
     unique_languages({f"language {code!r}": code for code in found})
     for language in choose_languages(dict.fromkeys(found), languages, paths[0].parent):
@@ -104,7 +104,7 @@ def beir_paths(folder: Path, split: str | None) -> list[Path]:
 def read_beir(paths: Sequence[Path], bad: BadRows) -> Judged:
     documents, queries, judgments = paths
     rows = read_tsv(judgments, bad, ["query-id", "corpus-id", "score"])
-    return judged(read_jsonl(documents, bad), read_jsonl(queries, bad), rows, bad)
+    return check_retrieval_set(read_jsonl(documents, bad), read_jsonl(queries, bad), rows, bad)
 
 
 def language_map(given: StrPath | Mapping[str, str] | None) -> Mapping[str, str] | None:

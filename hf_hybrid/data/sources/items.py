@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from hf_hybrid.data.storage import CorpusWriter, Negatives
 
-from .rows import ITEM, NUMBER, BadRows, Rows, checked_table
+from .rows import ITEM, NUMBER, BadRows, Rows, check_table
 
 Source = Callable[[BadRows], Rows]
 StrPath = str | os.PathLike[str]
@@ -25,7 +25,7 @@ StrPath = str | os.PathLike[str]
 
 def item_table(source: Rows, bad: BadRows) -> pa.Table:
     """Checked items, the title before the passage as in BEIR."""
-    return with_titles(checked_table(source, ITEM, bad, key="id"))
+    return with_titles(check_table(source, ITEM, bad, key="id"))
 
 
 def with_titles(items: pa.Table) -> pa.Table:
@@ -39,7 +39,7 @@ def ids_of(sources: Iterable[Source]) -> set[str]:
     return {str(row.get("id")) for source in sources for _, row in source(BadRows("skip")).rows}
 
 
-def joined(tables: Mapping[Path, pa.Table], column: str, bad: BadRows) -> pa.Table | None:
+def join_tables(tables: Mapping[Path, pa.Table], column: str, bad: BadRows) -> pa.Table | None:
     """One table of several files; an item that is in more than one must have the same text in all."""
     known: dict[str, tuple[str, Path]] = {}
     parts = []

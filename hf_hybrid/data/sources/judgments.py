@@ -49,7 +49,7 @@ def add_judged(writer: CorpusWriter, language: str, data: Judged) -> None:
     )
 
 
-def usable(data: Judged, bad: BadRows) -> Judged:
+def drop_unusable(data: Judged, bad: BadRows) -> Judged:
     """The same set without judgments that name what is not there, or that say something twice."""
     rows = {}
     keep = np.ones(len(data.judgments), dtype=bool)
@@ -108,7 +108,7 @@ def build_judged(
     for language in languages:
         data = read(language, bad)
         if isinstance(data, Judged):
-            add_judged(writer, language, usable(data, bad))
+            add_judged(writer, language, drop_unusable(data, bad))
         else:
             table = with_titles(data)
             add_items(writer, language, table, table, set)

@@ -17,7 +17,7 @@ from hf_hybrid.data.languages import (
 from hf_hybrid.data.storage import CorpusWriter
 
 from .build import build_once, source_of, stamp_files
-from .items import StrPath, add_items, ids_of, item_table, joined
+from .items import StrPath, add_items, ids_of, item_table, join_tables
 from .rows import BadRows, Rows, read_jsonl, read_tsv
 
 
@@ -34,7 +34,9 @@ def build_pairs(
         passages = {
             path: item_table(_read_pairs(path, again), again) for pair, path in files.items() if pair[1] == language
         }
-        add_items(writer, language, joined(queries, "query", bad), joined(passages, "passage", bad), known_ids)
+        add_items(
+            writer, language, join_tables(queries, "query", bad), join_tables(passages, "passage", bad), known_ids
+        )
 
 
 def pair_files(folder: Path, languages: Sequence[str] | None) -> dict[tuple[str, str], Path]:

@@ -24,7 +24,7 @@ from hf_hybrid.data.languages import (
 from .build import build_once, stamp_files
 from .items import StrPath
 from .judgments import build_judged
-from .rows import ITEM, BadRows, Judged, Rows, checked_table, dataset_rows, judged, read_tsv
+from .rows import ITEM, BadRows, Judged, Rows, check_retrieval_set, check_table, dataset_rows, read_tsv
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,7 +89,7 @@ def _read_squad(preset: Preset, repo: str, code: str, split: str, bad: BadRows) 
     config = preset.config.format(language=code)
     dataset = _load(repo, config, split, preset.revision).rename_columns(dict(preset.columns))
     rows = dataset_rows(dataset.select_columns(["id", "query", "passage"]), f"{repo} ({config}, {split})")
-    return checked_table(rows, ITEM, bad, key="id")
+    return check_table(rows, ITEM, bad, key="id")
 
 
 def _read_retrieval(preset: Preset, repo: str, code: str, split: str, bad: BadRows) -> Judged:
@@ -97,7 +97,7 @@ def _read_retrieval(preset: Preset, repo: str, code: str, split: str, bad: BadRo
     configs = [preset.config.format(language=code, part=part) for part in ("corpus", "queries", "qrels")]
     sources = [dataset_rows(_load(repo, c, split, preset.revision), f"{repo} ({c}, {split})") for c in configs]
     documents, queries, judgments = sources
-    return judged(documents, queries, judgments._replace(rows=_one_by_one(judgments)), bad)
+    return check_retrieval_set(documents, queries, judgments._replace(rows=_one_by_one(judgments)), bad)
 
 
 def _read_beir(preset: Preset, repo: str, code: str, split: str, bad: BadRows) -> Judged:
@@ -106,7 +106,7 @@ def _read_beir(preset: Preset, repo: str, code: str, split: str, bad: BadRows) -
         dataset_rows(_load(repo, part, part, preset.revision), f"{repo} ({part})") for part in ("corpus", "queries")
     )
     path = _file(f"{repo}-qrels", f"{split}.tsv", "main")
-    return judged(documents, queries, read_tsv(path, bad, ["query-id", "corpus-id", "score"]), bad)
+    return check_retrieval_set(documents, queries, read_tsv(path, bad, ["query-id", "corpus-id", "score"]), bad)
 
 
 def _read_mmarco(preset: Preset, repo: str, code: str, split: str, bad: BadRows) -> Judged:
@@ -121,11 +121,11 @@ def _read_mmarco(preset: Preset, repo: str, code: str, split: str, bad: BadRows)
     if split == "dev":
         path = _file(repo, "data/qrels.dev.small.tsv", preset.revision)
         judgments = read_tsv(path, bad, ["query-id", "iteration", "corpus-id", "score"], header=False)
-        return judged(documents, queries, judgments, bad)
+        return check_retrieval_set(documents, queries, judgments, bad)
     path = _file(repo, "data/triples.train.ids.small.tsv", preset.revision)
     triples, dropped = _triples(path)
     bad.counts[f"negatives_beyond_{NUM_NEGATIVES}"] = dropped  # the same file for all languages
-    return judged(
+    return check_retrieval_set(
         _only(documents, triples["corpus-id"]), _only(queries, triples["query-id"]), _as_rows(path, triples), bad
     )
 

@@ -1,7 +1,7 @@
 """Rows from files and data sets, checked one by one: whatever is wrong is named by file and line, and by what to do.
 
 A source of rows is a `Rows`: a name and numbered dictionaries. `read_jsonl`, `read_tsv` and `dataset_rows` make one,
-`checked_table` turns it into an Arrow table whose columns are present, typed and non-empty. `BadRows` decides what
+`check_table` turns it into an Arrow table whose columns are present, typed and non-empty. `BadRows` decides what
 happens to a row that is not: refused at once, or left out and counted. Faults of a whole file are always refused.
 """
 
@@ -164,7 +164,7 @@ DOCUMENT = {"_id": Field(identifier, also="id"), "text": Field(text), "language"
 JUDGMENT = {"query-id": Field(identifier), "corpus-id": Field(identifier), "score": Field(integer, pa.int32())}
 
 
-def checked_table(source: Rows, fields: Mapping[str, Field], bad: BadRows, key: str | None = None) -> pa.Table:
+def check_table(source: Rows, fields: Mapping[str, Field], bad: BadRows, key: str | None = None) -> pa.Table:
     """Read rows into a table with the columns of `fields` and `number`, where the row was.
 
     Args:
@@ -179,7 +179,7 @@ def checked_table(source: Rows, fields: Mapping[str, Field], bad: BadRows, key: 
     Example:
 
         >>> source = Rows("de.jsonl", "line", [(1, {"id": "7", "query": "Wer?"})])
-        >>> checked_table(source, ITEM, BadRows())
+        >>> check_table(source, ITEM, BadRows())
         Traceback (most recent call last):
         ...
         ValueError: de.jsonl, line 1: field 'passage' is missing; the row has 'id', 'query'. Correct the row, ...
@@ -210,7 +210,7 @@ def dataset_rows(dataset: Dataset, name: str, language: str | None = None) -> Ro
     return Rows(name, "row", _dataset_rows(dataset, language))
 
 
-def titled(source: Rows) -> Rows:
+def add_titles(source: Rows) -> Rows:
     """BEIR documents with the title, where there is one, before the text; a document may have only one of them."""
     return source._replace(rows=((number, _with_title(row)) for number, row in source.rows))
 
@@ -243,12 +243,12 @@ class Judged(NamedTuple):
     where: Callable[[int], str]
 
 
-def judged(documents: Rows, queries: Rows, judgments: Rows, bad: BadRows) -> Judged:
+def check_retrieval_set(documents: Rows, queries: Rows, judgments: Rows, bad: BadRows) -> Judged:
     """Check the three tables of a retrieval set."""
     return Judged(
-        checked_table(titled(documents), DOCUMENT, bad, key="_id"),
-        checked_table(queries, DOCUMENT, bad, key="_id"),
-        checked_table(judgments, JUDGMENT, bad),
+        check_table(add_titles(documents), DOCUMENT, bad, key="_id"),
+        check_table(queries, DOCUMENT, bad, key="_id"),
+        check_table(judgments, JUDGMENT, bad),
         judgments.where,
     )
 

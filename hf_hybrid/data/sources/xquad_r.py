@@ -18,7 +18,7 @@ from hf_hybrid.utils.strict_json import read_json
 
 from .build import build_once, source_of, stamp_files
 from .items import StrPath
-from .rows import BadRows, Field, RowError, Rows, checked_table, identifier, integer, text
+from .rows import BadRows, Field, RowError, Rows, check_table, identifier, integer, text
 
 _QUESTION = {"id": Field(identifier), "question": Field(text), "row": Field(integer, pa.int32())}
 
@@ -26,7 +26,7 @@ _QUESTION = {"id": Field(identifier), "question": Field(text), "row": Field(inte
 def add_xquad_r(writer: CorpusWriter, language: str, path: Path, bad: BadRows) -> None:
     """Add a language from LAReQA's json: all sentences are passages, gold is the one in which the answer starts."""
     sentences: list[str] = []
-    table = checked_table(Rows(str(path), "question", _questions(path, sentences, bad)), _QUESTION, bad, key="id")
+    table = check_table(Rows(str(path), "question", _questions(path, sentences, bad)), _QUESTION, bad, key="id")
     ids, rows = table["id"].to_pylist(), table["row"].to_numpy()
     writer.add_language(language, ids, table["question"], sentences, passage_rows=rows)
 

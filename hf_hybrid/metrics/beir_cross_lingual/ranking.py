@@ -5,7 +5,7 @@
    form counts there, and calls `relevant_ranks`.
 2. `measures` turns ranks into values of each query; no measure sees a whole ranking.
 3. `evaluate_ranked` averages them by a policy; `evaluate_runs` does all three. Of the queries of one language
-   `known_means` are plain means, and `macro` takes means of those.
+   `average_known` are plain means, and `macro` takes means of those.
 
 Unless a policy says otherwise ties count against the system: of documents with the same score those that are not
 relevant stand first, then the relevant ones from the lowest grade to the highest. So no measure depends on the order
@@ -30,9 +30,9 @@ __all__ = [
     "Evaluation",
     "Policy",
     "Ranked",
+    "average_known",
     "evaluate_ranked",
     "evaluate_runs",
-    "known_means",
     "macro",
     "measures",
     "parse_measure",
@@ -314,7 +314,7 @@ def evaluate_runs(
     return evaluate_ranked(rank_runs(predictions, references, policy), names, policy)
 
 
-def known_means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+def average_known(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Mean of each measure over the queries that have it.
 
     Args:
@@ -325,7 +325,7 @@ def known_means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
     Example:
 
-        >>> known_means({"MAP": np.array([0.5, 1.0]), "PEER": np.array([0.25, np.nan]), "MRC@10": np.full(2, np.nan)})
+        >>> average_known({"MAP": np.array([0.5, 1.0]), "PEER": np.array([0.25, np.nan]), "MRC@10": np.full(2, np.nan)})
         {'MAP': 0.75, 'PEER': 0.25}
     """
     known = {name: found_Q[~np.isnan(found_Q)] for name, found_Q in values.items()}

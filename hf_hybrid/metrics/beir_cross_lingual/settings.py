@@ -27,7 +27,7 @@ from .bias import (
     same_language_share,
 )
 from .policies import Policy, find_policy
-from .ranking import Ranked, known_means, macro, rank_runs
+from .ranking import Ranked, average_known, macro, rank_runs
 
 _RECALL = f"recall_by_language@{RECALL_PLACES}"
 _COUNTS = ("rank_distance_num_queries", "rank_distance_num_undefined")
@@ -196,7 +196,7 @@ def _language_bias(ranked: Ranked, predictions: Rows, languages: Languages, rule
     recall_QL = recall_by_language(ranked.query_R, ranked.rank_R, language_R, num_queries, len(names), RECALL_PLACES)
     counts = (int((~np.isnan(by_query["rank_distance"])).sum()), int(lacks_rank_distance(by_query).sum()))
     return {
-        **known_means(by_query),
+        **average_known(by_query),
         **dict(zip(_COUNTS, counts, strict=True)),
         _RECALL: dict(zip(names, np.nanmean(recall_QL, axis=0).tolist(), strict=True)),
     }

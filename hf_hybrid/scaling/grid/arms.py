@@ -330,7 +330,7 @@ def in_study(text: str, study_dir: str) -> str:
     return text.replace(STUDY, str(study_dir))
 
 
-def chosen_trials(trials: Sequence[Trial], only: str | None, number: int | None) -> list[Trial]:
+def select_trials(trials: Sequence[Trial], only: str | None, number: int | None) -> list[Trial]:
     """The trials that are asked for.
 
     Raises:

@@ -121,7 +121,7 @@ class StudyFolder:
         """
         for name in self.lists_of(trial)[1:]:
             self.outputs.claim(name)
-        return self.outputs.nested(f"trials/{trial['id']}")
+        return self.outputs.nested_outputs(f"trials/{trial['id']}")
 
     def lists_of(self, trial: Trial) -> list[str]:
         """Return the names of the lists of output folders of a trial: its own, and those of its stages."""

@@ -31,7 +31,7 @@ from hf_hybrid.training.arguments import (
 from hf_hybrid.training.run import encoder_from_scratch
 from hf_hybrid.utils.files import UNFINISHED, delete_folder
 from hf_hybrid.utils.options import READS, SETS, find_settings, option_metadata, parse_arguments
-from hf_hybrid.utils.redaction import redacted
+from hf_hybrid.utils.redaction import redact_json
 
 from .arguments import StudyArguments
 from .arms import STUDY, Shared, language_order, language_sets
@@ -226,7 +226,7 @@ def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
         "fingerprint": corpus.fingerprint,
         "items_per_language": {code: int(counts[i, i]) for i, code in enumerate(corpus.languages)},
         "license": corpus.source.get("license"),
-        "source": redacted(corpus.source),
+        "source": redact_json(corpus.source),
     }
 
 
@@ -274,7 +274,7 @@ def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:
     return {name: _text(value) for name, value in found.items() if value is not None}
 
 
-def shared_options(study: StudyArguments, settings: Settings, inputs: Inputs) -> Shared:
+def build_shared_options(study: StudyArguments, settings: Settings, inputs: Inputs) -> Shared:
     """What the commands of all trials have."""
     base = settings.model_args.model_name_or_path
     return Shared(inputs.options, evaluation_options(settings, inputs), base, study.eval_every, study.own_cache)

@@ -27,12 +27,12 @@ from .folder import Budget, Study, StudyFolder
 from .inputs import (
     Inputs,
     Settings,
+    build_shared_options,
     describe_corpus,
     make_base,
     open_inputs,
     read_settings,
     save_inputs,
-    shared_options,
     token_premiums,
     write_configs,
 )
@@ -130,7 +130,7 @@ def open_study(
         folder.outputs.delete_all(keep=[LOCK_NAME])
     begun = has_begun(folder)
     inputs = save_inputs(asked.inputs, folder.outputs, begun)
-    shared = shared_options(args, settings, inputs)
+    shared = build_shared_options(args, settings, inputs)
     bases = _base_paths(args, settings)
     resolver = BudgetResolver(args, settings, inputs, next(iter(bases.values())), run_pilots)
     fixed = _what_trials_share(args, settings, inputs)

@@ -202,7 +202,7 @@ def has_begun(folder: StudyFolder) -> bool:
     trials = [path for path in folder.path.glob("trials/*") if not path.name.startswith("pilot-")]
     trials = [path for path in trials if folder.outputs.lists(f"trials/{path.name}/{OUTPUTS_NAME}")]
     return any(
-        (path / name).exists() for path in trials for name in OutputFolder(path).listed("") if name != LOCK_NAME
+        (path / name).exists() for path in trials for name in OutputFolder(path).list_files("") if name != LOCK_NAME
     )
 
 

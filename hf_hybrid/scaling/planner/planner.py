@@ -464,7 +464,7 @@ def plan_from_study(study_dir: str, counts: Sequence[int], wanted: PlanArguments
     runs = [read_measured(RunFolder(path)) for path in wanted.folders(study_dir) if wanted.runs or _teaches(path)]
     if not runs:
         raise ValueError(f"{study_dir} has no finished training to learn from; name run folders with --runs.")
-    work = wanted_workload(runs, counts[0], {"num_devices": hardware.num_devices, **wanted.given()})
+    work = build_workload(runs, counts[0], {"num_devices": hardware.num_devices, **wanted.given()})
     return plan(runs, hardware, work, measured_on)
 
 
@@ -482,7 +482,7 @@ def _teaches(path: Path) -> bool:
     return run["status"] == "finished" and run["mix"] != "mlm"
 
 
-def wanted_workload(runs: Sequence[Measured], languages: int, given: Mapping[str, Any]) -> Workload:
+def build_workload(runs: Sequence[Measured], languages: int, given: Mapping[str, Any]) -> Workload:
     """The workload of the measured run with the most languages, of the same mix where there is one, but for these.
 
     Args:

@@ -100,7 +100,7 @@ def refuse_copy(folder: StudyFolder, target: Path) -> None:
         )
     if not earlier:
         return
-    now, then = published_study(folder.read("study.json")), StudyFolder(target).read("study.json")
+    now, then = build_published_study(folder.read("study.json")), StudyFolder(target).read("study.json")
     if difference := difference_of_settings(_identity(then), _identity(now)):
         raise ValueError(
             f"copy_to={str(target)!r} holds the copy of another study: {difference}. Name another folder, or delete "
@@ -143,7 +143,7 @@ def _copy(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         content = read_json(path)
-        shown = published_study(content) if path.name == "study.json" else publishable(content)
+        shown = build_published_study(content) if path.name == "study.json" else publishable(content)
         lines, indent = [shown], None if path.name in RECORDS else 1
     elif path.suffix == ".jsonl":
         lines, indent = publishable(read_json_lines(path)), None
@@ -158,23 +158,23 @@ def _dumps(value: Any, indent: int | None) -> str:
     return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
 
 
-def published_study(study: dict[str, Any]) -> dict[str, Any]:
+def build_published_study(study: dict[str, Any]) -> dict[str, Any]:
     """`study.json` without secrets and places of a machine; those within the study stay: its files are found by them.
 
     Args:
         study (`dict`): Content of the file.
     """
-    return {**publishable(study), "trials": [published_trial(trial) for trial in study["trials"]]}
+    return {**publishable(study), "trials": [build_published_trial(trial) for trial in study["trials"]]}
 
 
-def published_trial(trial: Trial) -> dict[str, Any]:
+def build_published_trial(trial: Trial) -> dict[str, Any]:
     """A trial likewise.
 
     Example:
 
         >>> options = {"model_name_or_path": "{study}/base/seed-1", "train_corpus": "/data/mine/help"}
         >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/trials/a", "options": options}
-        >>> published_trial({"id": "a", "stages": [stage]})["stages"][0]["options"]
+        >>> build_published_trial({"id": "a", "stages": [stage]})["stages"][0]["options"]
         {'model_name_or_path': '{study}/base/seed-1', 'train_corpus': 'help'}
     """
     found: dict[str, Any] = _outside(trial)

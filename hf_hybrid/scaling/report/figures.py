@@ -26,7 +26,7 @@ from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import Point, fit_growth
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.strict_json import read_json
-from hf_hybrid.utils.text import plain
+from hf_hybrid.utils.text import to_plain_text
 
 from .charts import NAMES, PARTS, Row, Spec, bar_chart, curve_chart, growth_chart, pair_chart, parts_chart, trade_chart
 
@@ -130,7 +130,7 @@ def _shown(value: Any) -> Any:
             return {key: of(element) for key, element in inner.items()}
         if isinstance(inner, list):
             return [of(element) for element in inner]
-        return plain(inner, _MOST_CHARACTERS) if isinstance(inner, str) else inner
+        return to_plain_text(inner, _MOST_CHARACTERS) if isinstance(inner, str) else inner
 
     return of(publishable(value))
 
@@ -191,7 +191,7 @@ def growth_rows(report: Report, name: str) -> list[Row]:
                 row = {"arm": arm, "name": label, "languages": point["languages"] or None, "mean": point["mean"]}
                 row |= {"low": low, "high": high, "seeds": point["num_values"]}
                 found.append({**row, "failed": point["num_failed"], "not_reached": point["num_not_reached"]})
-    return [rounded(row) for row in found]
+    return [round_row(row) for row in found]
 
 
 def at(found: Any, *keys: str) -> Any:
@@ -207,7 +207,7 @@ def at(found: Any, *keys: str) -> Any:
     return found
 
 
-def rounded(row: Row) -> Row:
+def round_row(row: Row) -> Row:
     """A row whose numbers have as many digits as a figure needs."""
     return {name: _rounded(value) if isinstance(value, float) else value for name, value in row.items()}
 
@@ -281,7 +281,7 @@ def _curve(report: Report, row: Row) -> Iterator[Row]:
         for line in folder.read_curve()[0]:
             found = {"arm": row["arm"], "name": NAMES[row["arm"]], "seed": row["seed"], "stage": stage}
             found |= {"x": elapsed_s + line["train_time_s"], "y": line["measures"].get("multilingual/MAP")}
-            yield rounded({**found, "step": line["step"]})
+            yield round_row({**found, "step": line["step"]})
         elapsed_s += row["stages"][stage]["train_time_s"]
 
 
@@ -291,7 +291,7 @@ def pair_figures(report: Report) -> Iterator[Figure]:
     most = max((float(np.nanmax(found[1][2])) for found in maps.values()), default=1.0)
     for arm, (row, (queries, passages, value_QP)) in maps.items():
         rows = [
-            rounded({"queries": query, "passages": passage, "value": float(value_QP[i, j])})
+            round_row({"queries": query, "passages": passage, "value": float(value_QP[i, j])})
             for i, query in enumerate(queries)
             for j, passage in enumerate(passages)
         ]
@@ -342,7 +342,7 @@ def profile_figures(report: Report) -> Iterator[Figure]:
         for order, part in enumerate(PARTS):
             if part in run["seconds"]:
                 row = {"run": label, "part": part, "share": run["shares"][part], "seconds": run["seconds"][part]}
-                rows.append(rounded({**row, "order": order}))
+                rows.append(round_row({**row, "order": order}))
     yield Figure(
         "step_profile", "Where the time of a step goes", f"All runs: {same}.", rows, parts_chart("step_profile", rows)
     )

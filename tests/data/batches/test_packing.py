@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_hybrid.data.batches.packing import cut, pack, part, token_batches
+from hf_hybrid.data.batches.packing import cut_by_tokens, pack, part, token_batches
 
 SEQUENCES = [np.arange(10 * number, 10 * number + length) for number, length in enumerate((3, 5, 1, 4, 2))]
 
@@ -43,7 +43,7 @@ class TestCut:
     @pytest.mark.parametrize("budget", [1, 50, 333, 100_000])
     def test_parts_are_in_order_within_the_budget_and_not_smaller_than_need_be(self, budget: int) -> None:
         lengths = np.random.default_rng(0).integers(1, 60, size=200)
-        bounds = cut(lengths, budget)
+        bounds = cut_by_tokens(lengths, budget)
         assert [first for first, _ in bounds] == [0, *(end for _, end in bounds[:-1])]
         assert bounds[-1][1] == 200
         assert all(end - first == 1 or lengths[first:end].sum() <= budget for first, end in bounds)

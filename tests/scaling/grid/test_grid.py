@@ -28,13 +28,13 @@ from hf_hybrid.scaling.grid.arms import (
     Target,
     Trial,
     budget_key,
-    chosen_trials,
     command_of,
     difference_of_trials,
     grid,
     language_order,
     language_sets,
     script_of,
+    select_trials,
     stages_of,
 )
 from hf_hybrid.scaling.grid.fits import QUANTITIES, make_fits, values_of
@@ -44,7 +44,7 @@ from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_of, make_table, table_text
 from hf_hybrid.scaling.planner.hardware import hardware_of_run
 from hf_hybrid.scaling.planner.measured_runs import read_measured
-from hf_hybrid.scaling.planner.planner import PlanArguments, plan_from_study, prediction_table, wanted_workload
+from hf_hybrid.scaling.planner.planner import PlanArguments, build_workload, plan_from_study, prediction_table
 from hf_hybrid.training.arguments import (
     DataArguments,
     EncoderArguments,
@@ -148,17 +148,17 @@ class TestGrid:
 
     def test_trials_are_chosen(self) -> None:
         trials = full_grid()[0]
-        assert [trial["id"] for trial in chosen_trials(trials, "bm25,hybrid-L4-*", None)] == [
+        assert [trial["id"] for trial in select_trials(trials, "bm25,hybrid-L4-*", None)] == [
             "bm25",
             "hybrid-L4-seed1",
             "hybrid-L4-seed2",
         ]
-        assert chosen_trials(trials, None, 3) == [trials[3]]
+        assert select_trials(trials, None, 3) == [trials[3]]
         with pytest.raises(ValueError, match=r"there are zero_shot-seed1, .* and \d+ more, see --list"):
-            chosen_trials(trials, "hybird-*", None)
+            select_trials(trials, "hybird-*", None)
         for only, number in (("nothing-*", None), (None, len(trials)), ("bm25", 0)):
             with pytest.raises(ValueError, match="trial"):
-                chosen_trials(trials, only, number)
+                select_trials(trials, only, number)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ class TestSweep:
             (folder.path / name).parent.mkdir(parents=True)
             (folder.path / name).touch()
         folder.write("study.json", {})
-        with folder.outputs.nested("trials/a").writing("eval.json") as unfinished:
+        with folder.outputs.nested_outputs("trials/a").writing("eval.json") as unfinished:
             unfinished.touch()
         folder.outputs.delete_all()
         left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
@@ -526,7 +526,7 @@ def test_a_plan_learns_from_the_trials_and_changes_only_what_is_given(tmp_path: 
     ):
         with pytest.raises(ValueError, match=f"--{option} nowhere: there is no such file"):
             plan_from_study(str(tmp_path), [6], one)
-    wider = wanted_workload([read_measured(RunFolder(trials / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
+    wider = build_workload([read_measured(RunFolder(trials / "8"))], 6, {"mix": "mono=1", "hidden_size": 256})
     assert (wider.model.hidden_size, wider.model.num_layers, wider.mix) == (256, 2, "mono=1")
     assert wider.model.parameters > work.model.parameters
 
