@@ -1,4 +1,4 @@
-"""Evaluation of all pairs of languages and their pool beside MTEB and BEIR; scoring and search memory by themselves.
+"""Evaluation of all language pairs and their pool beside MTEB and BEIR; scoring and search memory by themselves.
 
     python benchmarks/evaluation.py --json FILE --corpus ../shared/data/xquad-r --only lookup
     python benchmarks/evaluation.py --json FILE --corpus ../shared/data/xquad-r --only model --model FOLDER --pairs 11
@@ -194,7 +194,7 @@ def compare_scoring(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def random_runs(num_queries: int, num_hits: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Runs, best hit first; references: five documents of the run, mostly in its first 100 places, and another one."""
+    """Runs, best hit first; references: five documents of the run, mostly in its top 100, and another one."""
     generator = np.random.default_rng(0)
     documents = [f"document-{number}" for number in range(20 * num_hits)]
     predictions, references = [], []
@@ -202,8 +202,8 @@ def random_runs(num_queries: int, num_hits: int) -> tuple[list[dict[str, Any]], 
         hits = generator.choice(len(documents), num_hits + 1, replace=False).tolist()
         ids = [documents[number] for number in hits]
         scores = np.sort(generator.standard_normal(num_hits).astype(np.float32))[::-1].tolist()
-        places = np.minimum(generator.geometric(5 / 50, size=5), num_hits // 5) * 5 - 1 - np.arange(5)
-        relevant = [ids[place] for place in places.tolist()]
+        k = np.minimum(generator.geometric(5 / 50, size=5), num_hits // 5) * 5 - 1 - np.arange(5)
+        relevant = [ids[place] for place in k.tolist()]
         grades = generator.integers(1, 4, size=6).tolist()
         predictions.append({"query_id": f"query-{query}", "doc_ids": ids[:-1], "scores": scores})
         references.append({"query_id": f"query-{query}", "doc_ids": [*relevant, ids[-1]], "relevance": grades})
@@ -262,7 +262,7 @@ def search_in_process(side: str, folder: Path) -> dict[str, Any]:
 
 
 def search_ours(folder: Path) -> np.ndarray:
-    """As an evaluation does it: the first places, and the rank of a passage that is called relevant."""
+    """As an evaluation does it: the top k, and the rank of a passage that is called relevant."""
     from hf_hybrid.retrieval.search import DensePool, Relevant
 
     shards, queries = sorted(folder.glob("shard-*.npy")), folder / "queries.npy"

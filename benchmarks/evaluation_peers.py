@@ -1,6 +1,6 @@
 """A corpus in the form of MTEB and of BEIR, and the evaluation of an encoder by each, for `evaluation.py`.
 
-A peer knows data sets: queries, passages and judgments. So all pairs of languages are as many data sets, the pool is
+A peer knows data sets: queries, passages and judgments. So all language pairs are as many data sets, the pool is
 one more, and each is encoded, searched and scored by itself.
 """
 
@@ -105,7 +105,7 @@ def mteb_task(jobs: list[Job]) -> Any:
         k_values = K_VALUES
         metadata = TaskMetadata(
             name="Pairs",
-            description="All pairs of languages, and the pool.",
+            description="All language pairs, and the pool.",
             dataset={"path": "none", "revision": "none"},
             type="Retrieval",
             category="t2t",

@@ -139,7 +139,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--embedding_size", type=int, default=768, help="of the loss alone")
     args = parser.parse_args(arguments)
     if args.lengths is None:
-        parser.error("--lengths is needed: corpora have too few items in a pair of languages for such batches")
+        parser.error("--lengths is needed: corpora have too few items in a language pair for such batches")
     return args
 
 

@@ -13,8 +13,8 @@
    and per language pair; optimizer, schedule and random state of the last checkpoint; the items and tokens that each
    process got in each step, also in steps that were lost. `steps_done` is how many steps the attempts went through in
    all; `kill_list` has a line for each kill: what it was aimed at, where it fell, the last step before it, and the
-   step that this attempt had gone on from.
-2. *change*: the same without dropout, begun on 1 process, gone on with on 2 and ended on 1. Differences from a run on
+   step that this attempt had resumed from.
+2. *change*: the same without dropout, begun on 1 process, resumed on 2 and ended on 1. Differences from a run on
    1 are given relative to the losses, and to how far the weights moved (norms over all weights); beside them those of
    an undisturbed run on 2 processes.
 3. *passes*: a kill in the second pass over the data on 2 processes, of ours and of `SentenceTransformerTrainer` with
@@ -67,7 +67,7 @@ LINE_KEYS = (
     "language_pair",
     "loss",
 )  # what the clock has no part in
-ENDING = ("trained", "evaluating after")  # phases in which a run will soon have come to its end
+ENDING = ("trained", "evaluating after")  # phases in which a run will soon have finish
 TRAINING = ("training", "saving", *ENDING)
 READY = {"before": ("evaluating before", *TRAINING), "training": TRAINING, "checkpoint": TRAINING, "model": ENDING}
 READY["after"] = LATER_THAN_MODEL = ("evaluating after",)
@@ -108,7 +108,7 @@ class Run:
         return Attempt(self, num_processes, fresh)
 
     def finish(self, num_processes: int, fresh: bool = False) -> float:
-        """Start it and let it come to its end; how long that took."""
+        """Start it and let it finish; how long that took."""
         attempt = self.start(num_processes, fresh)
         while not attempt.ended():
             time.sleep(0.05)
@@ -165,7 +165,7 @@ class Attempt:
         return self.statuses[self.pids[0]] == -signal.SIGKILL
 
     def stop_if(self, condition: Callable[[], Any]) -> bool:
-        """Have all processes stand still; whether something holds then, else they go on."""
+        """Have all processes stand still; whether something holds then, else they continue."""
         with suppress(ProcessLookupError):
             os.killpg(self.pids[0], signal.SIGSTOP)
         for pid in self.pids:
@@ -194,7 +194,7 @@ def fork(job: dict[str, Any], variables: dict[str, str], group: int, log: Path, 
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        with suppress(OSError):  # it does so itself; whoever comes first
+        with suppress(OSError):  # it does so itself; anyone who comes first
             os.setpgid(pid, group)
         return pid
     status = 1
@@ -301,7 +301,7 @@ def write_model(job: dict[str, Any]) -> None:
 
 
 def run_peer(job: dict[str, Any]) -> None:
-    """`SentenceTransformerTrainer` over pairs of the built-in corpus, in three epochs; goes on where it can."""
+    """`SentenceTransformerTrainer` over pairs of the built-in corpus, in three epochs; resumes where it can."""
     import torch
     from datasets import Dataset
     from sentence_transformers import (

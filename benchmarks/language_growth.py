@@ -6,7 +6,7 @@
 For each number of languages L, in a process of its own:
 
 1. *setup*: (ours) load the built corpus, plan a hybrid run and take batches; (peer) what the same training takes in
-   sentence-transformers: one dataset for each ordered pair of languages, a trainer over the `DatasetDict`, its
+   sentence-transformers: one dataset for each ordered language pair, a trainer over the `DatasetDict`, its
    sampler. The peer stops after the first L that takes longer than --peer_seconds.
 2. *training*: build the token cache; then, in a further process, train with `HybridTrainer`. The encoder, its
    vocabulary, the batch and the length of every text are the same for all L. `step_cpu_time_s` is the processor time

@@ -107,7 +107,7 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int | None = None, second
         device (`str`): `"cpu"` or `"cuda"`.
         dtype (`torch.dtype`): Of the matrices.
         size (`int`, *optional*): Rows and columns; by default 8192 on CUDA and 2048 on CPU.
-        seconds (`float`, *optional*, defaults to 1.0): How long to go on; the fastest tenth of that time counts.
+        seconds (`float`, *optional*, defaults to 1.0): How long to continue; the fastest tenth of that time counts.
     """
     size = size or (8192 if device == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))

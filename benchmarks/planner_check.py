@@ -6,10 +6,10 @@
    width, layers, vocabulary, mix and chunks, by two seeds; the first has the smallest and the largest run as well,
    and the largest in chunks, so that what is drawn lies between.
 2. Make them in mixed order, so that a machine that gets slower does so for both, each in a process of its own on
-   --threads threads.  Runs that --folder holds are not made again.
-3. Learn from the first set.  For each run of the second predict step time, memory and set-up from what was known
+   --threads threads. Runs that --folder holds are not made again.
+3. Learn from the first set. For each run of the second predict step time, memory and set-up from what was known
    before it ran: its arguments and its plan, and the number and the lengths of its tokens.
-4. Compare with what it took.  The step time is the median over the steps after the warm-up, by token (see
+4. Compare with what it took. The step time is the median over the steps after the warm-up, by token (see
    `measured_runs.typical_step_time`): the mean has in it whatever else the machine did.
 
 `summary` has, for each quantity, the median and the largest relative error, how many held-out runs lie inside their

@@ -4,11 +4,11 @@
     python benchmarks/resume_overhead.py --json FILE --corpus FOLDER --model FOLDER --max_passage_length 256
 
 1. *Steps.* Two trainers take the same steps of the same plan by turns, one as it is, one without what watches a run:
-   the look at the gradient, the heartbeat, signals and the mean cosine of the embeddings.  `ratio` is of the sums of
+   the look at the gradient, the heartbeat, signals and the mean cosine of the embeddings. `ratio` is of the sums of
    the step times, `share` is the time spent in those functions over the time of the steps, which a busy machine
    changes less.
 2. *Checkpoints.* One trainer saves by turns as it does (written aside, SHA-256 of all files, renamed) and as
-   `transformers.Trainer` does; `peer` is the latter.  `verify_s` is the time to check one before a run goes on.
+   `transformers.Trainer` does; `peer` is the latter. `verify_s` is the time to check one before a run continues.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     sbatch --array 0-108 accelerate_configs/scale.sbatch --config sample/study
 
 Each trial is a run of recipes/train.py, mlm.py or eval.py in a process and a folder of its own. The same command goes
-on with a study that was stopped; more arms, seeds or numbers of languages add trials to it; `--overwrite` begins anew.
+on with a study that was stopped; more arms, seeds or numbers of languages add trials to it; `--overwrite` starts over.
 Without a config and a corpus it runs the settings sample/study.
 """
 

@@ -56,7 +56,7 @@ def modules() -> dict[str, Path]:
 
 
 def room_of(module: str) -> str | None:
-    """The room of a module; None of those that belong to none (`__init__`, `__main__`)."""
+    """The room of a module; None of the ones that belong to none (`__init__`, `__main__`)."""
     return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
 
 

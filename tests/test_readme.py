@@ -169,7 +169,7 @@ def test_language_modeling_runs(command: str, folder: Path) -> None:
 
 def test_studies_are_run_told_of_and_checked(folder: Path) -> None:
     (folder / "MACHINE.yaml").write_text("name: L40S\nmemory_per_device_gib: 44\nmatrix_tflops: 180\n")
-    (folder / "HERE.yaml").write_text("name: here\nkind: cpu\nmatrix_tflops: 0.1\n")
+    (folder / "HERE.yaml").write_text("name: here\ndevice_type: cpu\nmatrix_tflops: 0.1\n")
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/step_profile.json").symlink_to(REPOSITORY / "benchmarks/step_profile.json")
     # a plan needs at least four trained runs

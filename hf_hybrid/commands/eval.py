@@ -5,7 +5,7 @@
         --passage_prompt "passage: " --save_runs true
     hf-hybrid eval --model runs/mine/model --corpus miracl --settings monolingual --num_processes 2
 
-The same command goes on where a killed one stopped. The output folder is by default one for each model and corpus. A
+The same command resumes where a killed one stopped. The output folder is by default one for each model and corpus. A
 folder that holds another evaluation is refused, unless `--overwrite` replaces it.
 Launchers of processes start it as `accelerate launch -m hf_hybrid eval`, or by the recipe eval.py.
 """
@@ -74,7 +74,7 @@ class EvaluationArguments:
     held_out: float = option(
         0.0, "Only what train.py holds out of the corpus with the same --held_out; by default all of it."
     )
-    on_bad_row: str = option("refuse", "refuse: stop at the first bad row; skip: leave it out and count it.")
+    on_bad_row: str = option("refuse", "refuse: stop at the first bad row; skip: drop and count it.")
     cache_dir: str = option(str(cache_folder()), "Where built corpora are kept.")
     settings: str = option("monolingual,cross_lingual,multilingual", "Which of these three.")
     measures: str = option(
@@ -107,7 +107,7 @@ class EvaluationArguments:
         only_ours = {"pooling": None, "attention": "auto", "batch_tokens": 16_384}
         for name, default in only_ours.items():
             if (value := getattr(self, name)) != default and self.library != "hf_hybrid":
-                raise ValueError(f"{name}={value!r}: not known to sentence-transformers; leave it out.")
+                raise ValueError(f"{name}={value!r}: not known to sentence-transformers; omit it.")
         needed = {"bm25s": self.bm25, "faiss": self.index == "faiss"}
         for package, wanted in needed.items():
             if wanted and importlib.util.find_spec(package) is None:  # said now, not after hours of encoding
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid eval") -> 
         say("\n" + table(dict(columns)))
         with explain_errors(program):
             tell_more(args, columns["model"], outputs)
-        say(f"\n{time.perf_counter() - started_at:.0f} s. All pairs of languages: {args.output_dir}/eval.json")
+        say(f"\n{time.perf_counter() - started_at:.0f} s. All language pairs: {args.output_dir}/eval.json")
         say(f"Values of single queries: {args.output_dir}/{PER_QUERY_NAME}")
     distributed.leave_at_exit()
 
@@ -299,7 +299,7 @@ def evaluate(args: EvaluationArguments, model: Any, corpus: ParallelCorpus, outp
 
 
 def tell_more(args: EvaluationArguments, scores: Scores, outputs: OutputFolder) -> None:
-    """The comparison that was asked for, and a picture where there are several pairs of languages."""
+    """The comparison that was asked for, and a picture where there are several language pairs."""
     from hf_hybrid.evaluation.compare import compare, comparison_table, write_comparison
     from hf_hybrid.evaluation.heat_map import pair_heat_map
 

@@ -116,7 +116,7 @@ def _run_accelerate(config: str | None, count: int | None, words: Sequence[str],
         sys.stdout.flush()
         os.execvpe(command[0], command, environment)
     else:
-        if not args.use_deepspeed and (wants_cpu or _num_devices() == 0):  # accelerate would leave DeepSpeed out
+        if not args.use_deepspeed and (wants_cpu or _num_devices() == 0):  # accelerate would ignore DeepSpeed
             os.environ["ACCELERATE_USE_CPU"] = "true"
         launch.launch_command(launch.launch_command_parser().parse_args([*given, *words]))
 

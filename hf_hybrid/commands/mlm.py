@@ -7,7 +7,7 @@
 
 The text is all queries and passages of the training corpus. The last line fine-tunes the model of such a run.
 Without a config, a corpus and a model it runs the settings sample/mlm: the built-in corpus and a small encoder.
-The same command goes on with a run that was stopped, from its newest checkpoint. `--overwrite` deletes that run first.
+The same command resumes a run from its newest checkpoint. `--overwrite` deletes that run first.
 Launchers of processes start it as `accelerate launch -m hf_hybrid mlm`, or by the recipe mlm.py.
 """
 
@@ -93,5 +93,5 @@ def closing_words(folder: RunFolder) -> str:
     loads_with = "AutoModel, SentenceTransformer and AutoModelForMaskedLM"
     return f"""
 {losses}on {resources["tokens"]:,} tokens.
-{describe_files(folder, loads_with, "as a retriever, all pairs of languages")}
+{describe_files(folder, loads_with, "as a retriever, all language pairs")}
 Next: hf-hybrid train --model_name_or_path {folder.path}/model --train_corpus ... fine-tunes it."""

@@ -123,8 +123,8 @@ def _own_fields(node: ast.ClassDef) -> Iterator[tuple[str, _Field]]:
     for statement in node.body:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
-        kind, value = ast.unparse(statement.annotation), statement.value
-        if kind.startswith("ClassVar"):
+        annotation, value = ast.unparse(statement.annotation), statement.value
+        if annotation.startswith("ClassVar"):
             continue
         default, is_option = value, True
         if isinstance(value, ast.Call):
@@ -133,7 +133,10 @@ def _own_fields(node: ast.ClassDef) -> Iterator[tuple[str, _Field]]:
             without = isinstance(init := given.get("init"), ast.Constant) and init.value is False
             is_option = not without
         is_true = isinstance(default, ast.Constant) and default.value is True
-        yield statement.target.id, _Field(is_option, is_true and kind in ("bool", "bool | None", "Optional[bool]"))
+        yield (
+            statement.target.id,
+            _Field(is_option, is_true and annotation in ("bool", "bool | None", "Optional[bool]")),
+        )
 
 
 def _source_of(node: ast.ImportFrom, path: Path) -> Path:

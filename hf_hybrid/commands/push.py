@@ -6,7 +6,7 @@
     hf-hybrid push --metric --repo_id user/beir_cross_lingual --public
     hf-hybrid push --study runs/study --repo_id user/study-results
 
-A new repository is private unless `--public` says otherwise. The same command goes on where one was broken off.
+A new repository is private unless `--public` says otherwise. The same command resumes where one was broken off.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PushArguments:
     dry_run: bool = option(False, "List the files with their sizes and what would be deleted; change nothing.")
     overwrite: bool = option(False, "Push on top of commits that are not from here; their history stays.")
     create_pr: bool = option(False, "Propose the commit as a pull request.")
-    unfinished: bool = option(False, "Push a run that has not come to its end; its card says so.")
+    unfinished: bool = option(False, "Push a run that has not finished; its card says so.")
     keep_card: bool = option(
         False, "Publish a README.md that was edited by hand as it is; its license, name and figures are not updated."
     )
@@ -82,9 +82,9 @@ class PushArguments:
             raise ValueError("Give --repo_id user/name, or organization/name: the repository to push to.")
         of_runs = [name for name in _OF_RUNS if getattr(self, name) is not None and getattr(self, name) is not False]
         if of_runs and not self.run:
-            raise ValueError(f"--{of_runs[0]} is for --run; leave it out.")
+            raise ValueError(f"--{of_runs[0]} is for --run; omit it.")
         if self.license and self.metric:
-            raise ValueError("--license is for --run and --study; the metric has its own. Leave it out.")
+            raise ValueError("--license is for --run and --study; the metric has its own. Omit it.")
 
 
 ARGUMENTS = (PushArguments,)

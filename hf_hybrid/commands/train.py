@@ -7,7 +7,7 @@
     hf-hybrid train --like user/name --output_dir runs/again
 
 Without a config, a corpus and a model it runs the settings sample/hybrid: the built-in corpus and a small encoder.
-The same command goes on with a run that was stopped, from its newest checkpoint. `--overwrite` deletes that run first.
+The same command resumes a run from its newest checkpoint. `--overwrite` deletes that run first.
 Launchers of processes start it as `accelerate launch -m hf_hybrid train`, or by the recipe train.py.
 """
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid train") ->
 
 
 def describe(corpus: ParallelCorpus, role: str) -> str:
-    noticed = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in corpus.report.items() if count)
+    noticed = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in corpus.report.items() if count)
     return f"{role}: {corpus!r}" + (f"; noticed: {noticed}" if noticed else "")
 
 
@@ -111,7 +111,7 @@ def closing_words(folder: RunFolder, trainer: HybridTrainer) -> str:
     query_length, passage_length = trainer.max_lengths
     return f"""
 {cut} of {texts} training texts were cut, at {query_length} tokens (queries) or {passage_length} (passages).
-{wire_words(trainer)}{describe_files(folder, "AutoModel and SentenceTransformer", "all pairs of languages")}
+{wire_words(trainer)}{describe_files(folder, "AutoModel and SentenceTransformer", "all language pairs")}
 Next: --train_corpus FOLDER --model_name_or_path MODEL trains on your own corpus; --help lists every option."""
 
 

@@ -32,10 +32,10 @@ def parse_training(
         argv (`Sequence[str]`): The command line.
         program (`str`): Name of the program in errors and in the help.
         default_config (`str`): Settings where the command line names no corpus and no model.
-        flags, read_like: As of [`~hf_hybrid.utils.options.parse_arguments`].
+        flags, read_like: As for [`~hf_hybrid.utils.options.parse_arguments`].
 
     Returns:
-        `tuple`: As of [`~hf_hybrid.utils.options.parse_arguments`].
+        `tuple`: As for [`~hf_hybrid.utils.options.parse_arguments`].
 
     Raises:
         ValueError: When a corpus is named without a model.

@@ -36,7 +36,7 @@ from hf_hybrid.verification.verify import verify
 
 from .console import introduction
 
-PLACES = ("output_dir", "train_corpus", "eval_corpus", "model_name_or_path", "cache_dir")  # may be others here
+PATHS = ("output_dir", "train_corpus", "eval_corpus", "model_name_or_path", "cache_dir")  # may be others here
 
 
 @dataclass
@@ -102,8 +102,8 @@ def run_again(bundle: Path, args: VerifyArguments) -> list[Finding]:
     """Train with the settings of a run in this environment, on one process, and compare."""
     first = RunFolder(bundle).read_run()
     refuse_rerun(first, args.output_dir)
-    places = {name: getattr(args, name) for name in PLACES}
-    command = [sys.executable, "-m", "hf_hybrid", "train", *rerun_options(first, bundle, **places)]
+    paths = {name: getattr(args, name) for name in PATHS}
+    command = [sys.executable, "-m", "hf_hybrid", "train", *rerun_options(first, bundle, **paths)]
     if (code := subprocess.run(command).returncode) != 0:
         raise ValueError(f"the run could not be made again: {' '.join(command)} ended with {code}; see above.")
     second = RunFolder(args.output_dir).read_run()

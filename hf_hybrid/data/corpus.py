@@ -6,7 +6,7 @@ A corpus is one integer matrix over memory-mapped text:
 2. `rows.npy` [num_items, num_languages, 2] says which row holds an item's query and passage there, -1 for none.
 3. `items.arrow` holds the item's id, its group and its relevance.
 
-Any pair of languages is a pair of columns of that matrix, so nothing grows with the square of the languages but a
+Any language pair is a pair of columns of that matrix, so nothing grows with the square of the languages but a
 table of counts. `CorpusBuilder` writes such a folder one language at a time, `ParallelCorpus.load` maps it, and a view
 (`select_languages`, `split`) is a choice of columns and items over the same files.
 """
@@ -192,7 +192,7 @@ class ParallelCorpus:
     def negatives(self, language: str) -> Negatives | None:
         """Hard negatives in `language`, `None` where the source gives none.
 
-        A view leaves out negatives that belong to items it does not show: training never sees a held-out passage.
+        A view omits negatives that belong to items it does not show: training never sees a held-out passage.
         """
         column = self._columns[self._position(language)]
         negatives = self._files.negatives(language)
@@ -298,7 +298,7 @@ class ParallelCorpus:
         return column if self._items is None else column[self._items]
 
     def _row_blocks(self) -> Iterator[np.ndarray]:
-        """Blocks of `rows` in order, so that whoever only counts never holds the whole matrix."""
+        """Blocks of `rows` in order, so that anyone who only counts never holds the whole matrix."""
         for start in range(0, self.num_items, BATCH_ROWS):
             block = slice(start, start + BATCH_ROWS)
             rows = self._files.open_rows()  # a mapping for each block, or the whole matrix stays resident

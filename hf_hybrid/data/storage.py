@@ -99,7 +99,7 @@ class CorpusFiles:
         return self.open_rows()
 
     def open_rows(self) -> np.ndarray:
-        """The same, mapped anew: what is read through it leaves memory with it."""
+        """A second memory map: pages read through it leave memory with it."""
         return np.load(self.folder / "rows.npy", mmap_mode="r")
 
     def texts(self, side: int, language: str) -> pa.Table:
@@ -232,7 +232,7 @@ class CorpusWriter:
         if not re.fullmatch("[A-Za-z0-9-]+", language) or language in self._counts:
             raise ValueError(f"Language {language!r}: give each once, as letters, digits and hyphens.")
         if not len(item_ids):
-            raise ValueError(f"Language {language!r} has no items; leave it out.")
+            raise ValueError(f"Language {language!r} has no items; omit it.")
         if len(set(item_ids)) < len(item_ids):
             twice = Counter(item_ids).most_common(1)[0][0]
             raise ValueError(f"Language {language!r}: item id {twice!r} occurs twice; give each item its own id.")

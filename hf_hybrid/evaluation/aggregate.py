@@ -1,7 +1,7 @@
-"""From ranks to means: measures of each query, then over the queries of a pair of languages, then over the pairs.
+"""From ranks to means: measures of each query, then over the queries of a language pair, then over the pairs.
 
 Shape letters: Q queries of a language, V those of them that a pair judges, I items, L languages, R relevant passages,
-P places, B queries of a block.
+P top-k passages, B queries of a block.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from hf_hybrid.data.corpus import ParallelCorpus
     from hf_hybrid.records.schema import Scores
-    from hf_hybrid.retrieval.search import Best, Relevant
+    from hf_hybrid.retrieval.search import Relevant, TopK
 
 POOL = "*"  # what stands for all passage languages together
-FIRST_PLACES = bias.FIRST_PLACES  # what `LanguageRanks` needs of each ranking, beside the ranks
-_POOL_RECALL = f"pool_recall@{bias.RECALL_PLACES}"
+BIAS_TOP_K = bias.BIAS_TOP_K  # what `LanguageRanks` needs of each ranking, beside the ranks
+_POOL_RECALL = f"pool_recall@{bias.RECALL_TOP_K}"
 _BLOCK_QUERIES = 4096  # parallel queries whose rankings are compared at once
 KEYS = ("query_language", "passage_language", "query_id")
 
@@ -37,15 +37,15 @@ class LanguageRanks(NamedTuple):
         query_language (`str`): The language of the queries.
         passage_languages (`tuple[str, ...]`): Those of the pool, which `relevant.language_R` counts.
         query_rows (`np.ndarray` of shape `(Q,)`): Rows of the queries in the corpus, increasing.
-        candidates (`list[np.ndarray]`): For each language the rows of its passages: places of the pool, in order.
+        candidates (`list[np.ndarray]`): For each language the rows of its passages, in the order of the pool.
         relevant (`Relevant`): The judgments.
         own_rank_R (`np.ndarray` of shape `(R,)`): Rank among the passages of the same language.
         pool_rank_R (`np.ndarray` of shape `(R,)`): Rank among all, `np.inf` where an approximate search did not find
             it.
-        pool_last_R (`np.ndarray` of shape `(R,)`): The last of the places that the passages tied with it share there.
-        same_language_share_Q (`np.ndarray` of shape `(Q,)`): Share of the query's own language in the first places.
-        first_QP (`np.ndarray` of shape `(Q, P)`): Passages at the first places of the pool, -1 for none.
-        best (`dict[str, Best]`): Longer rankings by passage language and `"*"`, by place in that language or the pool;
+        pool_last_R (`np.ndarray` of shape `(R,)`): The last rank that the passages tied with it share there.
+        same_language_share_Q (`np.ndarray` of shape `(Q,)`): Share of the query's own language in the top k.
+        first_QP (`np.ndarray` of shape `(Q, P)`): Passages at the top k of the pool, -1 for none.
+        best (`dict[str, TopK]`): Longer rankings by passage language and `"*"`, by place in that language or the pool;
             empty where nobody asked for rankings.
     """
 
@@ -59,11 +59,11 @@ class LanguageRanks(NamedTuple):
     pool_last_R: np.ndarray
     same_language_share_Q: np.ndarray
     first_QP: np.ndarray
-    best: dict[str, Best]
+    best: dict[str, TopK]
 
 
 class QueryValues(NamedTuple):
-    """Measures of single queries of one language, in a pair of languages or in the pool.
+    """Measures of single queries of one language, in a language pair or in the pool.
 
     Args:
         passage_language (`str`): Of the pair, or `POOL`.
@@ -100,26 +100,26 @@ def query_values(ranks: LanguageRanks, settings: Sequence[str], measures: Sequen
 
     Returns:
         `list[QueryValues]`: For each passage language that has relevant passages the measures among its passages, and
-        `pool_recall@100`, how many of them are in the first places of the pool, if the settings ask for that too. Last
+        `pool_recall@100`, how many of them are in the top k of the pool, if the settings ask for that too. Last
         the pool with its measures and those of `bias.bias_by_query`.
     """
     found, relevant, num_queries = [], ranks.relevant, len(ranks.query_rows)
     pooled = "multilingual" in settings
     columns = (relevant.query_R, ranks.pool_rank_R, relevant.language_R)
-    recall_QL = bias.recall_by_language(*columns, num_queries, len(ranks.passage_languages), bias.RECALL_PLACES)
+    recall_QL = bias.recall_by_language(*columns, num_queries, len(ranks.passage_languages), bias.RECALL_TOP_K)
     for number in np.unique(relevant.language_R).tolist():
         name = ranks.passage_languages[number]
         if ("monolingual" if name == ranks.query_language else "cross_lingual") in settings:
             chosen = relevant.language_R == number
             query_V, query_R = np.unique(relevant.query_R[chosen], return_inverse=True)
-            judged = (query_R, ranks.own_rank_R[chosen], relevant.gain_R[chosen], len(query_V))
-            values = ranking.measures(*judged, names=measures)
+            qrels = (query_R, ranks.own_rank_R[chosen], relevant.gain_R[chosen], len(query_V))
+            values = ranking.measures(*qrels, names=measures)
             if pooled:
                 values[_POOL_RECALL] = recall_QL[query_V, number]
             found.append(QueryValues(name, query_V, values))
     if pooled:
-        judged = (relevant.query_R, ranks.pool_rank_R, relevant.gain_R, num_queries)
-        values = {**ranking.measures(*judged, names=measures), **_bias(ranks)}
+        qrels = (relevant.query_R, ranks.pool_rank_R, relevant.gain_R, num_queries)
+        values = {**ranking.measures(*qrels, names=measures), **_bias(ranks)}
         found.append(QueryValues(POOL, np.arange(num_queries), values))
     return found
 
@@ -218,7 +218,7 @@ class Tally:
 
 
 class _ParallelQueries:
-    """The first places of each query in each of its languages, for MRC; held of queries that are judged alone."""
+    """The top k of each query in each of its languages, for MRC; held only for queries with qrels."""
 
     def __init__(self, corpus: ParallelCorpus) -> None:
         self._corpus = corpus
@@ -233,10 +233,10 @@ class _ParallelQueries:
         """MRC, nothing where no query is in two languages."""
         blocks = [bias.mrc(first_BLP) for first_BLP in self._blocks()]
         found_QL = np.concatenate(blocks) if blocks else np.zeros((0, 0))
-        return ranking.average_known({f"MRC@{FIRST_PLACES}": found_QL})
+        return ranking.average_known({f"MRC@{BIAS_TOP_K}": found_QL})
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """First places of queries in the languages where they are judged, of those with several, by block."""
+        """The top k of queries in the languages where they have qrels, for queries with several, by block."""
         rows_IL = self._corpus.rows[:, :, self._corpus.QUERY]
         num_judged_I = np.zeros(len(rows_IL), dtype=np.int64)
         for column, (query_rows, _) in self._judged.items():
@@ -244,7 +244,7 @@ class _ParallelQueries:
         rows_QL = np.unique(rows_IL[num_judged_I > 1], axis=0)  # items may share their queries
         for start in range(0, len(rows_QL), _BLOCK_QUERIES):
             rows_BL = rows_QL[start : start + _BLOCK_QUERIES]
-            first_BLP = np.full((*rows_BL.shape, FIRST_PLACES), -1, dtype=np.int32)
+            first_BLP = np.full((*rows_BL.shape, BIAS_TOP_K), -1, dtype=np.int32)
             for column, (query_rows, first_QP) in self._judged.items():
                 place_B = np.minimum(np.searchsorted(query_rows, rows_BL[:, column]), len(query_rows) - 1)
                 known_B = query_rows[place_B] == rows_BL[:, column]
@@ -274,7 +274,7 @@ def scores_of_queries(values: pa.Table, measures: list[str]) -> Scores:
 
 
 def _groups(values: pa.Table) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """For each pair of languages, or language and pool, the columns of its queries, NaN where there is no value."""
+    """For each language pair, or language and pool, the columns of its queries, NaN where there is no value."""
     import pyarrow as pa  # here: training needs none
 
     languages = zip(*(values[key].to_pylist() for key in KEYS[:2]), strict=True)

@@ -1,7 +1,7 @@
 """Two evaluations on the same queries: which measures, settings and languages differ by more than chance.
 
 1. `check_comparable`, before an evaluation: is there one to compare with, on the same corpus and queries?
-2. `compare`, after it: the queries that both answered, their differences in each pair of languages and each pool, and
+2. `compare`, after it: the queries that both answered, their differences in each language pair and each pool, and
    the difference of each setting as `eval.json` averages.
 """
 
@@ -29,8 +29,8 @@ LEVEL = 0.05
 SETTINGS = ("monolingual", "cross_lingual", "multilingual")
 
 
-class _Cell(NamedTuple):
-    """A pair of languages, or the pool of a query language."""
+class _PairTable(NamedTuple):
+    """A language pair, or the pool of a query language."""
 
     name: str  # `de-en`, `de-*`
     setting: str
@@ -76,12 +76,12 @@ def compare(
 ) -> dict[str, Any]:
     """An evaluation against an earlier one, from their `per_query.parquet`.
 
-    Of each setting the difference of what `eval.json` says, the mean over queries and then over language pairs (in
-    the multilingual setting over query languages), with a 95% interval (`significance.macro_interval`: queries are
-    drawn again, each in all its languages). Of each pair of languages and each pool a paired test
-    (`significance.compare_language_pairs`, by randomization or, for large tables, the t test). For each measure the p-values of
-    all pairs and pools are corrected together (Holm): with 0.05 as the limit, one time in 20 a measure without any
-    difference shows one somewhere. Measures are not corrected for one another.
+    Of each setting the difference of what `eval.json` says, the mean over queries and then over language pairs (in the
+    multilingual setting over query languages), with a 95% CI (`significance.macro_interval`: queries are drawn again,
+    each in all its languages). Of each language pair and each pool a paired test
+    (`significance.compare_language_pairs`, by randomization or, for large tables, the t test). For each measure the
+    p-values of all pairs and pools are corrected together (Holm): with 0.05 as the limit, one time in 20 a measure
+    without any difference shows one somewhere. Measures are not corrected for one another.
 
     Only rows of the two files that both have count, and the rest is counted. If one has queries or languages that the
     other has not, the differences are therefore not those of the two `eval.json`.
@@ -146,14 +146,12 @@ def comparison_table(found: Mapping[str, Any]) -> str:
         >>> measures = {"MAP": {"settings": {"cross_lingual": settings}, "test": "t"}}
         >>> found = {"in_both": 130900, "only_here": 0, "only_in_baseline": 0, "measures": measures}
         >>> print(comparison_table(found).split("Better")[0])
-        measure      setting        difference   95% interval        better, worse, no difference shown
+        measure      setting        difference   95% CI        better, worse, no difference shown
         MAP          cross_lingual     +0.0123   +0.0041 to +0.0202  34, 2, 74 of 110 language pairs
     """
     measures = found["measures"]
     width = max(map(len, ["measure", *measures])) + 4
-    lines = [
-        f"{'measure':<{width}}  setting        difference   95% interval        better, worse, no difference shown"
-    ]
+    lines = [f"{'measure':<{width}}  setting        difference   95% CI        better, worse, no difference shown"]
     for name, result in measures.items():
         for setting, row in result["settings"].items():
             better, worse, language_pairs = row["num_better"], row["num_worse"], row["num_language_pairs"]
@@ -234,9 +232,7 @@ def _refuse_lacking(folder: str | os.PathLike[str], measures: Sequence[str]) -> 
     names = _schema(folder).names
     if lacking := [name for name in measures if name not in names]:
         allowed = ", ".join(name for name in names if name not in KEYS)
-        raise ValueError(
-            f"{lacking[0]!r} is not in {folder}, which has {allowed}. Evaluate it with that, or leave it out."
-        )
+        raise ValueError(f"{lacking[0]!r} is not in {folder}, which has {allowed}. Evaluate it with that, or omit it.")
 
 
 def _read(folder: str | os.PathLike[str], measures: Sequence[str]) -> pa.Table:
@@ -251,7 +247,7 @@ def _read(folder: str | os.PathLike[str], measures: Sequence[str]) -> pa.Table:
     return table
 
 
-def _language_pairs(table: pa.Table) -> list[_Cell]:
+def _language_pairs(table: pa.Table) -> list[_PairTable]:
     """The language pairs of a table that is sorted by `KEYS`."""
     query, passage, name = (table[key].combine_chunks().dictionary_encode() for key in KEYS)
     query_N, passage_N, name_N = (column.indices.to_numpy() for column in (query, passage, name))
@@ -263,21 +259,19 @@ def _language_pairs(table: pa.Table) -> list[_Cell]:
             setting = "multilingual"
         else:
             setting = "monolingual" if languages[0] == languages[1] else "cross_lingual"
-        language_pairs.append(_Cell("-".join(languages), setting, slice(start, end), name_N[start:end]))
+        language_pairs.append(_PairTable("-".join(languages), setting, slice(start, end), name_N[start:end]))
     return language_pairs
 
 
 def _compare_measure(
-    name: str, language_pairs: list[_Cell], after_N: np.ndarray, before_N: np.ndarray
+    name: str, language_pairs: list[_PairTable], after_N: np.ndarray, before_N: np.ndarray
 ) -> dict[str, Any]:
     unknown_N = np.isnan(after_N) & np.isnan(before_N)
     language_pairs = [
         pair for pair in language_pairs if not unknown_N[pair.rows].all()
     ]  # measures of bias are of pools alone
     if not language_pairs:
-        raise ValueError(
-            f"{name!r} has no value in either evaluation, for none of the queries in common; leave it out."
-        )
+        raise ValueError(f"{name!r} has no value in either evaluation, for none of the queries in common; omit it.")
     after, before = ({pair.name: values_N[pair.rows] for pair in language_pairs} for values_N in (after_N, before_N))
     try:
         tests = compare_language_pairs(after, before)
@@ -296,7 +290,7 @@ def _compare_measure(
 
 
 def _compare_setting(
-    language_pairs: list[_Cell], difference_N: np.ndarray, tests: Mapping[str, Comparison]
+    language_pairs: list[_PairTable], difference_N: np.ndarray, tests: Mapping[str, Comparison]
 ) -> dict[str, float | int]:
     interval = macro_interval(
         [difference_N[pair.rows] for pair in language_pairs],

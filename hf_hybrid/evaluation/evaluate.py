@@ -6,8 +6,8 @@
 3. Those counts are ranks, and the ranks give every measure of every setting: monolingual and cross-lingual pairs from
    the counts within a language, multilingual and bias from those in the pool.
 
-Shape letters: Q queries of a language, L languages, R relevant passages of all the queries in question, P places that
-are kept.
+Shape letters: Q queries of a language, L languages, R relevant passages of all the queries in question, P top-k
+passages that are kept.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.retrieval.bm25 import TermPool
 from hf_hybrid.retrieval.embeddings import EmbeddingStore, TextEncoder
 from hf_hybrid.retrieval.faiss import FaissPool
-from hf_hybrid.retrieval.search import Best, Block, DensePool, Pool, Relevant
+from hf_hybrid.retrieval.search import Block, DensePool, Pool, Relevant, TopK
 from hf_hybrid.utils import distributed
 
-from .aggregate import FIRST_PLACES, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
+from .aggregate import BIAS_TOP_K, POOL, LanguageRanks, QueryValues, Tally, query_values, value_names
 from .relevance import find_queries_with_qrels, judgments
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ INDEXES = ("exact", "faiss")
 
 
 class Details(Protocol):
-    """Whoever wants more than means, such as `per_query.EvaluationFiles`; called by the first process alone."""
+    """A receiver of more than means, such as `per_query.EvaluationFiles`; called by the first process alone."""
 
-    run_depth: int  # how many places of each ranking it wants, 0 for none
+    run_depth: int  # top k of each ranking that it wants, 0 for none
 
     def begin(self, names: Sequence[str]) -> None:
         """Hear, before the first language, which values there may be of a query."""
@@ -73,7 +73,7 @@ def evaluate_retrieval(
 ) -> Scores:
     """Scores of a model in the monolingual, the cross-lingual and the multilingual setting.
 
-    A measure is averaged over the queries of a pair of languages (of a language, in the multilingual setting), then
+    A measure is averaged over the queries of a language pair (of a language, in the multilingual setting), then
     over the pairs. Queries without a relevant passage in a pair do not count there; rank distance and PEER are those
     of the queries with relevant passages in several languages. Ties count against the model
     (`ranking.relevant_ranks`). Scores are computed in float32, whatever precision the model runs in.
@@ -91,11 +91,11 @@ def evaluate_retrieval(
         max_queries (`int`, *optional*): Use the first so many queries of each language that have a relevant passage;
             all by default.
         embedding_dir (`str` or `Path`, *optional*): Where embeddings are kept until the end, so that a run which was
-            killed goes on; by default a temporary folder.
+            killed resumes; by default a temporary folder.
         model_key (`str`, *optional*): Name of the model in `embedding_dir`, by default a hash of its weights.
         keep_embeddings (`bool`, *optional*, defaults to `False`): Leave them there, for further evaluations.
         index (`str`, *optional*, defaults to `"exact"`): `"faiss"` searches large languages approximately, see
-            `faiss.FaissPool`: passages beyond its first places count as not found, without a rank distance.
+            `faiss.FaissPool`: passages beyond its top k count as not found, without a rank distance.
         details (`Details`, *optional*): Is given what each query gave.
         show_progress (`bool`, *optional*, defaults to `False`): Show a bar.
 
@@ -155,18 +155,18 @@ def evaluate_pool(
         corpus, settings, measures, max_queries, details, show_progress: As for `evaluate_retrieval`.
 
     Returns:
-        `Scores`: As of `evaluate_retrieval`.
+        `Scores`: As for `evaluate_retrieval`.
 
     Raises:
         ValueError: When there is nothing to evaluate, or an argument is not one of those allowed.
     """
     check_asked(settings, measures, max_queries)
-    tally, depth = Tally(corpus, settings), details.run_depth if details is not None else 0
+    tally, top_k = Tally(corpus, settings), details.run_depth if details is not None else 0
     if details is not None and distributed.rank() == 0:
         details.begin(value_names(settings, measures))
     alone = tuple(settings) == ("monolingual",)
     for view in [corpus.select_languages([name]) for name in corpus.languages] if alone else [corpus]:
-        for ranks in _rank_view(open_pool, view, max_queries, depth, show_progress):
+        for ranks in _rank_view(open_pool, view, max_queries, top_k, show_progress):
             values = query_values(ranks, settings, measures)
             tally.add(ranks, values, measures)
             if details is not None and distributed.rank() == 0:
@@ -217,7 +217,7 @@ def table(columns: dict[str, Scores | None]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         f"{row[0]:<{widths[0]}}  "
-        + " ".join(f"{cell:>{max(8, width)}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        + " ".join(f"{text:>{max(8, width)}}" for text, width in zip(row[1:], widths[1:], strict=True))
         for row in rows
     )
 
@@ -227,7 +227,7 @@ def check_asked(settings: Sequence[str], measures: Sequence[str], max_queries: i
     if not settings or not set(settings) <= set(SETTINGS):
         raise ValueError(f"settings={list(settings)}: give some of {', '.join(SETTINGS)}.")
     if max_queries is not None and max_queries < 1:
-        raise ValueError(f"max_queries={max_queries}: give at least 1, or leave it out for all queries.")
+        raise ValueError(f"max_queries={max_queries}: give at least 1, or omit it for all queries.")
     if not measures:
         raise ValueError(f"measures={list(measures)}: give some, such as {', '.join(ranking.MEASURES)}.")
     for name in measures:
@@ -238,7 +238,7 @@ def check_asked(settings: Sequence[str], measures: Sequence[str], max_queries: i
 
 
 def _rank_view(
-    open_pool: Callable[..., Pool], view: ParallelCorpus, max_queries: int | None, depth: int, show_progress: bool
+    open_pool: Callable[..., Pool], view: ParallelCorpus, max_queries: int | None, top_k: int, show_progress: bool
 ) -> Iterator[LanguageRanks]:
     """The ranks of the queries of each language; languages without judgments are passed over."""
     candidates = [view.candidates(language) for language in view.languages]
@@ -251,7 +251,7 @@ def _rank_view(
         for number, rows in enumerate(query_rows):
             if len(rows):
                 relevant = judgments(view, number, candidates, rows)
-                own = list(_rank_blocks(pool, number, len(rows), relevant, depth, bar.update))
+                own = list(_rank_blocks(pool, number, len(rows), relevant, top_k, bar.update))
                 yield _joined_ranks(view, number, rows, candidates, relevant, own)
 
 
@@ -284,7 +284,7 @@ def _joined_ranks(
 
 
 def _rank_blocks(
-    pool: Pool, language: int, num_queries: int, relevant: Relevant, depth: int, advance: Callable[[int], Any]
+    pool: Pool, language: int, num_queries: int, relevant: Relevant, top_k: int, advance: Callable[[int], Any]
 ) -> Iterator[Block]:
     """Block after block of this process' share of the queries of one language."""
     share = np.array_split(np.arange(num_queries), distributed.world_size())[distributed.rank()]
@@ -293,12 +293,12 @@ def _rank_blocks(
         queries = slice(int(share[first]), int(share[min(first + height, len(share)) - 1]) + 1)
         begin, end = np.searchsorted(relevant.query_R, [queries.start, queries.stop])
         part = relevant.take(slice(begin, end))
-        yield pool.rank(language, queries, part._replace(query_R=part.query_R - queries.start), FIRST_PLACES, depth)
+        yield pool.rank(language, queries, part._replace(query_R=part.query_R - queries.start), BIAS_TOP_K, top_k)
         advance((queries.stop - queries.start) * distributed.world_size())
 
 
-def _joined(parts: Sequence[Best]) -> Best:
-    return Best(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+def _joined(parts: Sequence[TopK]) -> TopK:
+    return TopK(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def evaluate_bm25(corpus: ParallelCorpus, **options: Any) -> Scores:

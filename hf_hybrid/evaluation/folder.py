@@ -46,11 +46,11 @@ def open_evaluation(
         overwrite (`bool`, *optional*, defaults to `False`): Delete the files of the evaluation that the folder holds.
 
     Raises:
-        ValueError: When the folder holds another evaluation, an output of another kind, or a file that no recipe wrote
+        ValueError: When the folder holds another evaluation, another type of output, or a file that no recipe wrote
             where this one is to write.
     """
     outputs = OutputFolder(folder)
-    outputs.check_kind("evaluation")
+    outputs.check_type("evaluation")
     if not overwrite and (outputs.path / "eval.json").is_file():
         then, now = RunFolder(outputs).read_eval().get("evaluated", {}), evaluated
         same_corpus = then.get("corpus_fingerprint") == now["corpus_fingerprint"]

@@ -14,14 +14,14 @@ from hf_hybrid.utils.files import replacing
 if TYPE_CHECKING:
     from hf_hybrid.records.schema import Scores
 
-_MOST_WRITTEN = 20  # languages up to which each cell has its number
-_INCHES_A_CELL, _INCHES_AROUND = 0.42, 2.2
-_LEAST_INCHES_A_CELL, _LARGE_INCHES = 0.22, 16.8  # a picture of 40 languages is large
+_MOST_WRITTEN = 20  # languages up to which each tile shows its number
+_INCHES_PER_TILE, _INCHES_AROUND = 0.42, 2.2
+_LEAST_INCHES_PER_TILE, _LARGE_INCHES = 0.22, 16.8  # a picture of 40 languages is large
 _USUAL_WIDTH = 6.4  # inches, for which letters have their usual size
 
 
 def pair_heat_map(scores: Scores, path: str | os.PathLike[str], measure: str | None = None, title: str = "") -> Path:
-    """A picture of one measure for each pair of languages: a row for the queries', a column for the passages'.
+    """A picture of one measure for each language pair: a row for the queries', a column for the passages'.
 
     Args:
         scores (`Scores`): Of an evaluation.
@@ -45,11 +45,11 @@ def pair_heat_map(scores: Scores, path: str | os.PathLike[str], measure: str | N
 def pair_change_map(
     before: Scores, after: Scores, path: str | os.PathLike[str], measure: str | None = None, title: str = ""
 ) -> Path:
-    """A picture of by how much one measure has changed for each pair of languages; arguments as of `pair_heat_map`.
+    """A picture of by how much one measure has changed for each language pair; arguments as for `pair_heat_map`.
 
     Args:
         before, after (`Scores`): Of two evaluations.
-        path, measure, title: As of `pair_heat_map`.
+        path, measure, title: As for `pair_heat_map`.
 
     Returns:
         `Path`: The file.
@@ -87,13 +87,13 @@ def _draw_map(
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError('A heat map needs matplotlib: pip install ".[plots]", in a clone.') from None
-    cells = [_inches_a_cell(len(names)) for names in (columns, rows)]
-    size = [inches * len(names) + _INCHES_AROUND for inches, names in zip(cells, (columns, rows), strict=True)]
+    tiles = [_inches_per_tile(len(names)) for names in (columns, rows)]
+    size = [inches * len(names) + _INCHES_AROUND for inches, names in zip(tiles, (columns, rows), strict=True)]
     figure = Figure(figsize=(max(size[0], 4.5), max(size[1], 3.5)), layout="constrained")
-    # a page shows a large picture smaller: its letters grow with it, as far as a cell has room
+    # a page shows a large picture smaller: its letters grow with it, as far as a tile has room
     scale = max(1.0, figure.get_figwidth() / _USUAL_WIDTH)
     font: dict[str, Any] = {
-        "fontsize": min(10 * scale, 50 * min(cells)),
+        "fontsize": min(10 * scale, 50 * min(tiles)),
         "parse_math": False,
     }  # names are not formulas
     axes = figure.subplots()
@@ -117,9 +117,9 @@ def _draw_map(
     return path
 
 
-def _inches_a_cell(number: int) -> float:
+def _inches_per_tile(number: int) -> float:
     """Room for the name of a language; of more languages than fit a large picture, less."""
-    return min(_INCHES_A_CELL, max(_LEAST_INCHES_A_CELL, _LARGE_INCHES / number))
+    return min(_INCHES_PER_TILE, max(_LEAST_INCHES_PER_TILE, _LARGE_INCHES / number))
 
 
 def _ink(image: Any, value: float) -> str:

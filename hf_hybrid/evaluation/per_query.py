@@ -4,7 +4,7 @@
 |---|---|
 | `per_query.parquet` | a row for each query and passage language (`*`: all), a column for each measure |
 | `runs/de-en.trec` | `query Q0 passage rank score tag`, German queries over English passages; `de-all.trec` over all |
-| `qrels/de-en.qrels` | `query 0 passage relevance`, what `runs/de-en.trec` is judged by |
+| `qrels/de-en.qrels` | `query 0 passage relevance`, the qrels of `runs/de-en.trec` |
 
 A value that a query has not is null in `per_query.parquet`, and the queries of one language are a row group there: of
 more than one language nothing is held in memory.
@@ -38,7 +38,7 @@ from .aggregate import KEYS, POOL
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
-    from hf_hybrid.retrieval.search import Best
+    from hf_hybrid.retrieval.search import TopK
 
     from .aggregate import LanguageRanks, QueryValues
 
@@ -49,7 +49,7 @@ class _Ranking(NamedTuple):
     """Rankings of the queries of one language over the passages of another, or over all."""
 
     name: str  # of the files, `de-en`
-    best: Best
+    best: TopK
     first: int  # place in the pool of the first passage
     chosen_R: np.ndarray  # which judgments of the queries count
 
@@ -114,9 +114,9 @@ class EvaluationFiles:
             self._write_run(ranking, ranks, query_ids)
             self._write_qrels(ranking, ranks, query_ids)
 
-    def _passages(self, ranks: LanguageRanks, places: np.ndarray) -> pa.Array:
+    def _passages(self, ranks: LanguageRanks, k: np.ndarray) -> pa.Array:
         """Names of passages by place in the pool; only those that are asked for are made."""
-        wanted, index = np.unique(places, return_inverse=True)
+        wanted, index = np.unique(k, return_inverse=True)
         starts = np.cumsum([0, *map(len, ranks.candidates)])
         numbers = np.searchsorted(starts, wanted, side="right") - 1
         names = []

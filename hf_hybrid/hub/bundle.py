@@ -2,7 +2,7 @@
 
 | file | content |
 |---|---|
-| `run.json`, `plan.json`, `card.json` | arguments, seeds, corpora with their fingerprints, the language pair of each batch |
+| `run.json`, `plan.json`, `card.json` | arguments, seeds, fingerprints of corpora, the language pair of each batch |
 | `requirements.txt` | environment lock: Python and every distribution that was installed |
 | `events.jsonl`, `resources.jsonl` | what happened, and what each logging step took |
 | `curve.jsonl` | scores on the way, where there are any, and what training had taken until then |
@@ -12,7 +12,7 @@
 | `model.json` | size and SHA-256 of each file of the model, which is not in the bundle |
 | `manifest.json` | size and SHA-256 of each file of the bundle |
 
-All is in published form: without secrets and paths of the machine.  The same run gives the same bytes.  Queries have
+All is in published form: without secrets and paths of the machine. The same run gives the same bytes. Queries have
 a hash of their id instead of it, for a source may have ids that tell who asked: equal ids have equal hashes, so that
 runs can be compared query by query.
 `verification/verify.py` reads a bundle.
@@ -61,7 +61,7 @@ _OTHERS = ("curve.jsonl", "card.json", CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, 
 
 
 def write_bundle(folder: str | os.PathLike[str]) -> Path:
-    """Make the bundle of a finished run; one that is there gives way to it as a whole.
+    """Make the bundle of a finished run; one that is there is replaced by it as a whole.
 
     Args:
         folder (`str` or `Path`): The run folder.
@@ -70,13 +70,13 @@ def write_bundle(folder: str | os.PathLike[str]) -> Path:
         `Path`: `bundle/` in it.
 
     Raises:
-        ValueError: When the run has not come to its end, a file of it is damaged, or it was made in another
+        ValueError: When the run has not finished, a file of it is damaged, or it was made in another
             environment, of which no earlier bundle tells.
     """
     source = RunFolder(folder)
     run = source.read_run()
     if run["status"] != "finished":
-        raise ValueError(f"{folder}: the run is {run['status']}; a bundle is of a run that has come to its end.")
+        raise ValueError(f"{folder}: the run is {run['status']}; a bundle is of a run that has finished.")
     path, unfinished = source.path / BUNDLE_NAME, source.path / f"{UNFINISHED}{BUNDLE_NAME}"
     lock = _environment_lock(run, path / LOCK_NAME)
     if unfinished.exists():  # left by a kill

@@ -1,7 +1,7 @@
 """What the Hub reads of a model card: the YAML at its head, and `.eval_results/`.
 
 The Hub takes languages as ISO 639 codes of two or three letters and finer ones under `language_bcp47`, licenses that
-it knows by name, and ids of models and data sets that are on it.  What is not known is left out.
+it knows by name, and ids of models and data sets that are on it. It omits what is not known.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CardFiles(NamedTuple):
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """What `run.json` tells of the model; empty in files of before it did."""
+        """What `run.json` tells of the model; empty in older files it did."""
         return self.run.get("model", {})
 
     @property
@@ -116,7 +116,7 @@ class CardFiles(NamedTuple):
 
     @property
     def evaluated(self) -> Mapping[str, Any]:
-        """What was evaluated on what; empty in files of before it was written down."""
+        """What was evaluated on what; empty in older files it was written down."""
         return self.evaluation.get("evaluated", {})
 
 
@@ -215,7 +215,7 @@ def license_fields(license: str | None) -> dict[str, str]:
 
 
 def doubts(license: str | None, base_model: str | None) -> list[str]:
-    """What is to be told of options that the Hub takes, and that yet may be mistakes.
+    """Warnings about options that the Hub takes, and that yet may be mistakes.
 
     Example:
 

@@ -127,7 +127,7 @@ def training(files: CardFiles) -> dict[str, Any]:
     """Mix, plan and settings."""
     run = files.run
     language_pairs = run["plan"].get("language_pairs")
-    if not isinstance(language_pairs, list):  # as of files of before
+    if not isinstance(language_pairs, list):  # as in older files
         language_pairs = []
     if is_mlm(run):
         return _language_modeling(files, language_pairs)
@@ -354,7 +354,7 @@ MOST_ROWS, EXTREMES = 20, 5  # languages up to which each has its row, and rows 
 
 
 _BIAS = {
-    "rank_distance": "places between the first and the last translation of the right passage; 0 is best",
+    "rank_distance": "ranks between the first and the last translation of the right passage; 0 is best",
     "PEER": "1: the right passages of all languages rank alike; 0: they do not",
     "same_language_share@10": "share of the first ten passages that are in the language of the query",
     "same_language_recall@100": "right passages in the language of the query among the first 100",
@@ -488,7 +488,7 @@ def limits(files: CardFiles) -> list[Markdown]:
     """What the figures do not say."""
     run, model, source = files.run, files.model, files.run["corpus"].get("source") or {}
     most = {"length": model.get("max_length"), "query_length": _told(files, "max_query_length")}
-    counts = run["corpus"].get("texts")  # absent in files of before it was written down
+    counts = run["corpus"].get("texts")  # absent in older files it was written down
     most |= {"cut": f"{counts['truncated_texts']:,}", "texts": f"{counts['texts']:,}"} if counts else {}
     of_pairs = bool(model) and run["mix"] != "mlm"
     estimated = files.resources is not None and files.resources["energy_source"] in ESTIMATES
@@ -523,7 +523,7 @@ def _of_scores(files: CardFiles) -> list[Markdown]:
         return [Markdown("It was not evaluated after training: nothing is known of its quality.")]
     said = []
     if evaluated:
-        held_out = "items held out of the training corpus, texts of the same kind"
+        held_out = "items held out of the training corpus, similar texts"
         where = held_out if files.held_out else "the one corpus {name}"
         name = corpus_name(evaluated.get("corpus") or {})
         said.append(sentence(f"The scores are those of {where}: they say little of other texts.", name=name))

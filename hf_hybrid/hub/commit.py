@@ -224,7 +224,7 @@ class Pusher:
     # Making
 
     def _make_place(self, remote: Remote) -> str | None:
-        """The head that the commit goes on top of."""
+        """The head that the commit builds on."""
         if remote.head is not None:
             return remote.head
         try:
@@ -318,19 +318,19 @@ class Target(NamedTuple):
     endpoint: str = "https://huggingface.co"
 
     def __str__(self) -> str:
-        kind = "" if self.repo_type == "model" else f"{self.repo_type} "
-        return f"{kind}{self.repo_id}" + ("" if self.revision == "main" else f" ({self.revision})")
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type} "
+        return f"{prefix}{self.repo_id}" + ("" if self.revision == "main" else f" ({self.revision})")
 
     @property
     def url(self) -> str:
-        """Its page; the address of a Hub of one's own may have a password in it, which is left out."""
+        """Its page; the address of a Hub of one's own may have a password in it, which is removed."""
         return redact(f"{self.endpoint}/{'' if self.repo_type == 'model' else f'{self.repo_type}s/'}{self.repo_id}")
 
 
 class Entry(TypedDict):
     """What is known of a branch."""
 
-    commit: str | None  # of the last push; None before the first has come to its end
+    commit: str | None  # of the last push; None before the first has finished
     files: list[str]  # that pushes have put there
     begun: str | None  # the mark of a push whose end was not seen
     begun_files: list[str]  # that it sends

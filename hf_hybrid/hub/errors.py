@@ -133,7 +133,7 @@ def status_of(error: BaseException) -> int | None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether it may go well later as it is: no answer, or one that says so."""
-    if find_failed_request(error) is None:  # storage of the kind "Xet" has errors of its own
+    if find_failed_request(error) is None:  # Xet storage has its own errors
         return isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, OfflineModeIsEnabled)
     return status_of(error) in (None, *_TRANSIENT)
 

@@ -1,11 +1,11 @@
 """The model card of a run: what the model is, how to use it, what it scores and what it cost, for people and the Hub.
 
-1. The files of the run folder are read, without secrets and without the places of this machine.
+1. The files of the run folder are read, without secrets and local paths.
 2. `card_metadata` makes the YAML at the head of them, `card_sections` the tables of the body.
 3. `model_card_template.md` puts them together; whatever others have named is escaped.
 
 The card is a function of `run.json`, `eval.json`, `resources.json`, `plan.json` and `card.json` alone: the same files
-give the same bytes, here or in a copy that was published.  Its size hardly depends on the number of languages.
+give the same bytes, here or in a copy that was published. Its size hardly depends on the number of languages.
 """
 
 from __future__ import annotations

@@ -71,13 +71,13 @@ def bundle_files(folder: Path) -> Files:
     if damage := find_damage(bundle):
         raise HubError(
             f"{bundle} is not as it was written: {damage}. Delete {bundle}; then the training command of the run, "
-            f"given again, trains nothing and makes the bundle anew, or the same push goes without it. {UNSENT}"
+            f"given again, trains nothing and rebuilds the bundle, or push without it. {UNSENT}"
         )
     return {f"{BUNDLE_NAME}/{name}": bundle / name for name in (*list_manifest_files(bundle), MANIFEST_NAME)}
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has come to its end; a bundle of one that has not is of an earlier state of it."""
+    """Whether a run has finished; a bundle of one that has not is of an earlier state of it."""
     return (folder / "run.json").is_file() and RunFolder(folder).read_run()["status"] == "finished"
 
 
@@ -122,7 +122,7 @@ def build_published_files(folder: str | os.PathLike[str], unfinished: bool = Fal
 
     Args:
         folder (`str` or `Path`): The run folder.
-        unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
+        unfinished (`bool`, *optional*, defaults to `False`): The run need not have finish.
 
     Raises:
         HubError: When it is no run, it is not finished, or its model is damaged.
@@ -134,7 +134,7 @@ def build_published_files(folder: str | os.PathLike[str], unfinished: bool = Fal
     status = RunFolder(folder).read_run()["status"]
     if status != "finished" and not unfinished:
         raise HubError(
-            f"{folder} has not come to its end, its status is {status!r}. Start its training command again to finish "
+            f"{folder} has not finished, its status is {status!r}. Start its training command again to finish "
             f"it, or push it as it is with --unfinished. {UNSENT}"
         )
     return model_files(folder, unfinished) | run_files(folder)
@@ -278,7 +278,7 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, license: str | Non
     """The results of a study, by their path in the repository: no weights and no corpora.
 
     1. The bundle of each finished run is sent as it is; values of single queries in it are not sent a second time.
-    2. All other text is sent without secrets and places of this machine.
+    2. All other text is sent without secrets and local paths.
     3. A data set has a card: one of the study's own, or a short one that is made from its runs.
 
     Args:
@@ -287,14 +287,14 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, license: str | Non
         license (`str`, *optional*): Of the results, for a card that is made.
 
     Raises:
-        HubError: When it is no study, or there are weights or large files beside what is left out.
+        HubError: When it is no study, or there are weights or large files beside what is not published.
         ValueError: When a `run.json` is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise HubError(f"{folder} is no folder. {UNSENT}")
     if not (folder / "study.json").is_file():
-        raise HubError(f"{folder} is no study: it has no study.json; for a run leave out --study. {UNSENT}")
+        raise HubError(f"{folder} is no study: it has no study.json; for a run omit --study. {UNSENT}")
     # a copy, of recipes/report.py --copy_to, is in published form and has a manifest: it goes as it is
     is_copy = (folder / MANIFEST_NAME).is_file()
     paths = list(all_files(folder) if is_copy else _of_study(folder))

@@ -1,7 +1,7 @@
 """Publishing: a run as a model repository, the metric as a Space, the results of a study as a dataset repository.
 
 Each push is one commit (see `hub/commit.py`) of the files that `hub/payload.py` names, after they were looked through
-for secrets.  A run's card is made anew for its repository; one that somebody has written in by hand is refused unless
+for secrets. A run's card is rebuilt for its repository; one that somebody has written in by hand is refused unless
 it is to be kept.
 """
 
@@ -109,7 +109,7 @@ def push_run(
         folder (`str` or `Path`): The run folder.
         repo_id (`str`): `namespace/name`.
         options (`PushOptions`, *optional*): How; `push_run("runs/mine", "user/name", PushOptions(dry_run=True))`.
-        unfinished (`bool`, *optional*, defaults to `False`): The run need not have come to its end.
+        unfinished (`bool`, *optional*, defaults to `False`): The run need not have finish.
         card (`CardOptions`, *optional*): What the card says besides; by default as before.
         keep_card (`bool`, *optional*, defaults to `False`): A card that was edited by hand is pushed as it is.
 
@@ -136,7 +136,7 @@ def push_run(
 
 
 def push_metric(repo_id: str, options: PushOptions = _AS_USUAL) -> Pushed:
-    """Publish the metric as a Space, which `evaluate.load(repo_id)` finds; arguments and errors as of [`push_run`]."""
+    """Publish the metric as a Space, for `evaluate.load(repo_id)`. Arguments and errors are those of [`push_run`]."""
     record = cache_folder() / "pushes" / RECORD_NAME  # its folder belongs to the installation
     pusher = _pusher(repo_id, "space", record, options)
     return _push(pusher, metric_files(repo_id.split("/")[-1]), f"{METRIC_FOLDER.name} of hf-hybrid {__version__}")
@@ -145,7 +145,7 @@ def push_metric(repo_id: str, options: PushOptions = _AS_USUAL) -> Pushed:
 def push_study(
     folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL, *, license: str | None = None
 ) -> Pushed:
-    """Publish the results of a study as a dataset repository; arguments and errors as of [`push_run`].
+    """Publish the results of a study as a dataset repository; arguments and errors as for [`push_run`].
 
     `license` is that of the results; it goes into the card that a study without one gets.
     """
@@ -169,7 +169,7 @@ def push_files(
     Args:
         folder (`str` or `Path`): The run folder, or a copy of its records.
         files (`dict[str, Path or bytes]`): By their path in the repository; its card and records are added.
-        repo_id, options: As of [`push_run`].
+        repo_id, options: As for [`push_run`].
         stay (`frozenset[str]`, *optional*): Files that later pushes leave there.
         record (`str` or `Path`, *optional*): The run folder, where that is another: it has `hub.json`.
 
@@ -184,7 +184,7 @@ def push_files(
 
 
 def open_repository(folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL) -> None:
-    """Make the repository and the branch of a run that is about to begin; arguments and errors as of [`push_run`].
+    """Make the repository and the branch of a run that is about to begin; arguments and errors as for [`push_run`].
 
     What stands in the way of a push is known now, not after hours.
     """
@@ -257,19 +257,19 @@ def renew_card(folder: Path, options: CardOptions, keep: bool) -> None:
     line, told = first_difference(text, found.decode("utf-8", errors="replace"))
     told = (
         f"{CARD_NAME}, line {line} of {folder.resolve().name} is not what the files of the run give ({told}): it was "
-        "edited by hand, or written by another release of hf-hybrid or before the run went on. License, repository "
+        "edited by hand, or written by another release of hf-hybrid or before the run resumed. License, repository "
         "name and figures in it are not updated"
     )
     if not keep:
         raise HubError(
-            f"{told}. Give --keep_card to push it as it is, or delete {CARD_NAME}, which is then written anew. "
+            f"{told}. Give --keep_card to push it as it is, or delete {CARD_NAME}, which is then written again. "
             f"{UNSENT}"
         )
     event("warning", logging.WARNING, problem=f"{told}; it is pushed as it is")
 
 
 def renew_bundle(folder: Path) -> None:
-    """Make the bundle anew, which has the card too; there is none where the run has none, or has not finished.
+    """Rebuild the bundle, which contains the card. A run without a bundle, or an unfinished one, gets none.
 
     Raises:
         HubError: When it cannot be made; the former one stays.
@@ -281,7 +281,7 @@ def renew_bundle(folder: Path) -> None:
         write_bundle(folder)
     except (OSError, ValueError) as error:
         raise HubError(
-            f"The bundle of {folder} cannot be made anew: {error} Mend that, or delete {bundle} to push without it. "
+            f"The bundle of {folder} cannot be rebuilt: {error} Mend that, or delete {bundle} to push without it. "
             f"{UNSENT}"
         ) from None
 
@@ -336,10 +336,10 @@ def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_car
             that this command did not write.
     """
     if not is_finished(folder):
-        raise HubError(f"{folder} holds no run that has come to its end. {UNSENT}")
+        raise HubError(f"{folder} holds no run that has finished. {UNSENT}")
     outputs = OutputFolder(target, "card_folder")
-    outputs.check_kind("model card")
-    if outputs.kind is None and target.is_dir() and any(target.iterdir()):
+    outputs.check_type("model card")
+    if outputs.output_type is None and target.is_dir() and any(target.iterdir()):
         raise HubError(f"{target} is there and holds no card of a run. Give the name of a new folder. {UNSENT}")
     _refuse_another_run(folder, target)
     with to_be_published(folder, options, keep_card) as copy:

@@ -1,7 +1,7 @@
 """Attention over packed sequences, registered with transformers under the name `PACKED_ATTENTION`.
 
 Tokens of all sequences stand in one row, so every matrix product of the model runs without padding; only here is each
-sequence kept to itself.  On CUDA in half precision that is one variable-length flash-attention call.  Elsewhere, and
+sequence kept to itself. On CUDA in half precision that is one variable-length flash-attention call. Elsewhere, and
 where attention dropout is on (which that kernel lacks), the row is sorted by the length of the sequences, and those of
 like length are attended to together, bucket by bucket: on a CPU those of equal length, without padding, with matrix
 products written out, since the backward pass of its fused kernel is several times slower.
@@ -33,7 +33,7 @@ ATTENTIONS = ("auto", "varlen", "sdpa", "flash_attention_2", "eager")
 BUCKET_GROWTH = 1.25  # a bucket holds lengths up to this multiple of its shortest: at most 25% padding
 _LONGEST_WRITTEN_OUT = 1024  # tokens; beyond, a matrix of all scores is too large
 _VARLEN_TAKES_WINDOW = "window_size" in inspect.signature(varlen_attn).parameters  # not in torch 2.10
-# What some models add to the scores, or to the sum under the softmax; leaving it out would be another model.
+# What some models add to the scores, or to the sum under the softmax; without it, the model would be another one.
 _UNKNOWN_TERMS = ("position_bias", "softcap", "s_aux")
 
 
@@ -112,7 +112,7 @@ class LengthBucket(NamedTuple):
 class LengthBuckets:
     """All buckets of a packed batch, `token_S` of them one after the other, and where each token stands in that.
 
-    No tuple: a compiler would look into it, and compile a model anew for each number of buckets.
+    No tuple: a compiler would look into it, and compile the model again for each number of buckets.
     """
 
     buckets: list[LengthBucket]
@@ -266,7 +266,7 @@ def _flash(
     return output_THE
 
 
-@torch.compiler.disable  # as many calls as buckets: each batch would be compiled anew
+@torch.compiler.disable  # as many calls as buckets: each batch would be compiled again
 def _bucketed(
     q_SHE: torch.Tensor,
     k_SHE: torch.Tensor,

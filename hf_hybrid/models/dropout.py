@@ -1,9 +1,9 @@
 """Dropout that does not hold up a CPU.
 
-torch draws a Bernoulli number for each element with a generator that takes most of the time of a dropout there.  Four
+torch draws a Bernoulli number for each element with a generator that takes most of the time of a dropout there. Four
 16-bit numbers cut from each 64-bit one of a faster generator are as good: an element is dropped where its number is
 below `p * 2^16`, rounded, and what is left is divided by just the share that is kept, so the mean stays what it was.
-The seed comes from torch's generator, so whoever sets that back gets the same elements.
+The seed comes from torch's generator, so anyone who sets that back gets the same elements.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def encoder_flops(
 
     A matrix product of m x k and k x n takes 2mkn operations, so a token takes 2 for each weight it is multiplied
     with, and a sequence of n tokens takes 4 * n^2 * hidden_size for the scores and the weighted sum of each layer; the
-    backward pass takes twice the forward pass.  These are the operations that the model needs: recomputation (cached
+    backward pass takes twice the forward pass. These are the operations that the model needs: recomputation (cached
     loss, gradient checkpointing) and padding are not counted, and local attention is counted as if it were global.
 
     Args:
@@ -40,7 +40,7 @@ def encoder_shape(model: Any) -> tuple[int, int, int] | None:
     """What `encoder_flops` must know of a model.
 
     A token is multiplied with the weights of the linear layers of the blocks and with a language model's output.
-    Embeddings are looked up, not multiplied, and a pooler sees one token of a sequence.  Sharded models count whole.
+    Embeddings are looked up, not multiplied, and a pooler sees one token of a sequence. Sharded models count whole.
 
     Args:
         model (`nn.Module`): A transformers encoder, or a module that holds one.

@@ -2,7 +2,7 @@
 
 In that layout `modules.json` names the modules that a text passes through, each with a folder and a configuration.
 Read are the layouts of sentence-transformers 2 to 6 that consist of Transformer, Pooling, at most one Dense and at
-most one Normalize; written are the names that all these releases read.  Only safetensors are read, and no code.
+most one Normalize; written are the names that all these releases read. Only safetensors are read, and no code.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def load_model(
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): Of the backbone's weights.
         attention_dropout (`float`, *optional*): Dropout of attention probabilities; by default the checkpoint's.
-        pooling (`str`, *optional*): Instead of the layout's, whose projection is then left out.
+        pooling (`str`, *optional*): Instead of the layout's, whose projection is then dropped.
 
     Raises:
-        ValueError: When it is no encoder, a file is damaged, or its layout is not one of those that are known.
+        ValueError: When it is no encoder, a file is damaged, or its layout is not a known one.
         OSError: When there is no such model, or it has no safetensors.
     """
     with _explained(name, "configuration"):
@@ -178,8 +178,8 @@ def read_layout(name: str, revision: str | None = None) -> Layout | None:
     if modules is None:
         return None
     paths = dict(_module(name, entry) for entry in modules)
-    kinds = [kind for kind in ("Transformer", "Pooling", "Dense", "Normalize") if kind in paths]
-    if len(paths) < len(modules) or list(paths) != kinds or kinds[:2] != ["Transformer", "Pooling"]:
+    types = [module_type for module_type in ("Transformer", "Pooling", "Dense", "Normalize") if module_type in paths]
+    if len(paths) < len(modules) or list(paths) != types or types[:2] != ["Transformer", "Pooling"]:
         found = ", ".join(entry["type"] for entry in modules) or "none"
         raise ValueError(f"{name}/modules.json: known are Transformer, Pooling, [Dense], [Normalize]; got {found}.")
     if paths["Transformer"]:
@@ -235,8 +235,8 @@ def write_layout(
         paths["Normalize"] = f"{len(paths)}_Normalize"
         (folder / paths["Normalize"]).mkdir(exist_ok=True)
     modules = [
-        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for number, (kind, path) in enumerate(paths.items())
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{module_type}"}
+        for number, (module_type, path) in enumerate(paths.items())
     ]
     _write_json(folder / "modules.json", modules)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
@@ -294,13 +294,13 @@ def _weight_files(name: str, revision: str | None) -> list[str]:
 
 
 def _module(name: str, entry: Any) -> tuple[str, str]:
-    """Kind and folder of a module; one that is not of sentence-transformers has its full name as its kind."""
-    kind, path = (entry.get(key) for key in ("type", "path")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(kind, str) or not isinstance(path, str):
+    """Return type and folder of a module. A module of another library has its full name as its type."""
+    module_type, path = (entry.get(key) for key in ("type", "path")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(module_type, str) or not isinstance(path, str):
         raise ValueError(f"{name}/modules.json: allowed is a list of objects with the texts type and path.")
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"{name}/modules.json: the path {path!r} leads out; allowed are folders of the model.")
-    return kind.rsplit(".", 1)[-1] if kind.startswith("sentence_transformers.") else kind, path
+    return module_type.rsplit(".", 1)[-1] if module_type.startswith("sentence_transformers.") else module_type, path
 
 
 def _has_pooler(config: Any) -> bool:
@@ -329,12 +329,12 @@ def _load_tensors(name: str, revision: str | None, path: str) -> dict[str, torch
         return load_file(file)
 
 
-def _read_json(name: str, revision: str | None, path: str, kind: type = dict) -> Any:
+def _read_json(name: str, revision: str | None, path: str, module_type: type = dict) -> Any:
     """What a file holds, an object or a list; `None` where there is no such file."""
     file = find_file(name, revision, path)
     content = None if file is None else read_json(file)
-    if file is not None and not isinstance(content, kind):
-        raise ValueError(f"{file}: allowed is a JSON {'object' if kind is dict else 'list'}.")
+    if file is not None and not isinstance(content, module_type):
+        raise ValueError(f"{file}: allowed is a JSON {'object' if module_type is dict else 'list'}.")
     return content
 
 
@@ -394,7 +394,7 @@ def _read_dense(name: str, revision: str | None, path: str) -> nn.Sequential:
 
 def _write_dense(folder: Path, projection: nn.Sequential, weights: dict[str, torch.Tensor]) -> None:
     linear, activation = projection
-    name = next(name for name, kind in _ACTIVATIONS.items() if isinstance(activation, kind))
+    name = next(name for name, module_type in _ACTIVATIONS.items() if isinstance(activation, module_type))
     config = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
     _write_json(folder / "config.json", {**config, "activation_function": name})
     save_file({f"linear.{key}": tensor.contiguous() for key, tensor in weights.items()}, folder / _WEIGHTS)

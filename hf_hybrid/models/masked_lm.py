@@ -1,7 +1,7 @@
 """A dual encoder with the head that predicts hidden tokens: trained by that, and evaluated as the encoder it is.
 
 transformers' model for masked language modeling is taken apart: the backbone takes the place of its encoder, and runs
-packed as in retrieval; what is left, the head, is given the states of the tokens to be predicted alone.  With 250,000
+packed as in retrieval; what is left, the head, is given the states of the tokens to be predicted alone. With 250,000
 entries in a vocabulary the head would else cost more than the encoder.
 
 Shape letters: T tokens, N sequences, M tokens to be predicted, D size of a state, V entries of the vocabulary.
@@ -47,7 +47,7 @@ class MaskedLanguageModel(HybridEncoder):
     A projection after pooling, such as LaBSE's pooler, is kept as it is: nothing of this loss passes through it.
 
     Raises:
-        ValueError: When transformers has no model for masked language modeling of this kind.
+        ValueError: When transformers has no masked language model of this architecture.
 
     Example:
 
@@ -129,7 +129,7 @@ class MaskedLanguageModel(HybridEncoder):
             folder (`str` or `Path`): Made if it is not there.
             state_dict (`dict[str, torch.Tensor]`, *optional*): By default its own.
         """
-        super().save_pretrained(folder, state_dict)  # the weights, without the head, give way to those with it
+        super().save_pretrained(folder, state_dict)  # the weights, without the head, are replaced by those with it
         weights = {}
         for name, weight in (self.state_dict() if state_dict is None else state_dict).items():
             part, _, rest = name.partition(".")
@@ -180,7 +180,7 @@ class _Given(nn.Module):
 
 
 def _language_model(backbone: PreTrainedModel, head_of: tuple[str, str | None] | None) -> Any:
-    """transformers' model for masked language modeling of an encoder's kind, with the head of a checkpoint."""
+    """Return the masked language model of an encoder's architecture, with the head of a checkpoint."""
     config = copy.deepcopy(backbone.config)  # that of the backbone is set for packed attention later on
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise ValueError(

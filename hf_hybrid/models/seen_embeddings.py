@@ -1,8 +1,8 @@
 """Training without the rows of the embedding table that no text of the corpus uses.
 
-A multilingual vocabulary has some 250,000 entries, of which a corpus uses a part.  The others never get a gradient,
-but the whole table is differentiated, clipped, stepped and, on several devices, exchanged in each step.  Here only the
-rows of seen tokens are parameters.  The mathematics stay the same: AdamW and SGD move a row that never has a gradient
+A multilingual vocabulary has some 250,000 entries, of which a corpus uses a part. The others never get a gradient,
+but the whole table is differentiated, clipped, stepped and, on several devices, exchanged in each step. Here only the
+rows of seen tokens are parameters. The mathematics stay the same: AdamW and SGD move a row that never has a gradient
 by weight decay alone, which is the same factor for all such rows; one more row, of ones, goes along to measure it.
 
 Shape letters: V entries of the vocabulary, R of them seen, D size of an embedding.

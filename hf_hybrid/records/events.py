@@ -1,6 +1,6 @@
 """What happens in a run, one line for each event: `2026-11-26T10:12:13Z rank=0 checkpoint step=100 path=runs/x ...`.
 
-Events go where Python's logging takes the logger `hf_hybrid`, and to `events.jsonl` of the run folder.  Secrets are
+Events go where Python's logging takes the logger `hf_hybrid`, and to `events.jsonl` of the run folder. Secrets are
 taken out of every line: tokens of the Hub, and what stands before the host name in an address.
 """
 
@@ -29,7 +29,7 @@ def event(name: str, level: int = logging.INFO, **facts: Any) -> None:
     Args:
         name (`str`): `start`, `resume`, `checkpoint`, `evaluation`, `refused_rows`, `retry`, `skipped_step`, `push`,
             `warning` or `stop`.
-        level (`int`, *optional*, defaults to `logging.INFO`): As of Python's logging.
+        level (`int`, *optional*, defaults to `logging.INFO`): A level of Python's logging.
         **facts: What can be said of it: numbers and short texts.
     """
     words = " ".join(f"{key}={value if _is_plain(value) else json.dumps(str(value))}" for key, value in facts.items())

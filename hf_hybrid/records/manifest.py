@@ -1,6 +1,6 @@
 """Folders whose files are listed, with sizes and SHA-256, in a `manifest.json`: models and checkpoints.
 
-Whoever reads such a folder compares it with its list first, so a file that was cut, altered or lost is found.
+Anyone who reads such a folder compares it with its list first, so a file that was cut, altered or lost is found.
 """
 
 from __future__ import annotations

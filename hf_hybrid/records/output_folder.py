@@ -86,10 +86,10 @@ class OutputFolder:
     # What is there
 
     @property
-    def kind(self) -> str | None:
+    def output_type(self) -> str | None:
         """What the folder holds: `run`, `evaluation`, `study`, `model card`, `model`, `corpus`; `None` if none."""
         self._list.refresh()
-        return self._list.kind or _kind_of_files(self.path)
+        return self._list.output_type or _type_of_files(self.path)
 
     def lists(self, name: str) -> bool:
         """Return whether a recipe wrote the file, or was about to."""
@@ -134,41 +134,41 @@ class OutputFolder:
         more = f" and {len(taken) - _MOST_NAMED} more" if len(taken) > _MOST_NAMED else ""
         it = "it" if len(taken) == 1 else "them"
         reason = f"no recipe wrote {it}: {OUTPUTS_NAME} does not list {it}"
-        if not self._list.exists() and self.kind in _MARKERS.values():
+        if not self._list.exists() and self.output_type in _MARKERS.values():
             reason = f"an earlier release, which kept no {OUTPUTS_NAME}, may have written {it}"
         raise ValueError(
             f"{self.path} holds {shown}{more}, and {reason}. Move {it} away, or choose another {self.option}."
         )
 
-    def begin(self, kind: str, *names: str) -> None:
+    def begin(self, output_type: str, *names: str) -> None:
         """Check the folder for a new output and note what it holds; to be called before any work is done.
 
         Args:
-            kind (`str`): `run`, `evaluation`, `study` or `model card`.
+            output_type (`str`): `run`, `evaluation`, `study` or `model card`.
             *names (`str`): The files that will be written, as far as they are known.
 
         Raises:
-            ValueError: When the folder holds something of another kind, an output without a list, or a foreign file
+            ValueError: When the folder holds another type of output, an output without a list, or a foreign file
                 of one of these names.
         """
-        self.check_kind(kind)
+        self.check_type(output_type)
         self.check(*names)
-        if self._list.kind != kind:
-            self._list.append([{"kind": kind}])
+        if self._list.output_type != output_type:
+            self._list.append([{"type": output_type}])
 
-    def check_kind(self, kind: str) -> None:
-        """Raise a ValueError where the folder holds something of another kind, or an output without a list."""
-        if (found := self.kind) not in (None, kind):
+    def check_type(self, output_type: str) -> None:
+        """Raise a ValueError where the folder holds another type of output, or an output without a list."""
+        if (found := self.output_type) not in (None, output_type):
             raise ValueError(
-                f"{self.path} holds {_with_article(str(found))}, and this command writes {_with_article(kind)}. "
-                f"Choose another {self.option}."
+                f"{self.path} holds {_with_article(str(found))}, and this command writes {_with_article(output_type)}"
+                f". Choose another {self.option}."
             )
         if found is not None and not self._list.exists():
             raise ValueError(self._without_list(found))
 
-    def _without_list(self, kind: str) -> str:
+    def _without_list(self, output_type: str) -> str:
         return (
-            f"{self.path} holds {_with_article(kind)} without a list of its files ({OUTPUTS_NAME}): an earlier "
+            f"{self.path} holds {_with_article(output_type)} without a list of its files ({OUTPUTS_NAME}): an earlier "
             f"release of hf_hybrid wrote it, or it is a copy. None of its files is replaced. Choose another "
             f"{self.option}, or delete the folder yourself."
         )
@@ -328,10 +328,10 @@ def _may_be_folder(path: Path) -> bool:
     return path.is_dir() or not os.path.lexists(path)
 
 
-def _kind_of_files(path: Path) -> str | None:
-    for name, kind in _MARKERS.items():
+def _type_of_files(path: Path) -> str | None:
+    for name, output_type in _MARKERS.items():
         if (path / name).is_file():
-            return kind
+            return output_type
 
     def there(name: str) -> bool:
         return (path / name).is_file()

@@ -3,7 +3,7 @@
 | line                                            | meaning                                                 |
 |-------------------------------------------------|---------------------------------------------------------|
 | `{"format": "hf_hybrid outputs", "version": 1}` | the header                                              |
-| `{"kind": "run"}`                               | what the folder holds: see `OutputFolder.begin`         |
+| `{"output_type": "run"}`                               | what the folder holds: see `OutputFolder.begin`         |
 | `{"file": "model/config.json"}`                 | a recipe is about to write this file, or has written it |
 | `{"deleted": "model/config.json"}`              | a recipe has deleted it                                 |
 
@@ -34,7 +34,7 @@ class OutputList:
 
     def _forget(self) -> None:
         self.files: dict[str, None] = {}
-        self.kind: str | None = None
+        self.output_type: str | None = None
         self._read_bytes = self._num_lines = self._inode = 0
 
     def exists(self) -> bool:
@@ -69,8 +69,8 @@ class OutputList:
                 self.files[relative_name(value)] = None
             elif isinstance(value, str) and "deleted" in line:
                 self.files.pop(value, None)
-            elif isinstance(value, str) and "kind" in line:
-                self.kind = value
+            elif isinstance(value, str) and "type" in line:
+                self.output_type = value
             elif line != _HEADER:
                 raise ValueError("it is none of the lines that recipes write")
         except ValueError as error:
@@ -81,7 +81,7 @@ class OutputList:
 
     def remove_if_empty(self) -> None:
         """Delete the list where it tells nothing."""
-        if not self.files and self.kind is None:
+        if not self.files and self.output_type is None:
             self.path.unlink(missing_ok=True)
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:

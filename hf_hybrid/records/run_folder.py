@@ -7,7 +7,7 @@
 | `resources.jsonl` | `ResourceLine`: one line per logging step                         | appended                   |
 | `resources.json`  | `Resources`: totals of the run                                    | at the end                 |
 | `curve.jsonl`     | `CurveLine`: scores and costs on the way                          | at each evaluation         |
-| `plan.json`       | `Plan`: the language pair of each batch                                    | at the start               |
+| `plan.json`       | `Plan`: the language pair of each batch                           | at the start               |
 | `eval.json`       | `Evaluation`: scores before and after                             | when an evaluation is done |
 | `card.json`       | `CardOptions`: what only its publisher knows                      | with the model card        |
 | `evaluations/`    | `before/` and `after/`: values of single queries                  | when an evaluation is done |
@@ -19,7 +19,7 @@
 | `heartbeat.json`  | the last sign of life, see `training/interruption.py`             | every few seconds          |
 | `not_finite/`     | batches without a finite gradient, see `training/finite_guard.py` | when there is one          |
 
-Every file of text is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`).  Of the `.json`
+Every file of text is strict JSON in UTF-8, with units in the names (`_s`, `_gib` = 2^30 bytes, `_wh`). Of the `.json`
 files five (`run`, `plan`, `resources`, `eval`, `card`) carry the version of `schema.py`; all are replaced whole or not
 at all: no reader sees half a file.
 """

@@ -12,7 +12,7 @@ OUTPUTS_NAME = "outputs.jsonl"  # see `output_list.py`
 MANIFEST_NAME = "manifest.json"  # of folders whose files are listed with their hashes
 MODEL_NAME, EVALUATIONS_NAME, BUNDLE_NAME = "model", "evaluations", "bundle"
 PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
-MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is left out there
+MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is not included there
 STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
 STATUSES = ("running", "finished", "interrupted", "failed")
 SCORE_GROUPS = ("monolingual", "cross_lingual", "multilingual", "bias")  # of `Scores`, in the order of tables
@@ -39,8 +39,8 @@ class _Run(TypedDict):
 class Run(_Run, total=False):
     """`run.json`."""
 
-    # absent in files of before
-    identity: dict[str, Any]  # what must be the same where the run goes on
+    # absent in older files
+    identity: dict[str, Any]  # what must be equal for the run to resume
     # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, commit (of the checkpoint
     # on the Hub that training began from), step (at the end: whose weights the model has)
     model: dict[str, Any]
@@ -125,7 +125,7 @@ class _Resources(TypedDict):
 class Resources(_Resources, total=False):
     """`resources.json`. None means: not measured."""
 
-    bytes_sent: BytesSent | None  # None on one process; absent in files of before it was counted
+    bytes_sent: BytesSent | None  # None on one process; absent in older files it was counted
 
 
 class Scores(TypedDict):
@@ -145,7 +145,7 @@ class _BeforeAfter(TypedDict):
 
 
 class Evaluation(_BeforeAfter, total=False):
-    """`eval.json`; what was evaluated on what may be absent, as in files of before it was written down."""
+    """`eval.json`; what was evaluated on what may be absent, in older files it was written down."""
 
     evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
     values_bytes: dict[str, int]  # of a run: size of per_query.parquet `before` and `after`

@@ -32,7 +32,7 @@ def pair_matrix(scores: Scores, measure: str | None = None) -> tuple[list[str], 
     """
     pairs = scores["pairs"]
     if not pairs:
-        raise ValueError("The scores have no pairs of languages; evaluate the monolingual or cross-lingual setting.")
+        raise ValueError("The scores have no language pairs; evaluate the monolingual or cross-lingual setting.")
     measure = measure or first_measure(scores)
     lacking = [name for name, found in pairs.items() if measure not in found]
     if lacking:

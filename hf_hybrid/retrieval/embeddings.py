@@ -43,7 +43,7 @@ class TextEncoder:
 
     | model | how it is asked | scores |
     |---|---|---|
-    | `HybridEncoder` | `encode(texts, side, batch_tokens=, share=)` | inner products of what it gives |
+    | `HybridEncoder` | `encode(texts, side, batch_tokens=, share=)` | inner products of its output |
     | `SentenceTransformer` | `encode_query`, `encode_document` | its own `similarity_fn_name`: cosine or dot |
     | any other | `encode(texts)`, prompts put before the texts | cosine |
 
@@ -163,7 +163,7 @@ class EmbeddingStore:
     Args:
         encoder (`TextEncoder`): The model.
         corpus (`ParallelCorpus`): The texts.
-        folder (`str`, `Path` or `OutputFolder`, *optional*): Where shards stay, for a run that goes on after a kill;
+        folder (`str`, `Path` or `OutputFolder`, *optional*): Where shards stay, for a run that resumes after a kill;
             the processes of a machine share it. By default a temporary folder.
         model_key (`str`, *optional*): What tells the model from others in `folder`; by default a hash of its weights.
         keep (`bool`, *optional*, defaults to `False`): Leave the shards in `folder` when all went well.

@@ -1,11 +1,11 @@
 """Approximate search with FAISS, for corpora where a look at every passage takes too long.
 
-Each language has an index of its own: inverted lists where it is large, exact where it is small. The first places of
+Each language has an index of its own: inverted lists where it is large, exact where it is small. The top k of
 the pool are those of the languages merged, so that monolingual, cross-lingual and multilingual rankings come from one
-search a language. A passage beyond the first `NUM_PLACES` of its language counts as not found, in the pool one that
+search a language. A passage beyond the first `NUM_RANKED` of its language counts as not found, in the pool one that
 comes after so many of any language too, however long the rankings are that somebody wants beside.
 
-Shape letters: B queries of a block, D size of an embedding, R relevant passages, P places, L languages.
+Shape letters: B queries of a block, D size of an embedding, R relevant passages, P passages of a top k, L languages.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from .search import Best, Block, Relevant, read_rows
+from .search import Block, Relevant, TopK, read_rows
 
-NUM_PLACES = 1000
+NUM_RANKED = 1000
 _EXACT_UP_TO = 20_000  # passages: a search of so few is fast as it is
 _TRAINING_VECTORS_A_LIST = 64
 _PROBED = 1 / 16  # of all lists are looked at
-_BLOCK_QUERIES = 1024  # whose first places of all languages are held at once: with 16 languages 200 MiB
+_BLOCK_QUERIES = 1024  # whose top k of all languages are held at once: with 16 languages 200 MiB
 
 
 class FaissPool:
@@ -45,20 +45,20 @@ class FaissPool:
         self.sizes = [index.ntotal if index is not None else 0 for index in self._indexes]
         self._starts = np.cumsum([0, *self.sizes[:-1]])
 
-    def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, depth: int) -> Block:
+    def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, top_k: int) -> Block:
         """Rank the pool; see `search.Pool`."""
-        queries_BD, num_places = read_rows(self._queries[language], queries), max(NUM_PLACES, depth)
-        found = [_search(index, queries_BD, num_places) for index in self._indexes]
-        known = [Best(*(column_BP[:, : NUM_PLACES + 1] for column_BP in part)) for part in found]
+        queries_BD, k = read_rows(self._queries[language], queries), max(NUM_RANKED, top_k)
+        found = [_search(index, queries_BD, k) for index in self._indexes]
+        known = [TopK(*(column_BP[:, : NUM_RANKED + 1] for column_BP in part)) for part in found]
         own_R, pool_R, score_R = self._count(known, relevant)
-        merged, language_BP = _merged(found, self._starts, num_places)
+        merged, language_BP = _merged(found, self._starts, k)
         first_BP = merged.passage_BP[:, :num_first]
         own_BP = (language_BP[:, :num_first] == language) & (first_BP >= 0)
         share_B = own_BP.sum(axis=1) / np.maximum((first_BP >= 0).sum(axis=1), 1)
-        lists = [Best(part.passage_BP[:, :depth], part.score_BP[:, :depth]) for part in [*found, merged]]
-        return Block(own_R, pool_R, score_R, share_B, first_BP, lists if depth else [])
+        lists = [TopK(part.passage_BP[:, :top_k], part.score_BP[:, :top_k]) for part in [*found, merged]]
+        return Block(own_R, pool_R, score_R, share_B, first_BP, lists if top_k else [])
 
-    def _count(self, found: Sequence[Best], relevant: Relevant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _count(self, found: Sequence[TopK], relevant: Relevant) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Counts within the language and in the pool and scores, infinite where a passage is not among the found."""
         count = len(relevant.query_R)
         own_R, pool_R, score_R = np.full(count, np.inf), np.zeros(count), np.full(count, -np.inf)
@@ -75,7 +75,7 @@ class FaissPool:
         return own_R, pool_R, score_R
 
 
-def _at_least(part: Best, query_R: np.ndarray, score_R: np.ndarray, size: int) -> np.ndarray:
+def _at_least(part: TopK, query_R: np.ndarray, score_R: np.ndarray, size: int) -> np.ndarray:
     """How many passages of a language of `size` reach a score; infinite where the list may lack some."""
     at_least_RP = part.score_BP[query_R] >= score_R[:, None]
     unknown_R = at_least_RP.all(axis=1) & (at_least_RP.shape[1] < size)
@@ -105,16 +105,16 @@ def _index(paths: Sequence[Path]) -> Any:
     return index
 
 
-def _search(index: Any, queries_BD: np.ndarray, num_places: int) -> Best:
+def _search(index: Any, queries_BD: np.ndarray, k: int) -> TopK:
     if index is None:
-        return Best(np.zeros((len(queries_BD), 0), np.int64), np.zeros((len(queries_BD), 0), np.float32))
-    # one more than the places: what ties with it has no known rank
-    score_BP, passage_BP = index.search(queries_BD, min(num_places + 1, index.ntotal))
-    return Best(passage_BP, np.where(passage_BP < 0, -np.inf, score_BP))  # -1: the probed lists held fewer
+        return TopK(np.zeros((len(queries_BD), 0), np.int64), np.zeros((len(queries_BD), 0), np.float32))
+    # one more than k: passages that tie with it have no known rank
+    score_BP, passage_BP = index.search(queries_BD, min(k + 1, index.ntotal))
+    return TopK(passage_BP, np.where(passage_BP < 0, -np.inf, score_BP))  # -1: the probed lists held fewer
 
 
-def _merged(found: Sequence[Best], starts: np.ndarray, num_places: int) -> tuple[Best, np.ndarray]:
-    """The first places of the pool, by place in the pool, and the language of each."""
+def _merged(found: Sequence[TopK], starts: np.ndarray, k: int) -> tuple[TopK, np.ndarray]:
+    """The top k of the pool, by place in the pool, and the language of each."""
     widths = [part.passage_BP.shape[1] for part in found]
     score_BP = np.concatenate([part.score_BP for part in found], axis=1)
     passage_BP = np.concatenate(
@@ -124,7 +124,7 @@ def _merged(found: Sequence[Best], starts: np.ndarray, num_places: int) -> tuple
         ],
         axis=1,
     )
-    order_BP = np.argsort(-score_BP, axis=1, kind="stable")[:, :num_places]
+    order_BP = np.argsort(-score_BP, axis=1, kind="stable")[:, :k]
     language_P = np.repeat(np.arange(len(found)), widths)
-    merged = Best(np.take_along_axis(passage_BP, order_BP, 1), np.take_along_axis(score_BP, order_BP, 1))
+    merged = TopK(np.take_along_axis(passage_BP, order_BP, 1), np.take_along_axis(score_BP, order_BP, 1))
     return merged, language_P[order_BP]

@@ -4,14 +4,14 @@
 2. The pool is cut into tiles, so that of all scores only those of a block of queries against one tile exist. A pool of
    usual size is one tile; a large one takes few large blocks, since all of it is read for each.
 3. The scores of the relevant passages are read from the tiles: computed apart they could be off by a rounding.
-4. `_Places` takes in tile after tile: how many passages score at least as high as each relevant one, in its own
-   language and in the pool, and the first places. Those counts are ranks, so that no ranking is ever sorted whole.
+4. `_TopKCounter` takes in tile after tile: how many passages score at least as high as each relevant one, in its own
+   language and in the pool, and the top k. Those counts are ranks, so that no ranking is ever sorted whole.
 
 With several tiles each is computed twice, in steps 3 and 4, from the same numbers in the same shape. `ScoredPool` is
 steps 2 to 4 for whatever has scores; `bm25.TermPool` is another one.
 
 Shape letters: B queries of a block, N passages of the pool, T of a tile, D size of an embedding, R relevant passages,
-S some of them or some queries, P places that are kept.
+S some of them or some queries, P passages of a top k.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Relevant(NamedTuple):
         return Relevant(*(column[chosen] for column in self))
 
 
-class Best(NamedTuple):
-    """The first places of each query: passages by their place in what was ranked, -1 where there are fewer.
+class TopK(NamedTuple):
+    """The top k of each query: passages by their place in what was ranked, -1 where there are fewer.
 
     Args:
         passage_BP (`np.ndarray` of shape `(B, P)`): int64.
@@ -73,9 +73,9 @@ class Block(NamedTuple):
             one.
         pool_R (`np.ndarray` of shape `(R,)`): Passages of the pool that do.
         score_R (`np.ndarray` of shape `(R,)`): Its score.
-        share_B (`np.ndarray` of shape `(B,)`): Share of the query language in the first places.
-        first_BP (`np.ndarray` of shape `(B, P)`): Passages at the first places, by place in the pool, -1 for none.
-        best (`list[Best]`): The first places in each language, then in the pool; empty where nobody asked.
+        share_B (`np.ndarray` of shape `(B,)`): Share of the query language in the top k.
+        first_BP (`np.ndarray` of shape `(B, P)`): Passages at the top k, by place in the pool, -1 for none.
+        best (`list[TopK]`): The top k in each language, then in the pool; empty where nobody asked.
     """
 
     own_R: np.ndarray
@@ -83,7 +83,7 @@ class Block(NamedTuple):
     score_R: np.ndarray
     share_B: np.ndarray
     first_BP: np.ndarray
-    best: list[Best]
+    best: list[TopK]
 
 
 class Pool(Protocol):
@@ -96,7 +96,7 @@ class Pool(Protocol):
         """The most queries that it is best asked for at once."""
         ...
 
-    def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, depth: int) -> Block:
+    def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, top_k: int) -> Block:
         """Rank the pool for some queries of one language.
 
         Args:
@@ -104,7 +104,7 @@ class Pool(Protocol):
             queries (`slice`): Which of its queries.
             relevant (`Relevant`): What is relevant to them, its `query_R` counted from the first of them.
             num_first (`int`): Places that `Block.share_B` and `Block.first_BP` look at.
-            depth (`int`): Places that `Block.best` has, 0 for none.
+            top_k (`int`): Places that `Block.best` has, 0 for none.
         """
         ...
 
@@ -132,7 +132,7 @@ class ScoredPool:
         """
         raise NotImplementedError
 
-    def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, depth: int) -> Block:
+    def rank(self, language: int, queries: slice, relevant: Relevant, num_first: int, top_k: int) -> Block:
         """Rank the pool; see `Pool`."""
         tiles = self._tiles(queries.stop - queries.start)
         only = self.scores(language, queries, tiles[0]) if len(tiles) == 1 else None
@@ -148,10 +148,10 @@ class ScoredPool:
                 chosen = relevant.query_R[here], relevant.passage_R[here] - tile.start
                 score_R[here] = scores(tile)[chosen].cpu().numpy()
         # Step 4
-        places = _Places(self.sizes, language, relevant, score_R, num_first, depth)
+        k = _TopKCounter(self.sizes, language, relevant, score_R, num_first, top_k)
         for tile in tiles:
-            places.add(scores(tile), tile.start)
-        return places.block()
+            k.add(scores(tile), tile.start)
+        return k.block()
 
     def _tiles(self, num_queries: int) -> list[slice]:
         return [slice(0, sum(self.sizes))]
@@ -209,7 +209,7 @@ class DensePool(ScoredPool):
         return [slice(start, min(start + width, total)) for start in range(0, total, width)]
 
     def _passages(self, first: int, end: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Parts of the shards between two places of the pool, and where each begins."""
+        """Return the parts of the shards between two positions of the pool, and where each begins."""
         for number, (start, stop) in enumerate(pairwise(self._bounds)):
             if start < end and stop > first:
                 # a mapping ends with its turn, so that its pages do not stay resident
@@ -257,26 +257,26 @@ def _full_float32(device: torch.device) -> Iterator[None]:
 
 
 class _Top(NamedTuple):
-    """The first places of each query, best first; of equal scores the earlier passage comes first."""
+    """The top k of each query, best first; of equal scores the earlier passage comes first."""
 
     score_BP: torch.Tensor
     passage_BP: torch.Tensor
 
-    def cut(self, num_places: int) -> Best:
-        return Best(self.passage_BP[:, :num_places].cpu().numpy(), self.score_BP[:, :num_places].cpu().numpy())
+    def cut(self, k: int) -> TopK:
+        return TopK(self.passage_BP[:, :k].cpu().numpy(), self.score_BP[:, :k].cpu().numpy())
 
 
-class _Places:
+class _TopKCounter:
     """What a `Block` says, of the tiles that were added; they come in order."""
 
     def __init__(
-        self, sizes: Sequence[int], language: int, relevant: Relevant, score_R: np.ndarray, num_first: int, depth: int
+        self, sizes: Sequence[int], language: int, relevant: Relevant, score_R: np.ndarray, num_first: int, top_k: int
     ) -> None:
         self._bounds = list(pairwise(accumulate(sizes, initial=0)))
         self._query_R, self._score_R = relevant.query_R, score_R
         self._bounds_R2 = np.array(self._bounds)[relevant.language_R]
         self._count_R2 = np.zeros((len(score_R), 2), dtype=np.int64)
-        self._num_first, self._depth = num_first, depth
+        self._num_first, self._top_k = num_first, top_k
         self._share = _Share(num_first, *self._bounds[language])
         self._pool: _Top | None = None
         self._languages: list[_Top | None] = [None] * len(sizes)
@@ -288,38 +288,38 @@ class _Places:
         count = _count_in_rows if scores_BT.device.type == "cpu" else _count_on_device
         self._count_R2 += count(scores_BT, self._query_R, self._score_R, bounds_R2)
         # one more place than asked for, to see whether others tie with the last
-        places = max(self._num_first + 1, self._depth)
-        tile, before = _top(scores_BT, places, start), self._pool
-        self._pool = _merged(before, tile, places)
+        k = max(self._num_first + 1, self._top_k)
+        tile, before = _top(scores_BT, k, start), self._pool
+        self._pool = _merged(before, tile, k)
         self._share.add(scores_BT, start, before, tile, self._pool)
         for number, (first, last) in enumerate(self._bounds):
             known = self._languages[number]
-            if self._depth and (known is None or (first < end and last > start)):
+            if self._top_k and (known is None or (first < end and last > start)):
                 some_BT = scores_BT[:, max(first - start, 0) : max(last - start, 0)]
-                found = _top(some_BT, self._depth, max(start - first, 0))
-                self._languages[number] = _merged(known, found, self._depth)
+                found = _top(some_BT, self._top_k, max(start - first, 0))
+                self._languages[number] = _merged(known, found, self._top_k)
 
     def block(self) -> Block:
         assert self._pool is not None, "a pool has passages"
-        lists = [top.cut(self._depth) for top in (*self._languages, self._pool) if top is not None and self._depth]
+        lists = [top.cut(self._top_k) for top in (*self._languages, self._pool) if top is not None and self._top_k]
         first_BP = self._pool.cut(self._num_first).passage_BP
         own_R, pool_R = self._count_R2.T
         return Block(own_R, pool_R, self._score_R, self._share.values(self._pool), first_BP, lists)
 
 
 class _Share:
-    """The share of one language, the passages from `first` to `end`, in the first places.
+    """The share of one language, the passages from `first` to `end`, in the top k.
 
-    Passages that tie for the last of these places share them, so all of them are counted: (all, own) for each query.
+    Passages that tie at rank k share it, so all of them are counted: (all, own) for each query.
     """
 
-    def __init__(self, num_places: int, first: int, end: int) -> None:
-        self._num_places, self._first, self._end = num_places, first, end
+    def __init__(self, k: int, first: int, end: int) -> None:
+        self._k, self._first, self._end = k, first, end
         self._last_B1, self._tied_B2 = torch.tensor([[torch.nan]]), torch.zeros(1, 2, dtype=torch.int64)
 
     def add(self, scores_BT: torch.Tensor, start: int, before: _Top | None, tile: _Top, now: _Top) -> None:
-        """Take in a tile, its first places, and those of all passages before and with it."""
-        last_B1 = now.score_BP[:, : self._num_places][:, -1:]
+        """Take in a tile, its top k, and those of all passages before and with it."""
+        last_B1 = now.score_BP[:, : self._k][:, -1:]
         tied_B2 = self._listed(tile, last_B1)
         if tile.score_BP.shape[1] < scores_BT.shape[1]:
             own = slice(max(self._first - start, 0), max(self._end - start, 0))
@@ -333,12 +333,12 @@ class _Share:
 
     def values(self, now: _Top) -> np.ndarray:
         """The share `(B,)` for each query."""
-        first = _Top(now.score_BP[:, : self._num_places], now.passage_BP[:, : self._num_places])
+        first = _Top(now.score_BP[:, : self._k], now.passage_BP[:, : self._k])
         above_BP = first.score_BP > self._last_B1
         own_B, above_B = (above_BP & self._own(first)).sum(dim=1), above_BP.sum(dim=1)
-        places = first.score_BP.shape[1]  # fewer where the pool is small
+        k = first.score_BP.shape[1]  # fewer where the pool is small
         all_B, own_tied_B = self._tied_B2.double().unbind(dim=1)
-        return ((own_B + (places - above_B) * own_tied_B / all_B) / places).cpu().numpy()
+        return ((own_B + (k - above_B) * own_tied_B / all_B) / k).cpu().numpy()
 
     def _own(self, top: _Top) -> torch.Tensor:
         return (top.passage_BP >= self._first) & (top.passage_BP < self._end)
@@ -348,15 +348,16 @@ class _Share:
         return torch.stack([equal_BP.sum(dim=1), (equal_BP & self._own(top)).sum(dim=1)], dim=1)
 
 
-def _top(scores_BT: torch.Tensor, num_places: int, start: int) -> _Top:
-    """The first places of a tile, whose passages are counted from `start`."""
+def _top(scores_BT: torch.Tensor, k: int, start: int) -> _Top:
+    """The top k of a tile, whose passages are counted from `start`."""
     width = scores_BT.shape[1]
-    places = min(num_places, width)
-    top = scores_BT.topk(min(places + 1, width), dim=1)
-    score_BP, passage_BP = top.values[:, :places], top.indices[:, :places]
-    # `topk` takes any of those that tie for the last place, and returns equal scores in any order; here the first are
-    if 0 < places < width:
-        for row in (top.values[:, places - 1] == top.values[:, places]).nonzero()[:, 0].tolist():
+    k = min(k, width)
+    top = scores_BT.topk(min(k + 1, width), dim=1)
+    score_BP, passage_BP = top.values[:, :k], top.indices[:, :k]
+    # `topk` takes any of the passages that tie for the last place, and returns equal scores in any order; here the
+    # first are
+    if 0 < k < width:
+        for row in (top.values[:, k - 1] == top.values[:, k]).nonzero()[:, 0].tolist():
             inside_P = score_BP[row] == score_BP[row, -1]
             passage_BP[row, inside_P] = (scores_BT[row] == score_BP[row, -1]).nonzero()[: int(inside_P.sum()), 0]
     rows = (score_BP[:, 1:] == score_BP[:, :-1]).any(dim=1).nonzero()[:, 0]
@@ -367,12 +368,12 @@ def _top(scores_BT: torch.Tensor, num_places: int, start: int) -> _Top:
     return _Top(score_BP, passage_BP + start)
 
 
-def _merged(before: _Top | None, tile: _Top, num_places: int) -> _Top:
-    """The first places of the passages seen before and of those of a tile, which come after them."""
+def _merged(before: _Top | None, tile: _Top, k: int) -> _Top:
+    """The top k of the passages seen before and of those of a tile, which come after them."""
     if before is None:
         return tile
     score_BP, passage_BP = (torch.cat(pair, dim=1) for pair in zip(before, tile, strict=True))
-    order_BP = score_BP.argsort(dim=1, descending=True, stable=True)[:, :num_places]
+    order_BP = score_BP.argsort(dim=1, descending=True, stable=True)[:, :k]
     return _Top(score_BP.gather(1, order_BP), passage_BP.gather(1, order_BP))
 
 

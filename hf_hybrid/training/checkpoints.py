@@ -1,8 +1,8 @@
 """The checkpoints of a run folder: `checkpoint-N/` is whole, or it is not there.
 
 A checkpoint is written beside its place, all of its files are listed with size and SHA-256 in `manifest.json`, and
-only then it gets its name.  Whoever reads one compares it with its manifest first, so a file that was cut, altered or
-lost later is found too.
+only then it gets its name. Anyone who reads one compares it with its manifest first, so a file that was cut, altered
+or lost later is found too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], N
 
     Args:
         run_folder (`str` or `Path`): Where they lie.
-        complain (`Callable[[str], None]`): Is told of each newer one what is wrong with it.
+        complain (`Callable[[str], None]`): Receives what is wrong with each newer one.
 
     Raises:
         ValueError: When a newer one is damaged and no run wrote it here.
@@ -43,7 +43,7 @@ def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], N
                 f"{path} is damaged: {damage}. No run wrote it here: move it away, or choose another folder."
             )
         aside = path.with_name(f"damaged-{path.name}")
-        complain(f"{path} is damaged and is left out, as {aside.name}: {damage}.")
+        complain(f"{path} is damaged and is skipped, as {aside.name}: {damage}.")
         outputs.move_folder(path.name, aside.name)
     return None
 
@@ -62,7 +62,7 @@ def write_folder(
 
     Raises:
         OSError: On all processes, when one of them could not write, or the disk is full; what was there before is
-            untouched.  Processes that meet in the midst of a stage wait there for one that has failed in it.
+            untouched. Processes that meet in the midst of a stage wait there for one that has failed in it.
     """
     path = Path(path)
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
@@ -127,7 +127,7 @@ def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed
         raise OSError(
             errno.ENOSPC,
             f"{path} could not be written: {need} and {size_words(free)} are free on its disk (or its quota is used "
-            "up). Checkpoints of before are whole. Make room, or lower save_total_limit, and start the same command "
+            "up). Earlier checkpoints are whole. Make room, or lower save_total_limit, and start the same command "
             f"again [{told}]",
         ) from problem
-    raise OSError(errno.EIO, f"{path} could not be written: {told}. Checkpoints of before are whole") from problem
+    raise OSError(errno.EIO, f"{path} could not be written: {told}. Earlier checkpoints are whole") from problem

@@ -23,22 +23,22 @@ def weight_bytes_sent(
     """What one process sends of weights and gradients for one batch: a formula, as no one counts it.
 
     In a ring of W processes each sends (W - 1) / W of the bytes in an all-gather or a reduce-scatter, and twice that
-    in an all-reduce (Patarasuk and Yuan 2009).  With n chunks, an encoder goes forward once and back once where n is
-    1, and 2n times forward and n times back where it is more.  As torch 2.13, accelerate 1.15 and DeepSpeed 0.19 do:
+    in an all-reduce (Patarasuk and Yuan 2009). With n chunks, an encoder goes forward once and back once where n is
+    1, and 2n times forward and n times back where it is more. As torch 2.13, accelerate 1.15 and DeepSpeed 0.19 do:
 
     - `ddp`: gradients are all-reduced, once a step.
     - `zero1`: the same, and the updated weights are all-gathered.
     - `zero2`: gradients are all-reduced in every backward pass (by default whole buckets are, not reduce-scattered:
       `use_multi_rank_bucket_allreduce`), and the updated weights are all-gathered once a step.
-    - `zero3`: gradients are reduce-scattered in every backward pass.  Weights are all-gathered in every pass of
+    - `zero3`: gradients are reduce-scattered in every backward pass. Weights are all-gathered in every pass of
       several chunks, and once for a batch in one chunk: they stay until the backward pass, being fewer than
-      `stage3_max_reuse_distance`.  The first steps, when DeepSpeed learns the order of the layers, gather more.
+      `stage3_max_reuse_distance`. The first steps, when DeepSpeed learns the order of the layers, gather more.
     - `fsdp2`: weights are all-gathered in every pass (with `fsdp_reshard_after_forward`), gradients are
-      reduce-scattered once a step.  With R replicas, rings are those of a replica's W / R processes, and the gradients
+      reduce-scattered once a step. With R replicas, rings are those of a replica's W / R processes, and the gradients
       of a process's share are all-reduced between the replicas.
 
-    Small messages (norms, flags), the start of a run, checkpoints and evaluation are left out, and that some small
-    weights are gathered less often.
+    Small messages (norms, flags), the start of a run, checkpoints and evaluation are not counted, and neither is that
+    some small weights are gathered less often.
 
     Args:
         strategy (`str`): One of the above.

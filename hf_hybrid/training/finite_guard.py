@@ -1,9 +1,9 @@
 """Numbers that go wrong in training: what is not finite is kept from the weights, what looks wrong is told.
 
 1. A loss that is not finite makes the gradient NaN, on every rank, since gradients are summed (`mark_not_finite`).
-2. A step whose gradient is not finite leaves weights and optimizer as they are.  On a GPU the fused optimizers skip it
+2. A step whose gradient is not finite leaves weights and optimizer as they are. On a GPU the fused optimizers skip it
    themselves (`found_inf`), and the host learns of it a little later without waiting; elsewhere the host looks and
-   takes the gradients away, which every optimizer takes for nothing to do.  DeepSpeed skips such steps itself.
+   takes the gradients away, which every optimizer takes for nothing to do. DeepSpeed skips such steps itself.
 3. Each such step is written down with its batch; after a set number in a row training stops.
 """
 
@@ -63,7 +63,7 @@ class FiniteGuard:
             norm (`torch.Tensor` or `float`): Of the gradient, the same on all ranks.
             model (`nn.Module`): Whose gradients they are.
             optimizer (`Any`): Torch's own, not accelerate's wrapper.
-            skips (`bool`): Whether such a step is left out by others: DeepSpeed, a gradient scaler.
+            skips (`bool`): Whether such a step is skipped by others: DeepSpeed, a gradient scaler.
 
         Raises:
             FloatingPointError: After `limit` such steps in a row; it names the file.
@@ -117,7 +117,7 @@ class FiniteGuard:
         if self._in_a_row >= self.limit:
             raise FloatingPointError(
                 f"Loss or gradient was not finite in {self._in_a_row} steps in a row, the last of them step {step}: "
-                f"{path} names its batch. Weights are those of before. Lower the learning rate, raise the "
+                f"{path} names its batch. The weights are unchanged. Lower the learning rate, raise the "
                 "temperature, or train in bf16 instead of fp16; max_nonfinite_steps is how many are borne."
             )
 

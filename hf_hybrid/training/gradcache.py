@@ -7,7 +7,7 @@ GradCache (Gao et al. 2021, arXiv 2101.06983):
 3. Embed each chunk again, with the same random numbers and with gradient, and go back through it from its part of the
    cache.
 
-Memory is that of one chunk and of the embeddings; the price is a second forward pass.  One chunk needs none of this.
+Memory is that of one chunk and of the embeddings; the price is a second forward pass. One chunk needs none of this.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def differences_from_run(run: Run, identity: Mapping[str, Any]) -> list[str]:
 
     Args:
         run (`Run`): The earlier one.
-        identity (`Mapping[str, Any]`): Of the new one, as of `HybridTrainer.identity`.
+        identity (`Mapping[str, Any]`): Of the new one, as for `HybridTrainer.identity`.
 
     Returns:
         `list[str]`: A text for each difference, such as `"seed was 42 and is 43"`; empty for the same run.

@@ -76,7 +76,7 @@ def alone_in(folder: str | os.PathLike[str], wait_s: float = _LOCK_WAIT_S) -> It
 
 
 def lock_names(outputs: OutputFolder) -> list[str]:
-    """Return the name of the lock, which empties its file; nothing where the file is empty, whoever made it."""
+    """Return the name of the lock, whose file is emptied; nothing if an empty file is already there."""
     path = outputs.path / LOCK_NAME
     is_empty = path.is_file() and not path.stat().st_size and not outputs.lists(LOCK_NAME)
     return [] if is_empty else [LOCK_NAME]
@@ -110,7 +110,7 @@ def ends_on_signal() -> Iterator[None]:
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
-    """Take over SIGTERM and SIGINT; gives the handlers of before, none where this thread may not set any."""
+    """Take over SIGTERM and SIGINT; returns the former handlers, none where this thread may not set any."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -124,8 +124,8 @@ def _restore(former: dict[signal.Signals, Any]) -> None:
 class StopOnSignal(TrainerCallback):
     """While it is entered, a first SIGTERM or SIGINT ends training after a checkpoint at the end of the step.
 
-    An evaluation that runs is brought to its end first.  Later signals are not heeded, as launchers pass on what a
-    process has got already, but for a second Ctrl-C, which ends at once.  Where one process is told to stop all do.
+    An evaluation that runs is brought to its end first. Later signals are not heeded, as launchers pass on what a
+    process has got already, but for a second Ctrl-C, which ends at once. Where one process is told to stop, all stop.
     """
 
     def __init__(self) -> None:

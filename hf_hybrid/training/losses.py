@@ -4,12 +4,12 @@ For query q with positive passage p, and N(q) the passages of other groups than 
 
     loss(q, p) = -log( exp(s(q, p) / t) / (exp(s(q, p) / t) + sum over n in N(q) of exp(s(q, n) / t)) )
 
-(InfoNCE: van den Oord et al. 2018, arXiv 1807.03748).  The other translations of p, and passages of items that share
+(InfoNCE: van den Oord et al. 2018, arXiv 1807.03748). The other translations of p, and passages of items that share
 it, are neither positives nor negatives of the pair, so a pool batch with several positives a query needs no other
 formula.
 
 This is the one place that scales: the mean is over the positives of all ranks, and the factor W undoes the mean over
-W ranks that DDP, FSDP and DeepSpeed take of the gradients.  Queries stay local and passages are gathered *with*
+W ranks that DDP, FSDP and DeepSpeed take of the gradients. Queries stay local and passages are gathered *with*
 gradient, so each pair is counted once.
 
 Shape letters: as in `collator.py`; D is the size of an embedding.
@@ -40,8 +40,8 @@ def contrastive_loss(
     """InfoNCE over the global batch, scaled so that the mean of the gradients over ranks is that of one process.
 
     Args:
-        queries_BD (`torch.Tensor` of shape `(B, D)`): Normalised embeddings of this rank's queries.
-        passages_CD (`torch.Tensor` of shape `(C, D)`): Normalised embeddings of this rank's passages.
+        queries_BD (`torch.Tensor` of shape `(B, D)`): Normalized embeddings of this rank's queries.
+        passages_CD (`torch.Tensor` of shape `(C, D)`): Normalized embeddings of this rank's passages.
         targets (`Targets`): Groups and positives.
         temperature (`float`, *optional*, defaults to 0.02): Divides the scores.
         symmetric (`bool`, *optional*, defaults to `False`): Mean of this loss and the one that contrasts each positive

@@ -1,7 +1,7 @@
 """Meters of a run: its time on host and device, peak memory of the host, and energy.
 
 A meter is either one that measures (NVML on a GPU, RAPL on a processor) or one that estimates (codecarbon), and says
-which by its name.  Where there is none the answer is None.
+which by its name. Where there is none the answer is None.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _CounterMeter:
     """Counters of joules that only grow, but for those that start again at `wrap`.
 
     Args:
-        source (`str`): Name of the kind of meter.
+        source (`str`): Name of the meter.
         counters (`Mapping`): For each device a function that reads its counter, in joules.
         wrap (`Mapping`, *optional*): For each device the joules at which its counter starts again.
     """
@@ -158,7 +158,7 @@ class _CodeCarbonMeter:
         if self._tracker is None:
             return {}
         self._tracker.flush()
-        if self._sink.energy_wh is None:  # codecarbon logs its own errors and goes on
+        if self._sink.energy_wh is None:  # codecarbon logs its own errors and continues
             raise OSError("codecarbon gave no figure")
         return {socket.gethostname(): self._sink.energy_wh}
 

@@ -3,10 +3,10 @@
 1. The trainer tells the callback what each batch holds (`ResourceLogCallback.record_step`).
 2. The callback takes the time of each step: the host's clock on CPU, CUDA events on CUDA, read without waiting.
 3. Where the trainer logs, saves, evaluates or stops, a *window* of steps is closed: the device is waited for, and the
-   wall time of the window is shared out over its steps in proportion to (2).  Logging, saving and evaluation lie
+   wall time of the window is shared out over its steps in proportion to (2). Logging, saving and evaluation lie
    between windows, so `train_time_s` has none of them.
 4. There the ranks exchange memory peaks, padding, bytes sent and energy; rank 0 writes a line of `resources.jsonl`, at
-   the end `resources.json`.  Both go on after a resume: the totals travel in the checkpoint's `trainer_state.json`.
+   the end `resources.json`. Both continue after a resume: the totals travel in the checkpoint's `trainer_state.json`.
 5. An evaluation on the way is a line of `curve.jsonl`: quality beside what training has taken so far.
 
 Nothing is invented: what no meter of this machine can tell is null.
@@ -244,7 +244,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self._started_at = time.perf_counter()  # for the set-up of another `train()` of the same trainer
 
     def state(self) -> dict[str, Any]:
-        """What the trainer puts in a checkpoint, so that a resumed run goes on from these totals."""
+        """What the trainer puts in a checkpoint, so that a resumed run resumes from these totals."""
         saved = {"totals": asdict(self.totals), "line_start": self._line_start}
         arguments = {"energy": self.energy, "peak_flops": self.peak_flops}  # not the folder: checkpoints are published
         return {"args": arguments, "attributes": {"saved": saved}}

@@ -1,6 +1,6 @@
 """A run from start to end in its folder: evaluation before, training, evaluation after, and what is written of it.
 
-The same call goes on with a run that was stopped: where it stood in training, and without measuring again what has
+The same call resumes a run that was stopped: where it stood in training, and without measuring again what has
 been measured.
 """
 
@@ -79,7 +79,7 @@ class RunResult(NamedTuple):
 def run_training(
     trainer: PlanTrainer, folder: RunFolder, arguments: Sequence[Any], *, overwrite: bool = False
 ) -> RunResult:
-    """Evaluate, train and evaluate, or go on with it.
+    """Evaluate, train and evaluate, or resume it.
 
     Args:
         trainer (`PlanTrainer`): With one evaluation corpus.
@@ -88,10 +88,10 @@ def run_training(
         overwrite (`bool`, *optional*, defaults to `False`): Delete what the folder holds of an earlier run first.
 
     Raises:
-        ValueError: When another process writes to the folder, or it holds another run, an output of another kind, or
+        ValueError: When another process writes to the folder, or it holds another run, another type of output, or
             a file that no recipe wrote where this run is to write one.
         Interrupted: When the process was told to stop; `run.json` says so too.
-        HubError: When `push_to_hub` was asked for and did not go well. A run that has come to its end is safe, and the
+        HubError: When `push_to_hub` was asked for and did not go well. A run that has finished is safe, and the
             same call, or the command in the message, completes the push.
     """
     args = trainer.args
@@ -107,7 +107,7 @@ def run_training(
         if problem is not None:
             raise ValueError(problem)
         if after is not None:
-            _publish(trainer, folder, anew=False)  # what an earlier call may have failed at
+            _publish(trainer, folder, rebuild=False)  # what an earlier call may have failed at
             return RunResult(before, after, trained=False)
         run = _run_record(trainer, arguments)
         events.configure(run_log_level(args), folder.path)
@@ -122,13 +122,13 @@ def run_training(
             run["model"]["step"] = _step_of_model(trainer)
             if counts := trainer.token_counts:
                 run["corpus"]["texts"] = {name: counts[name] for name in ("texts", "truncated_texts")}
-        _publish(trainer, folder, anew=True)
+        _publish(trainer, folder, rebuild=True)
         return result
 
 
 def already_done(folder: RunFolder) -> str:
     """What is said where nothing was trained."""
-    return f"{folder.path} holds this very run, which has come to its end. --overwrite begins it anew."
+    return f"{folder.path} holds this very run, which has finished. --overwrite starts it over."
 
 
 def run_log_level(args: RunArguments) -> int:
@@ -204,7 +204,7 @@ def _find_former(
 ) -> tuple[str | None, Scores | None, Scores | None]:
     """In words, what of another run would be lost; and the scores that the folder holds of this one.
 
-    Those after training are given only where the run has come to its end.
+    Those after training are given only where the run has finished.
     """
     nothing = None, None, None
     if distributed.rank() != 0 or not (folder.path / "run.json").exists():
@@ -212,7 +212,7 @@ def _find_former(
     try:
         run = folder.read_run()
     except ValueError as error:
-        return f"{error} --overwrite begins anew.", None, None
+        return f"{error} --overwrite starts over.", None, None
     try:
         trainer.checkpoints.refuse_another_run(run.get("identity", {}), str(folder.path))
         scores = folder.read_eval() if (folder.path / "eval.json").exists() else None
@@ -291,12 +291,12 @@ def _plan_record(schedule: HybridSchedule) -> Plan:
     return {"language_pairs": language_pairs, "batches": schedule.pair_numbers(), "fingerprint": schedule.fingerprint}
 
 
-def _publish(trainer: PlanTrainer, folder: RunFolder, anew: bool) -> None:
-    """Card and bundle of a run that has come to its end, anew or where they are not there, and the push asked for."""
+def _publish(trainer: PlanTrainer, folder: RunFolder, rebuild: bool) -> None:
+    """Write card and bundle of a finished run, if they are missing or to be rebuilt, and push if asked."""
     args = trainer.args
     with distributed.others_wait():
         there = (folder.path / CARD_NAME).exists() and (folder.path / BUNDLE_NAME).is_dir()
-        if distributed.rank() == 0 and (anew or not there):
+        if distributed.rank() == 0 and (rebuild or not there):
             _write_card_and_bundle(folder, args.hub_model_id if args.push_to_hub else None)
         trainer.hub.push_finished_run()
 
@@ -335,14 +335,14 @@ def _recorded_status(folder: RunFolder, run: dict[str, Any]) -> Iterator[None]:
     events.event("stop", reason="finished")
 
 
-Kind = TypeVar("Kind", bound=HybridEncoder)
+Encoder = TypeVar("Encoder", bound=HybridEncoder)
 
 
-def open_encoder(kind: type[Kind], arguments: Any, corpus: ParallelCorpus) -> Kind:
+def open_encoder(encoder_class: type[Encoder], arguments: Any, corpus: ParallelCorpus) -> Encoder:
     """The checkpoint that is named, or a small encoder whose tokenizer is trained on the corpus.
 
     Args:
-        kind (`type`): `HybridEncoder`, or a subclass of it.
+        encoder_class (`type`): `HybridEncoder`, or a subclass of it.
         arguments (`Any`): `ModelArguments`, or others that have the same names.
         corpus (`ParallelCorpus`): What the run is trained on.
 
@@ -351,8 +351,8 @@ def open_encoder(kind: type[Kind], arguments: Any, corpus: ParallelCorpus) -> Ki
         OSError: When there is no such checkpoint.
     """
     if arguments.model_name_or_path is None:
-        return encoder_from_scratch(kind, arguments, corpus, attention=arguments.attention)
-    found: Any = kind.from_pretrained(
+        return encoder_from_scratch(encoder_class, arguments, corpus, attention=arguments.attention)
+    found: Any = encoder_class.from_pretrained(
         arguments.model_name_or_path,
         revision=arguments.model_revision,
         attention=arguments.attention,
@@ -362,14 +362,14 @@ def open_encoder(kind: type[Kind], arguments: Any, corpus: ParallelCorpus) -> Ki
     return found
 
 
-def encoder_from_scratch(kind: type[Kind], arguments: Any, corpus: ParallelCorpus, **more: Any) -> Kind:
+def encoder_from_scratch(encoder_class: type[Encoder], arguments: Any, corpus: ParallelCorpus, **more: Any) -> Encoder:
     """A small encoder with random weights, which follow torch's global seed; its tokenizer reads what the items say.
 
     Args:
-        kind, arguments, corpus: As of [`open_encoder`].
-        **more: Further settings of `kind.from_scratch`.
+        encoder_class, arguments, corpus: As for [`open_encoder`].
+        **more: Further settings of `encoder_class.from_scratch`.
     """
-    made: Any = kind.from_scratch(
+    made: Any = encoder_class.from_scratch(
         chain.from_iterable(documents(corpus, language) for language in corpus.languages),
         hidden_size=arguments.scratch_hidden_size,
         num_layers=arguments.scratch_num_layers,

@@ -77,7 +77,7 @@ def _host_group() -> Any:
 def others_wait() -> Iterator[None]:
     """While the first process does what takes long the others stay, for hours if need be, and no device waits.
 
-    Those that left would have NCCL end the first one too.  What it raises ends their waiting.
+    Those that left would have NCCL end the first one too. What it raises ends their waiting.
     """
     group = _dist().new_group(backend="gloo", timeout=_PATIENCE) if world_size() > 1 else None
     try:
@@ -95,7 +95,7 @@ def barrier() -> None:
 
 
 def leave_at_exit() -> None:
-    """Take leave of the other processes when this one ends, all being well.
+    """Destroy the process group at exit.
 
     Threads that wait for messages may end with an abort where the process is taken down under them.
     """

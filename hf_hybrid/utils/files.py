@@ -91,7 +91,7 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole and path.exists():
-        logger.warning("%s is damaged, or was written by an earlier release: it is made anew", path)
+        logger.warning("%s is damaged, or was written by an earlier release: it is rebuilt", path)
     return whole
 
 
@@ -100,7 +100,7 @@ def _seal(path: Path) -> Path:
 
 
 def replace_folder(unfinished: Path, path: Path) -> None:
-    """Give a folder that has been written aside its name; one that has it now gives way, and is deleted then."""
+    """Atomically replace a folder by one that was written aside."""
     old = _moved_aside(path)
     os.replace(unfinished, path)
     sync(path.parent)

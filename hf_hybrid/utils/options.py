@@ -243,9 +243,9 @@ def read_settings(name: str, known: Set[str], stop: Callable[[str], NoReturn]) -
         stop(f"--config {name}: expected lines of `option: value`, got {type(settings).__name__}")
     if wrong := [key for key in settings if not isinstance(key, str)]:
         stop(f"--config {name}: expected lines of `option: value`, got the option {wrong[0]!r}")
-    given = [key.value.replace("-", "_") for key, _ in root.value]  # YAML itself keeps the last of those that repeat
+    given = [key.value.replace("-", "_") for key, _ in root.value]  # YAML itself keeps the last of repeated keys
     if twice := [key for key in given if given.count(key) > 1 or key in known & {*_ON_THE_COMMAND_LINE}]:
-        stop(f"--config {name}: {twice[0]} is given twice, or belongs on the command line; leave it out")
+        stop(f"--config {name}: {twice[0]} is given twice, or belongs on the command line; omit it")
     if problem := unknown_option(list(settings), known, name, ""):
         stop(problem)
     return {key.replace("-", "_"): value for key, value in settings.items()}

@@ -1,4 +1,4 @@
-"""Remove secrets, and the places of this machine, from texts before they are logged, stored or published."""
+"""Remove secrets and local paths from texts before they are logged, stored or published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-# What tokens look like, wherever they stand: of the Hub, GitHub, AWS, providers of models.  The last have a digit, for
+# What tokens look like, wherever they stand: of the Hub, GitHub, AWS, providers of models. The last have a digit, for
 # `sk` is Slovak too.
 TOKENS = (
     r"\b(hf_)[A-Za-z0-9]{20,}\b",
@@ -58,8 +58,8 @@ _CHARACTER = r"""(?:[^\s/\\"'<>|:]|(?<=\w)'(?=\w))"""  # of a name within a text
 _PATH = re.compile(rf"(?<![\w./\\~-])(?:{_ROOT}(?:{_CHARACTER}+[/\\])+|(?:~\w*|\.\.)[/\\]){_CHARACTER}*")
 _QUOTED = re.compile(rf"""(?<!\w)(?:"({_ROOT}[^"\n]*)"|'({_ROOT}(?:[^'\n]|(?<=\w)'(?=\w))*)'|`({_ROOT}[^`\n]*)`)""")
 _WHOLE_PATH = re.compile(rf"{_ROOT}[^\n:\"]*")
-# Arguments and facts that are places, whatever they look like.
-_PLACES = frozenset(
+# Arguments and facts that are paths, whatever they look like.
+_PATH_NAMES = frozenset(
     {"output_dir", "logging_dir", "train_corpus", "eval_corpus", "cache_dir", "resume_from_checkpoint", "deepspeed"}
     | {"fsdp_config", "accelerator_config", "path"}
 )
@@ -68,7 +68,7 @@ _PLACES = frozenset(
 def publishable(value: Any) -> Any:
     """A value of JSON as it may be shown to anyone: secrets redacted, and of paths on this machine the last part.
 
-    Arguments that are places lose the folders around them even where these are relative, and so does a model that is
+    Arguments that are paths lose the folders around them even where these are relative, and so does a model that is
     not known to be the Hub's.
 
     Example:
@@ -80,21 +80,21 @@ def publishable(value: Any) -> Any:
     """
     shown = cache(_publishable_value)  # in the scores of many languages the same names come again and again
 
-    def of(inner: Any, places: frozenset[str]) -> Any:
+    def of(inner: Any, path_names: frozenset[str]) -> Any:
         if isinstance(inner, dict):
             if "config" in inner and not _is_of_hub(inner.get("model")):
-                places |= {"model_name_or_path"}
-            found = {shown(key): of(element, places) for key, element in inner.items()}
-            return {key: _last_part(element) if key in places else element for key, element in found.items()}
+                path_names |= {"model_name_or_path"}
+            found = {shown(key): of(element, path_names) for key, element in inner.items()}
+            return {key: _last_part(element) if key in path_names else element for key, element in found.items()}
         if isinstance(inner, list | tuple):
-            return [of(element, places) for element in inner]
+            return [of(element, path_names) for element in inner]
         return shown(inner) if isinstance(inner, str) else inner
 
-    return of(value, _PLACES)
+    return of(value, _PATH_NAMES)
 
 
 def publishable_text(text: str) -> str:
-    """The same for a text of any length, as of a table or a log.
+    """The same for a text of any length, such as a table or a log.
 
     Example:
 
@@ -119,7 +119,7 @@ def _last_part(place: Any) -> Any:
     """Of a place; an address of the web, and what is no text, stays as it is."""
     if not isinstance(place, str) or re.match("https?://", place):
         return place
-    path = PureWindowsPath(place)  # which knows both kinds of separators
+    path = PureWindowsPath(place)  # which knows both separators
     if path.parent.name in ("home", "Users"):
         return "~"  # the name of a user
     return path.name or place

@@ -1,4 +1,4 @@
-"""Markdown from values that others have chosen: nothing in a name becomes a tag, a link, a heading or a cell."""
+"""Markdown from values that others have chosen: nothing in a name becomes a tag, a link, a heading or a column."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def to_plain_text(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def escape(value: Any, most: int = MOST_CHARACTERS) -> Any:
-    """A value whose texts, in lists and dictionaries too, can stand in a line or a cell of Markdown.
+    """A value whose texts, in lists and dictionaries too, can stand in a line or a table of Markdown.
 
     Args:
         value (`Any`): From anywhere.
@@ -73,23 +73,23 @@ def sentence(words: str, **values: Any) -> Markdown:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Sequence[int] = (0,)) -> Markdown:
-    """A table whose cells are escaped.
+    """Return a table with escaped entries.
 
     Args:
         head (`Sequence[str]`): Its columns.
-        rows (`Sequence[Sequence]`): Their cells; `None` is an empty one.
+        rows (`Sequence[Sequence]`): Their entries; `None` is empty.
         texts (`Sequence[int]`, *optional*, defaults to the first): Columns of text, on the left; numbers stand right.
 
     Example:
 
-        >>> print(table(["kind", "steps"], [["mono", 30]]))
-        | kind | steps |
+        >>> print(table(["batch type", "steps"], [["mono", 30]]))
+        | batch type | steps |
         |---|---:|
         | mono | 30 |
     """
     rule = "|".join("---" if column in texts else "---:" for column in range(len(head)))
-    cells = [["" if cell is None else str(escape(cell)) for cell in row] for row in (head, *rows)]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
+    columns = [["" if entry is None else str(escape(entry)) for entry in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in columns]
     return Markdown("\n".join([lines[0], f"|{rule}|", *lines[1:]]))
 
 

@@ -1,7 +1,7 @@
 """What a run took: `resources.jsonl` against the plan, `resources.json` against both, `curve.jsonl` against the first.
 
 `curve.jsonl` says what had been taken by the time of an evaluation; so do the lines until then, and between two lines
-both at least and at most.  What nothing is left of to work out, such as the time of set-up, is said to be unknown.
+both at least and at most. What nothing is left of to work out, such as the time of set-up, is said to be unknown.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def _check_lines(evidence: Evidence) -> Iterator[Finding]:
         "resources", f"resources.jsonl, line {len(spans)}: step", evidence.run["config"]["max_steps"], spans[-1][1]
     )
     if spans[0][0] > 0:
-        told = f"the totals begin after step {spans[0][0]}: the run went on from a checkpoint without any"
+        told = f"the totals begin after step {spans[0][0]}: the run resumed from a checkpoint without any"
         yield Finding("resources", UNKNOWN, "resources.json: num_steps", told)
     for number, (line, (first, end)) in enumerate(zip(evidence.lines, spans, strict=True), start=1):
         place = f"resources.jsonl, line {number}"
         if not 0 <= first < end:
-            yield check("resources", f"{place}: step", False, f"expected more than {first} of before, found {end}")
+            yield check("resources", f"{place}: step", False, f"expected more than the earlier {first}, found {end}")
             continue
         language_pairs = [plan["language_pairs"][plan["batches"][batch]] for batch in evidence.batches(first, end)]
         for key in ("batch_type", "language_pair"):
@@ -114,7 +114,7 @@ def _check_parts(evidence: Evidence) -> Iterator[Finding]:
     ]
     expected = Counter(POOL if evidence.is_mlm else of_step[0] for of_step in names)
     found = {name: share["steps"] for name, share in resources["per_language_pair"].items()}
-    yield from compare("resources", "resources.json: per_cell: steps", dict(expected), found)
+    yield from compare("resources", "resources.json: per_language_pair: steps", dict(expected), found)
     for part in ("per_language_pair", "per_language"):
         shares = resources[part].values()
         sums = {"tokens": sum(share["tokens"] for share in shares), "time_s": math.fsum(s["time_s"] for s in shares)}
@@ -165,7 +165,7 @@ def _check_flops(evidence: Evidence) -> Iterator[Finding]:
 def _check_curve(evidence: Evidence) -> Iterator[Finding]:
     """Evaluations on the way follow each other, and what training had taken by then is what the log says."""
     config, before = evidence.run["config"], 0
-    again = bool(config.get("eval_on_start"))  # at step 0, and where a run goes on
+    again = bool(config.get("eval_on_start"))  # at step 0, and where a run resumes
     for number, point in enumerate(evidence.curve, start=1):
         step, place = point["step"], f"curve.jsonl, line {number}"
         follows = (before <= step if again else before < step) and step <= config["max_steps"]

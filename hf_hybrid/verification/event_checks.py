@@ -37,7 +37,7 @@ def check_events(evidence: Evidence) -> Iterator[Finding]:
 
 def _check_step_of_model(run: Run, checkpoints: set[int]) -> Iterator[Finding]:
     """The model is that of the last step, or of a checkpoint where the best one was taken."""
-    if (step := run["model"].get("step")) is None:  # in files of before it was written down
+    if (step := run["model"].get("step")) is None:  # in older files it was written down
         return
     possible = {run["config"]["max_steps"]} | (checkpoints if run["config"]["load_best_model_at_end"] else set())
     told = f"expected one of the steps {', '.join(map(str, sorted(possible)))}, found {step}"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
 
 _Read = TypeVar("_Read")
-Check = Callable[[Any], Iterator[Finding]]  # takes the evidence of its kind of folder
+Check = Callable[[Any], Iterator[Finding]]  # takes the evidence of its type of folder
 
 
 class Unreadable(ValueError):
@@ -42,7 +42,7 @@ class Unreadable(ValueError):
 
 
 class Given(NamedTuple):
-    """What whoever verifies has at hand, beside the files.
+    """Optional inputs for verification.
 
     Args:
         train_corpus (`str`, *optional*): Folder or preset that the run was trained on, under its own name by default

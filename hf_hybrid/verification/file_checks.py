@@ -147,7 +147,7 @@ def check_schema(evidence: Evidence) -> Iterator[Finding]:
 def _has_scores(evidence: Evidence, when: str) -> bool:
     try:
         return evidence.evaluation[when] is not None  # type: ignore[literal-required]
-    except Unreadable:  # which is told of eval.json
+    except Unreadable:  # which eval.json reports
         return False
 
 

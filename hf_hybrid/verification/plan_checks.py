@@ -88,7 +88,7 @@ def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run
 
 
 def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> Iterator[Finding]:
-    """Language pairs are of the corpus' languages and of their batch type; monolingual ones have the items of their language."""
+    """Check the languages of each pair, and the items of monolingual pairs."""
     items = run["corpus"]["items_per_language"]
     for batch_type, name in names:
         query, _, passage = name.partition("->")
@@ -106,7 +106,7 @@ def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> It
 
 
 def check_corpus(evidence: Evidence) -> Iterator[Finding]:
-    """The corpora by their fingerprints, and the plan made of them anew, as far as they are at hand."""
+    """The corpora by their fingerprints, and the plan rebuilt from them, as far as they are available."""
     run, evaluated = evidence.run, evidence.evaluation["evaluated"]
     corpus = run["corpus"]
     yield from compare("corpus", "run.json: corpus: fingerprint", run["identity"]["corpus"], corpus["fingerprint"])
@@ -148,7 +148,7 @@ def _items(corpus: ParallelCorpus) -> dict[str, Any]:
 
 
 def _check_schedule(evidence: Evidence, corpus: ParallelCorpus) -> Iterator[Finding]:
-    """The plan, made anew; the pairs of each line and the steps of each language by its batches."""
+    """The plan, rebuilt; the pairs of each line and the steps of each language by its batches."""
     run, config = evidence.run, evidence.run["config"]
     schedule = HybridSchedule(
         corpus,

@@ -43,7 +43,7 @@ def compare_runs(
         rerun (`str` or `Path`): The run folder of the second.
         tolerance (`float`, *optional*, defaults to 0.01): How far measures between 0 and 1 may lie apart.
         relative_tolerance (`float`, *optional*, defaults to 0.05): How far losses and the rank distance may, of the
-            larger one.  Neither counts where `unlike_machines` finds nothing: then all must be the same.
+            larger one. Neither counts where `unlike_machines` finds nothing: then all must be the same.
 
     Returns:
         `list[Finding]`: Places are those of the second.
@@ -52,13 +52,13 @@ def compare_runs(
     return list(_compared_runs(first, second, tolerance, relative_tolerance))
 
 
-def rerun_options(run: Run, like: str | os.PathLike[str], **places: str | None) -> list[str]:
+def rerun_options(run: Run, like: str | os.PathLike[str], **paths: str | None) -> list[str]:
     """Options of recipes/train.py that make a run again as it was made.
 
     Args:
         run (`Run`): Its `run.json`.
         like (`str` or `Path`): The folder of that file.
-        **places (`str`, *optional*): What lies elsewhere here: options of recipes/train.py, None for as it was.
+        **paths (`str`, *optional*): What lies elsewhere here: options of recipes/train.py, None for as it was.
 
     Example:
 
@@ -67,7 +67,7 @@ def rerun_options(run: Run, like: str | os.PathLike[str], **places: str | None) 
         ['--like', 'mine/bundle', '--output_dir', 'runs/again', '--cpu_threads', '2', '--full_determinism', 'False']
     """
     threads = run["environment"].get("cpu_threads", run["config"].get("cpu_threads"))
-    options = {"like": like, **places, "cpu_threads": threads, **{name: run["config"].get(name) for name in _HOW}}
+    options = {"like": like, **paths, "cpu_threads": threads, **{name: run["config"].get(name) for name in _HOW}}
     return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
 
 
@@ -147,7 +147,7 @@ def _compared_runs(
 
 
 def _flat(scores: Scores | None, exact: bool) -> dict[str, float]:
-    """Scores by name.  Of single pairs, which have fewer queries and scatter more, only where all must be the same."""
+    """Scores by name. Of single pairs, which have fewer queries and scatter more, only where all must be the same."""
     if scores is None:
         return {}
     groups: dict[str, dict[str, float]] = {name: dict(scores)[name] for name in _SETTINGS}  # type: ignore[misc]

@@ -4,18 +4,19 @@
 |---|---|
 | `manifest` | every file of a copy with size and SHA-256; none is missing, none too many |
 | `study` | `study.json` with the grid that follows from it, and each run with what its trial asks for |
-| `schema`, `plan`, `resources`, `scores`, `events` | each run, as of a run folder |
+| `schema`, `plan`, `resources`, `scores`, `events` | each run, as for a run folder |
 | `table` | `table.json` with the runs |
-| `fits` | `fits.json` with the table, made anew |
+| `fits` | `fits.json` with the table, rebuilt |
 | `figures` | the numbers of each figure of the page with the files |
 | `page` | `report.html` and `report.md` with those that the files give, byte for byte |
 
 **What no file can witness.**  The tokens of `study.json`, and the steps of a budget other than `steps`, need texts and
-runs that are not kept.  A copy has no values of single queries: of its scores, monolingual and cross-lingual ones are
+runs that are not kept. A copy has no values of single queries: of its scores, monolingual and cross-lingual ones are
 means over the pairs, and multilingual ones and bias are those of the last point of the curve; of an evaluation without
-training (`zero_shot`, `bm25`) nothing tells the latter two, nor the pairs.  `step_profile.json` and the machine that
-`study.json` names are as they were given.  Raw times, losses and peaks have no witness but the logs, as in a bundle.
-Whoever makes up all files so that they agree is not found but by the manifest, where its hash was published elsewhere.
+training (`zero_shot`, `bm25`) nothing tells the latter two, nor the pairs. `step_profile.json` and the machine that
+`study.json` names are as they were given. Raw times, losses and peaks have no witness but the logs, as in a bundle.
+Anyone who makes up all files so that they agree is not found but by the manifest, where its hash was published
+elsewhere.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _each(name: str, check: Check) -> Check:
 
 def check_stage_files(run: StageEvidence) -> Iterator[Finding]:
     """Every file that a run, or an evaluation, leaves is there and can be read."""
-    if run.trains:  # that there are no values is told of the scores
+    if run.trains:  # the scores check reports that there are no values
         yield from (finding for finding in check_schema(run) if finding.told != NO_VALUES)
         return
     reads: dict[str, Callable[[], Any]] = {"eval.json": lambda: run.evaluation}
@@ -125,7 +126,7 @@ def check_stage_files(run: StageEvidence) -> Iterator[Finding]:
 def check_stage_scores(run: StageEvidence) -> Iterator[Finding]:
     """Scores from the values of single queries; in a copy, which has none, those of settings from those of pairs."""
     scores, evaluated = run.evaluation["after"], run.evaluation["evaluated"]
-    assert scores is not None, "the trial has come to its end"
+    assert scores is not None, "the trial has finished"
     if run.is_copy:
         yield from _check_means(scores, evaluated["measures"], evaluated["languages"])
     elif not run.trains:
@@ -165,7 +166,7 @@ def check_table(evidence: StudyEvidence) -> Iterator[Finding]:
 
 
 def check_fits(evidence: StudyEvidence) -> Iterator[Finding]:
-    """Each value and sentence of `fits.json` against the table, made anew."""
+    """Each value and sentence of `fits.json` against the table, rebuilt."""
     made = as_written(make_fits(evidence.study, evidence.table))
     yield from _nearly("fits", "fits.json", made, evidence.content("fits.json"))
 

@@ -47,12 +47,12 @@ class StudyEvidence(Evidence):
 
     @cached_property
     def table(self) -> Table:
-        """`table.json`, made anew."""
+        """`table.json`, rebuilt."""
         return as_written(make_table(self.studies, self.study))
 
     @cached_property
     def runs(self) -> list[StageEvidence]:
-        """Of every stage of the trials that came to their end."""
+        """Of every stage of the trials that finished."""
         trials = [trial for trial in self.study["trials"] if self.studies.status(trial) == "finished"]
         return [StageEvidence(self, trial, stage) for trial in trials for stage in trial["stages"]]
 
@@ -91,8 +91,8 @@ class StageEvidence(Evidence):
 def over_runs(name: str, check: Check, evidence: StudyEvidence) -> Iterator[Finding]:
     """A check of every run of a study.
 
-    What is wrong is told with the folder of its run.  All else is told of all runs together: what is right, for its
-    count; what is not known, once for each place in a run, with the first run and how many more there are.
+    What is wrong is told with the folder of its run. All else is reported for all runs together: what is right, for
+    its count; what is not known, once for each place in a run, with the first run and how many more there are.
 
     Args:
         name (`str`): Of the check.

@@ -18,7 +18,7 @@ from hf_hybrid.utils.redaction import publishable
 from .findings import OK, UNKNOWN, Finding, check, compare
 from .study_evidence import ALL_TRIALS, StageEvidence, StudyEvidence, over_runs
 
-# Options that are places: of them the last part is compared, for a study may have been moved, and a copy has no more.
+# Options that are paths: their last parts are compared, for a study may have been moved, and a copy has no more.
 _PLACES = ("model", "model_name_or_path", "corpus", "train_corpus", "eval_corpus", "output_dir", "cache_dir")
 _OF_A_STAGE = {
     *("config", "model_name_or_path", "languages", "seed", "max_steps", "evaluate_before", "eval_strategy"),
@@ -98,7 +98,7 @@ def _shared(study: Study) -> Shared:
 
 
 def _check_folders(evidence: StudyEvidence) -> Iterator[Finding]:
-    """A trial that is said to have come to its end has done so, one that failed says how, and there are no others."""
+    """A trial that is said to have finish has done so, one that failed says how, and there are no others."""
     folder, trials = evidence.studies, {trial["id"]: trial for trial in evidence.study["trials"]}
     told = {row["id"]: row["status"] for row in evidence.content("table.json")["rows"]}
     for name, trial in trials.items():
@@ -167,7 +167,7 @@ def _check_options(place: str, asked: Mapping[str, Any], found: Mapping[str, Any
 
 
 def _read_as(asked: Any, found: Any) -> Any:
-    """A word of a command line as a value of the kind that was found.
+    """A word of a command line as a value of the type that was found.
 
     Example:
 

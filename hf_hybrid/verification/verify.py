@@ -1,4 +1,4 @@
-"""Whether what is told of a run is true, as far as its files can tell: `verify` a bundle, run folder or repository.
+"""Whether what is said about a run is true, as far as its files can tell: `verify` a bundle, run folder or repository.
 
 Of a study the checks are those of `study_checks.py`.
 
@@ -13,13 +13,13 @@ Of a study the checks are those of `study_checks.py`.
 | `scores` | every score with the values of single queries |
 | `card`, `drawn` | the model card, and what is made with it, with those that the records give, byte for byte |
 | `environment` | the versions of `run.json` with the environment lock |
-| `events` | how the run began and ended, and what was told of it in between |
-| `end` | of a run that has not come to its end, how far it is; what changes until then is not called wrong |
+| `events` | how the run began and ended, and what happened in between |
+| `end` | of a run that has not finished, how far it is; what changes until then is not called wrong |
 
-**What cannot be found.**  Whoever alters one file and makes the manifest anew is found where another file says
-otherwise.  Whoever makes up *all* files so that they agree is not: raw figures such as the values of single queries,
-losses, times, peaks of memory and the source of energy have no witness but the logs, and hashes made anew tell nothing
-of the model.  Then only `--rerun` of recipes/verify.py tells, or a manifest whose hash was published elsewhere, as by
+**What cannot be found.**  Anyone who alters one file and rewrites the manifest is found where another file says
+otherwise. Anyone who makes up *all* files so that they agree is not: raw figures such as the values of single queries,
+losses, times, peaks of memory and the source of energy have no witness but the logs, and hashes rebuilt tell nothing
+of the model. Then only `--rerun` of recipes/verify.py tells, or a manifest whose hash was published elsewhere, as by
 the commit of a repository.
 """
 
@@ -64,8 +64,8 @@ from .score_checks import check_scores
 _DRAWN = (f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/")
 
 
-class Kind(NamedTuple):
-    """A kind of folder that can be verified.
+class FolderType(NamedTuple):
+    """A type of folder that can be verified.
 
     Args:
         name (`str`): In words.
@@ -96,11 +96,12 @@ def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Fin
     path = Path(path)
     if not path.is_dir():
         raise ValueError(_no_folder(path))
-    kind = next((kind for kind in KINDS if kind.matches(path)), None)
-    if kind is None:
-        raise ValueError(f"{path} is none of these: {', '.join(kind.name for kind in KINDS)}. There is no run.json.")
-    evidence = Evidence(path / kind.bundle, path, given)
-    found = (finding for name, check in kind.checks.items() for finding in run_check(name, check, evidence))
+    folder_type = next((folder_type for folder_type in FOLDER_TYPES if folder_type.matches(path)), None)
+    if folder_type is None:
+        names = ", ".join(each.name for each in FOLDER_TYPES)
+        raise ValueError(f"{path} is none of these: {names}. There is no run.json.")
+    evidence = Evidence(path / folder_type.bundle, path, given)
+    found = (finding for name, check in folder_type.checks.items() for finding in run_check(name, check, evidence))
     return list(_missing_once(found))
 
 
@@ -129,7 +130,7 @@ def _no_folder(path: Path) -> str:
     return told
 
 
-# What is told of the run
+# What is said about the run
 
 
 def check_card(evidence: Evidence) -> Iterator[Finding]:
@@ -215,7 +216,7 @@ def check_study(evidence: Evidence) -> Iterator[Finding]:
     yield from check_study_folder(evidence.path)
 
 
-# A run that has not come to its end
+# A run that has not finished
 
 
 def check_end(evidence: Evidence) -> Iterator[Finding]:
@@ -223,13 +224,13 @@ def check_end(evidence: Evidence) -> Iterator[Finding]:
     status, steps = evidence.run["status"], evidence.run["config"]["max_steps"]
     lines, _ = evidence.folder.read_resource_lines()
     step = lines[-1]["step"] if lines else 0
-    told = f"the run has not come to its end, it is {status} at step {step} of {steps}; only what there is is checked"
+    told = f"the run has not finished, it is {status} at step {step} of {steps}; only what there is is checked"
     yield Finding("end", UNKNOWN, "run.json: status", told)
 
 
 def _so_far(name: str, check: Check) -> Check:
     """The same check, which calls nothing wrong that the rest of the run may still change."""
-    reason = "the run has not come to its end"
+    reason = "the run has not finished"
 
     def found(evidence: Evidence) -> Iterator[Finding]:
         last_step = f"resources.jsonl, line {len(evidence.folder.read_resource_lines()[0])}: step"
@@ -253,7 +254,7 @@ def _is_unfinished(path: Path) -> bool:
         return False
 
 
-# Kinds of folders
+# Types of folders
 
 _RECORDS: dict[str, Check] = {
     "schema": check_schema,
@@ -274,23 +275,23 @@ _UNFINISHED: dict[str, Check] = {
 }
 _BUNDLE: dict[str, Check] = {"manifest": check_manifest, "model": check_model, **_RECORDS}
 
-# The first kind that matches is it. A further kind of folder is a line here, with checks of its own.
-KINDS = (
-    Kind(
+# The first type that matches is it. A further type of folder is a line here, with checks of its own.
+FOLDER_TYPES = (
+    FolderType(
         "a run folder or a published repository with its bundle",
         lambda path: (path / BUNDLE_NAME).is_dir(),
         BUNDLE_NAME,
         {**_BUNDLE, "copies": check_copies},
     ),
-    Kind("a study or its copy", lambda path: (path / "study.json").is_file(), "", {"study": check_study}),
-    Kind(
+    FolderType("a study or its copy", lambda path: (path / "study.json").is_file(), "", {"study": check_study}),
+    FolderType(
         "a bundle",
         lambda path: any((path / name).is_file() for name in (MODEL_HASHES_NAME, LOCK_NAME, MANIFEST_NAME)),
         "",
         _BUNDLE,
     ),
-    Kind("a run that has not come to its end", _is_unfinished, "", _UNFINISHED),
-    Kind(
+    FolderType("a run that has not finished", _is_unfinished, "", _UNFINISHED),
+    FolderType(
         "a run folder without a bundle",
         lambda path: (path / "run.json").is_file(),
         "",

@@ -44,8 +44,8 @@ def test_the_kills_could_have_made_a_difference(row: dict[str, Any]) -> None:
     assert row["kills"] == len(row["kill_list"]) == KILLS
     assert row["kills_in_checkpoint"] >= KILLS / 2
     assert row["steps_done"] > STEPS  # some were lost, and done again
-    assert row["resumes_inside_a_log_window"] > 0  # the sum of the losses goes on over a checkpoint
-    assert row["dropout"] > 0  # the random state goes on
+    assert row["resumes_inside_a_log_window"] > 0  # the sum of the losses continues over a checkpoint
+    assert row["dropout"] > 0  # the random state continues
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`recipes/mlm.py`: what it prints and leaves, how it answers mistakes, and that its model goes on to `train.py`."""
+"""`recipes/mlm.py`: what it prints and leaves, how it answers mistakes, and that its model continues to `train.py`."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class TestARunAndWhatFollows:
 
     def test_the_same_command_says_that_it_is_finished(self, words: list[object], finished: Path, run: Run) -> None:
         found = run(*words)
-        assert f"{finished} holds this very run, which has come to its end." in found.stdout
+        assert f"{finished} holds this very run, which has finished." in found.stdout
         refused = run(*words, "--masking", "dynamic")
         assert refused.returncode == 2
         assert "belongs to another run: masking was 'static' and is 'dynamic'" in refused.stderr

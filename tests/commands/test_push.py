@@ -56,7 +56,7 @@ class Fault(NamedTuple):
     Args:
         what (`str`): The fault, in words.
         operation (`str`): Which requests it befalls.
-        how (`dict`): As of `HubServer.fail`.
+        how (`dict`): As for `HubServer.fail`.
         said (`str`): Pattern of what the user must see.
     """
 
@@ -342,7 +342,7 @@ def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tm
     assert "apache-2.0" in (target / "README.md").read_text()
     assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))
     again = push_command(run, "--card_folder", target, "--license", "apache2", "--base_model", "bert")
-    assert again.status == 0, "it is written anew"
+    assert again.status == 0, "it is written again"
     assert "license apache2 is none that the Hub knows" in again.printed
     assert "Did you mean apache-2.0?" in again.printed
     assert "base_model bert has no namespace" in again.printed

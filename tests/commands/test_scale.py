@@ -204,7 +204,7 @@ class TestASmallStudy:
         assert row["setup_time_s"] == resources["setup_time_s"]
         assert row["peak_host_memory_gib"] == max(resources["peak_host_memory_gib"])
         assert [line["step"] for line in run.read_curve()[0]] == [3, 4]
-        assert not [*run.path.glob("cache"), *run.path.glob("checkpoint-*")], "it has come to its end"
+        assert not [*run.path.glob("cache"), *run.path.glob("checkpoint-*")], "it has finished"
         assert (run.path / "model").exists()
 
     def test_the_untrained_model_is_the_first_point(self, study: StudyFolder) -> None:
@@ -439,7 +439,7 @@ def test_a_study_may_be_another_until_a_trial_has_begun(
     begun = folder.path / "trials" / "mono-L2-seed2" / "log.txt"
     with folder.outputs.nested_outputs("trials/mono-L2-seed2").writing("log.txt") as unfinished:
         unfinished.touch()
-    assert "--overwrite to begin anew" in found_by("--list").stderr
+    assert "--overwrite to start over" in found_by("--list").stderr
     assert read()[0] == ["mono-L2-seed2"]
     monkeypatch.setattr(Sweep, "run", lambda *_: {})
     assert found_by("--overwrite").returncode == 0

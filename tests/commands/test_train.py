@@ -129,7 +129,7 @@ class TestOneFolder:
 
     @pytest.fixture
     def words(self, quick: list[object], folder: Path, train: Train) -> list[object]:
-        """Of a run that has come to its end."""
+        """Of a run that has finished."""
         words = [*quick, "--output_dir", folder, "--disable_tqdm", "true", "--max_eval_queries", 5]
         if not folder.exists():
             assert train(*words).returncode == 0
@@ -139,7 +139,7 @@ class TestOneFolder:
         before = state_of(folder)
         found = train(*words)
         assert found.returncode == 0
-        assert f"{folder} holds this very run, which has come to its end. --overwrite begins it anew." in found.stdout
+        assert f"{folder} holds this very run, which has finished. --overwrite starts it over." in found.stdout
         assert "monolingual/MAP" in found.stdout, "the scores are shown again"
         assert state_of(folder) == before
 

@@ -148,11 +148,11 @@ def measures_of(scores: list[float], gains: list[int]) -> dict[str, float]:
 
 def same_language_share(scores: list[float], own: list[bool]) -> float:
     """Expected share of own passages among the first ten where equal scores come in any order."""
-    depth = min(10, len(scores))
-    last = sorted(scores, reverse=True)[depth - 1]
+    top_k = min(10, len(scores))
+    last = sorted(scores, reverse=True)[top_k - 1]
     above = [mine for score, mine in zip(scores, own, strict=True) if score > last]
     level = [mine for score, mine in zip(scores, own, strict=True) if score == last]
-    return (sum(above) + (depth - len(above)) * sum(level) / len(level)) / depth
+    return (sum(above) + (top_k - len(above)) * sum(level) / len(level)) / top_k
 
 
 def recall(ranks: list[int]) -> float:
@@ -180,11 +180,11 @@ def rank_correlation(first: list[int], second: list[int]) -> float:
     union = sorted({*first, *second})
     if len(union) == 1:
         return 1.0
-    places = []
+    k = []
     for ranked in (first, second):
         behind = len(ranked) + (len(union) - len(ranked) + 1) / 2
-        places.append([ranked.index(name) + 1 if name in ranked else behind for name in union])
-    return float(np.corrcoef(places[0], places[1])[0, 1])
+        k.append([ranked.index(name) + 1 if name in ranked else behind for name in union])
+    return float(np.corrcoef(k[0], k[1])[0, 1])
 
 
 def parallel_correlation(corpus: ParallelCorpus, tops: dict[tuple[int, int], list[int]]) -> dict[str, float]:
@@ -315,7 +315,7 @@ def test_a_passage_that_two_items_give_a_query_counts_once_with_the_higher_grade
     vectors = {"Charles helped.": [2.0], "Ada did.": [1.0], "It rained.": [0.0]}
     found = evaluated(ChosenEncoder(lambda side, text: np.array(vectors.get(text, [1.0]))), corpus)
     log3 = math.log2(3)
-    assert found["pairs"]["en-en"]["MAP"] == 1  # two relevant passages, at the first two places
+    assert found["pairs"]["en-en"]["MAP"] == 1  # two relevant passages, at the top two
     assert found["pairs"]["en-en"]["nDCG@10"] == pytest.approx((2 + 3 / log3) / (3 + 2 / log3))
 
 
@@ -377,7 +377,7 @@ def test_a_perfect_encoder_has_perfect_scores() -> None:
     for setting in (found["monolingual"], found["cross_lingual"], found["multilingual"]):
         assert setting == best
     assert list(found["pairs"].values()) == [{**best, "pool_recall@100": 1}] * 9
-    assert found["bias"]["rank_distance"] == 2  # three translations at the first three places
+    assert found["bias"]["rank_distance"] == 2  # three translations at the top three
     # three places go to the translations, seven to some of the 57 others, a third of which are of its language
     assert found["bias"]["same_language_share@10"] == pytest.approx(1 / 3)
 

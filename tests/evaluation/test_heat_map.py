@@ -79,7 +79,7 @@ def test_a_measure_that_one_pair_lacks_is_refused() -> None:
 
 
 def test_scores_without_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match="no pairs of languages; evaluate the monolingual or cross-lingual"):
+    with pytest.raises(ValueError, match="no language pairs; evaluate the monolingual or cross-lingual"):
         pair_matrix(scores_of({}))
 
 

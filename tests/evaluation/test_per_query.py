@@ -79,9 +79,9 @@ CORPORA: dict[str, Callable[[], ParallelCorpus]] = {
 
 
 def evaluated(
-    corpus: ParallelCorpus, folder: Path, save_runs: bool = True, depth: int = 1000, **options: Any
+    corpus: ParallelCorpus, folder: Path, save_runs: bool = True, top_k: int = 1000, **options: Any
 ) -> Scores:
-    with EvaluationFiles(folder, corpus, save_runs, depth) as files:
+    with EvaluationFiles(folder, corpus, save_runs, top_k) as files:
         return evaluate_retrieval(TextModel(), corpus, details=files, **options)
 
 
@@ -211,7 +211,7 @@ def test_without_own_ids_a_query_is_its_item_and_a_passage_its_row(tmp_path: Pat
 def test_a_ranking_is_cut_at_the_depth(tmp_path: Path) -> None:
     corpus = beir_corpus()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert evaluated(corpus, whole) == evaluated(corpus, cut, depth=7)
+    assert evaluated(corpus, whole) == evaluated(corpus, cut, top_k=7)
     for name in names():
         lines, first = columns(whole / "runs" / f"{name}.trec"), columns(cut / "runs" / f"{name}.trec")
         assert first == [line for line in lines if int(line[3]) <= 7]
@@ -354,8 +354,8 @@ def test_columns_do_not_depend_on_what_the_first_language_has(tmp_path: Path) ->
 
 
 def test_a_bias_that_only_some_languages_know_has_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """English questions have their answers at the first places, German ones anywhere, beyond those that are known."""
-    monkeypatch.setattr(approximate, "NUM_PLACES", 6)
+    """English questions have their answers at the top k, German ones anywhere, beyond those that are known."""
+    monkeypatch.setattr(approximate, "NUM_RANKED", 6)
 
     for order in (("de", "en"), ("en", "de")):
         corpus = two_way_corpus(order)
@@ -408,7 +408,7 @@ def test_only_what_the_settings_ask_for_is_written(settings: list[str], expected
     for name in expected:
         judged = columns(tmp_path / "some" / "qrels" / f"{name}.qrels")
         assert judged == columns(tmp_path / "all" / "qrels" / f"{name}.qrels")
-        # a query that only has passages in other languages is left out where those are not asked for
+        # a query that only has passages in other languages is skipped where those are not asked for
         some, every = (columns(tmp_path / part / "runs" / f"{name}.trec") for part in ("some", "all"))
         assert [line for line in every if line in some] == some
         assert {line[0] for line in judged} <= {line[0] for line in some}

@@ -256,7 +256,7 @@ def test_a_card_that_is_not_of_the_records_is_not_taken(run_folder: Path) -> Non
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
 def test_a_run_that_has_not_finished_has_none(status: str, run_folder: Path) -> None:
     change(run_folder / "run.json", {"status": status})
-    with pytest.raises(ValueError, match=f"the run is {status}; a bundle is of a run that has come to its end"):
+    with pytest.raises(ValueError, match=f"the run is {status}; a bundle is of a run that has finished"):
         write_bundle(run_folder)
 
 

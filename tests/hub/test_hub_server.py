@@ -192,7 +192,7 @@ def test_another_server_on_the_same_folder_goes_on(tmp_path: Path) -> None:
     assert set(server.repo(REPO).files()) == {".gitattributes", "0.bin", "1.bin"}
 
 
-# what is told of it
+# what is reported it
 
 
 def test_listings_have_folders_and_come_in_pages(hub: HubServer, writer: HfApi) -> None:

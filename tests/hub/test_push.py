@@ -140,7 +140,7 @@ def test_a_run_that_goes_on_leaves_its_former_bundle_out(run: Path, hub: HubServ
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("plan.json", r"The bundle of .*mine cannot be made anew: .*plan\.json.* delete .*bundle to push without it"),
+        ("plan.json", r"The bundle of .*mine cannot be rebuilt: .*plan\.json.* delete .*bundle to push without it"),
         ("model/manifest.json", r"model is not as it was written: manifest\.json cannot be read"),
     ],
 )
@@ -562,7 +562,7 @@ def test_values_of_queries_may_be_larger_than_text(tmp_path: Path) -> None:
 
 
 def test_a_run_is_no_study(run: Path, hub: HubServer) -> None:
-    said = r"mine is no study: it has no study\.json; for a run leave out --study"
+    said = r"mine is no study: it has no study\.json; for a run omit --study"
     assert re.search(said, push_command("--study", run, "--repo_id", REPO).printed)
     assert hub.requests == []
 

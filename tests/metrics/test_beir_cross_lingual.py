@@ -193,7 +193,7 @@ def test_documents_that_tie_by_the_policy_tie_for_bias(metric: Any) -> None:
     # ranks 5 to 8 and 9 to 12: H = 12 / (8 * 9) * (10 ** 2 + 26 ** 2) / 4 - 3 * 9 = 5.33
     assert exact["PEER"] == pytest.approx(0.0209, abs=1e-4)
     assert rounded["PEER"] == 1
-    assert exact["same_language_share@10"] == 0.2  # two of the first ten places
+    assert exact["same_language_share@10"] == 0.2  # two of the top ten
     assert rounded["same_language_share@10"] == 0.5  # of 16 documents at one place half are English
 
 
@@ -331,7 +331,7 @@ def test_the_table_of_policies_in_the_readme() -> None:
     order = {"pessimistic": "against the system", "id_descending": "higher id first", "id_ascending": "lower id first"}
     order["as_given"] = "as given"
     score = {"float32": "float32", "float64": "as given"}
-    counts = {"left_out": "left out", "zero": "0"}
+    counts = {"left_out": "skipped", "zero": "0"}
     for name, policy in POLICIES.items():
 
         def cell(texts: dict[Any, str], field: str, policy: Any = policy) -> str:

@@ -143,7 +143,7 @@ def test_parity_on_random_runs(policy: str) -> None:
         expected = PACKAGES[policy](run, qrels)
         found = ours(run, qrels, list(expected), policy)
         for name, value in ours(run, qrels, list(expected), "hf_hybrid").items():
-            unlike_ours[parse_measure(name).kind] += abs(value - expected[name]) > 1e-3
+            unlike_ours[parse_measure(name).name] += abs(value - expected[name]) > 1e-3
         assert found == pytest.approx(expected, abs=1e-9, rel=0)
         largest = max(largest, *(abs(found[name] - value) for name, value in expected.items()))
         compared |= set(expected)

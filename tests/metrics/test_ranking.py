@@ -151,7 +151,7 @@ def test_r_precision_by_hand() -> None:
 
 
 def test_denominators_and_gains_by_hand() -> None:
-    # five relevant documents, two of the first three places: (1 / 1 + 2 / 3) over 5 or over 3
+    # five relevant documents, two of the top three: (1 / 1 + 2 / 3) over 5 or over 3
     ranks, gains = [1, 3, 40, 50, 60], [1, 3, 1, 1, 1]
     assert measured(ranks, gains, ["MAP@3"])["MAP@3"] == pytest.approx((1 + 2 / 3) / 5)
     assert measured(ranks, gains, ["MAP@3"], "sentence-transformers")["MAP@3"] == pytest.approx((1 + 2 / 3) / 3)

@@ -274,9 +274,9 @@ def test_macro_interval_leaves_out_what_does_not_count() -> None:
 
 
 def test_macro_interval_refuses_what_makes_no_sense() -> None:
-    with pytest.raises(ValueError, match="no query counts: 1 cells"):
+    with pytest.raises(ValueError, match="no query counts: 1 language pairs"):
         macro_interval([np.array([np.nan])], [np.array([0])])
-    with pytest.raises(ValueError, match="no query counts: 0 cells"):
+    with pytest.raises(ValueError, match="no query counts: 0 language pairs"):
         macro_interval([], [])
     with pytest.raises(ValueError, match="not of the same shapes"):
         macro_interval([np.zeros(2)], [np.arange(3)])

@@ -167,7 +167,7 @@ class TestRuns:
     def test_the_events_and_signs_of_life_of_a_run(
         self, corpus: ParallelCorpus, tmp_path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is stopped in its first evaluation, stopped in training, and then comes to its end."""
+        """It is stopped in its first evaluation, stopped in training, and then finishes."""
         train, held_out = corpus.split(0.2)
         beats: list[dict[str, Any]] = []
         real = ToyTrainer.score

@@ -181,9 +181,9 @@ class TestRefusals:
     def test_a_folder_that_is_no_output_is_fine(self, outputs: OutputFolder) -> None:
         for name in ("resources.jsonl.bak", "config.json", "notes.jsonl", "README.md"):
             put(outputs.path / name)
-        assert outputs.kind is None
+        assert outputs.output_type is None
         outputs.begin("run")
-        assert OutputFolder(outputs.path).kind == "run"
+        assert OutputFolder(outputs.path).output_type == "run"
 
 
 class TestDeleting:
@@ -394,7 +394,7 @@ def test_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
             checkpoint(outputs, 4, "again")
             assert find_damage(outputs.path / "checkpoint-4") is None
     else:
-        raise AssertionError("the action never came to its end")
+        raise AssertionError("the action never finished")
     assert len(seen) >= 3  # of which the fewest are two lines of the list, and a folder that gets another name
 
 

@@ -108,13 +108,13 @@ def test_a_block_of_queries_is_that_part_of_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vectors", [unit_vectors, whole_numbers])
-@pytest.mark.parametrize("num_places", [1, 5, 20])
+@pytest.mark.parametrize("k", [1, 5, 20])
 def test_what_is_beyond_the_first_places_is_not_found(
-    num_places: int, vectors: Callable[[int, int], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    k: int, vectors: Callable[[int, int], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A count is exact or infinite, and infinite only where it has to be."""
-    monkeypatch.setattr(approximate, "NUM_PLACES", num_places)
-    sizes = [50, 10, 200, num_places]
+    monkeypatch.setattr(approximate, "NUM_RANKED", k)
+    sizes = [50, 10, 200, k]
     passages = [vectors(size, 1 + size) for size in sizes]
     queries = vectors(NUM_QUERIES, 0)
     pools, relevant = Pools(tmp_path, queries, passages), random_relevant(sizes, each=12)
@@ -123,13 +123,13 @@ def test_what_is_beyond_the_first_places_is_not_found(
 
     own_truth_R = truth_RL[np.arange(len(relevant.query_R)), relevant.language_R]
     assert own_truth_R.tolist() == expected.own_R.tolist()
-    whole_L = np.array(sizes) <= num_places + 1
-    own_known_R = (own_truth_R <= num_places) | whole_L[relevant.language_R]
+    whole_L = np.array(sizes) <= k + 1
+    own_known_R = (own_truth_R <= k) | whole_L[relevant.language_R]
     np.testing.assert_array_equal(found.own_R, np.where(own_known_R, own_truth_R, np.inf))
 
-    pool_known_R = ((truth_RL <= num_places) | whole_L).all(axis=1)
+    pool_known_R = ((truth_RL <= k) | whole_L).all(axis=1)
     np.testing.assert_array_equal(found.pool_R, np.where(pool_known_R, truth_RL.sum(axis=1), np.inf))
-    assert 0 < np.isfinite(found.pool_R).sum() < np.isfinite(found.own_R).sum() < len(found.own_R) or num_places == 1
+    assert 0 < np.isfinite(found.pool_R).sum() < np.isfinite(found.own_R).sum() < len(found.own_R) or k == 1
     assert np.isfinite(found.own_R).any()
 
 
@@ -146,7 +146,7 @@ def reach_written_out(scores_QN: np.ndarray, relevant: Relevant, sizes: Sequence
 def test_rankings_are_as_long_as_asked_and_change_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [50, 5]
     pools = Pools(tmp_path, unit_vectors(NUM_QUERIES, 0), [unit_vectors(size, 1 + size) for size in sizes])
-    monkeypatch.setattr(approximate, "NUM_PLACES", 8)
+    monkeypatch.setattr(approximate, "NUM_RANKED", 8)
     relevant = random_relevant(sizes)
     short = pools.approximate.rank(0, slice(0, NUM_QUERIES), relevant, 10, 0)
     found, expected = pools.rank(relevant)  # 30 places
@@ -165,9 +165,9 @@ class NotingIndex:
         self._index, self._asked = index, asked
         self.ntotal = index.ntotal
 
-    def search(self, queries: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         self._asked.append(queries)
-        return self._index.search(queries, places)
+        return self._index.search(queries, k)
 
 
 def test_only_the_rows_that_are_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +225,8 @@ def test_passages_in_lists_that_are_not_looked_at_are_not_found(
     pools = clustered_pools(tmp_path, monkeypatch)
     relevant = random_relevant(pools.sizes, each=40)
     found, expected = pools.rank(relevant)
-    _, places = pools.approximate._indexes[0].search(clusters(NUM_QUERIES, 0), 1001)
-    assert (places < 0).any(axis=1).all()  # the lists hold fewer
+    _, k = pools.approximate._indexes[0].search(clusters(NUM_QUERIES, 0), 1001)
+    assert (k < 0).any(axis=1).all()  # the lists hold fewer
     for query, language, passage, own, pool, score, exact in zip(
         relevant.query_R,
         relevant.language_R,
@@ -237,7 +237,7 @@ def test_passages_in_lists_that_are_not_looked_at_are_not_found(
         expected.score_R,
         strict=True,
     ):
-        if language == 1 or passage in places[query]:
+        if language == 1 or passage in k[query]:
             assert np.isfinite([own, pool]).all()
             assert score == pytest.approx(exact, abs=1e-5)
         else:
@@ -288,7 +288,7 @@ def test_an_evaluation_of_small_languages_has_the_scores_of_exact_search() -> No
 def test_measures_of_the_first_places_do_not_need_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     measures = ["MRR@5", "nDCG@5", "Recall@5", "P@3", "success@1", "MAP"]
     exact = every_value(evaluated("exact", measures=measures))
-    monkeypatch.setattr(approximate, "NUM_PLACES", 5)
+    monkeypatch.setattr(approximate, "NUM_RANKED", 5)
     found = every_value(evaluated("faiss", measures=measures))
     cut = [name for name in found if name.split("/")[1] in measures[:-1]]
     assert len(cut) == 5 * (3 + 9)

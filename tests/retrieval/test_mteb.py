@@ -28,7 +28,7 @@ NAMES = {"MAP": ("map_at_1000", "map_cut_1000"), "nDCG@10": ("ndcg_at_10", "ndcg
 
 
 class ToyRetrieval(AbsTaskRetrieval):
-    """All pairs of languages of a corpus as the subsets of one cross-lingual task, from memory."""
+    """All language pairs of a corpus as the subsets of one cross-lingual task, from memory."""
 
     metadata = TaskMetadata(
         name="ToyRetrieval",
@@ -52,7 +52,7 @@ class ToyRetrieval(AbsTaskRetrieval):
 
 
 def subset(corpus: ParallelCorpus, query_language: str, passage_language: str) -> Any:
-    """One pair of languages in MTEB's form; every item is a judgment."""
+    """One language pair in MTEB's form; every item is a judgment."""
     query_rows = corpus.rows[:, corpus.languages.index(query_language), corpus.QUERY].tolist()
     passage_rows = corpus.rows[:, corpus.languages.index(passage_language), corpus.PASSAGE].tolist()
     texts = {"q": corpus.queries(query_language), "p": corpus.passages(passage_language)}
@@ -68,7 +68,7 @@ def subset(corpus: ParallelCorpus, query_language: str, passage_language: str) -
 
 
 def in_mteb(model: SentenceTransformer, corpus: ParallelCorpus) -> dict[str, Mapping[str, Any]]:
-    """MTEB's values, by pair of languages."""
+    """MTEB's values, by language pair."""
     task = ToyRetrieval(corpus)
     results = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
     return {scores["hf_subset"]: scores for scores in results.task_results[0].scores["test"]}

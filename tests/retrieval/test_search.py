@@ -36,8 +36,8 @@ def random_relevant(sizes: Sequence[int], num_queries: int = 8, seed: int = 0) -
     rng, chosen = np.random.default_rng(seed), []
     for query in range(num_queries):
         number = 0 if query in (0, 2) else 1 + query % 4
-        places = rng.permutation(sum(sizes))[:number]
-        chosen += [(query, language_of(int(place), sizes), int(place)) for place in sorted(places)]
+        k = rng.permutation(sum(sizes))[:number]
+        chosen += [(query, language_of(int(place), sizes), int(place)) for place in sorted(k)]
     query_R, language_R, passage_R = np.array(chosen, dtype=np.int64).reshape(-1, 3).T
     return Relevant(query_R, language_R, passage_R, np.ones(len(query_R), dtype=np.int32))
 
@@ -163,29 +163,29 @@ def test_ranks_on_a_gpu_are_those_of_the_cpu(width: int | None) -> None:
 # The share of a language
 
 
-def share_written_out(row: list[float], sizes: Sequence[int], language: int, depth: int) -> float:
+def share_written_out(row: list[float], sizes: Sequence[int], language: int, top_k: int) -> float:
     """Mean over all orders of the passages, each sorted by score: ties then are in every order."""
     shares = []
     for order in permutations(range(len(row))):
-        first = sorted(order, key=lambda place: -row[place])[:depth]
+        first = sorted(order, key=lambda place: -row[place])[:top_k]
         shares.append(sum(language_of(place, sizes) == language for place in first) / len(first))
     return float(np.mean(shares))
 
 
-def share(scores: torch.Tensor, sizes: Sequence[int], language: int, depth: int, width: int | None) -> list[float]:
-    return GivenPool(scores, sizes, width).rank(language, slice(0, len(scores)), NOTHING, depth, 0).share_B.tolist()
+def share(scores: torch.Tensor, sizes: Sequence[int], language: int, top_k: int, width: int | None) -> list[float]:
+    return GivenPool(scores, sizes, width).rank(language, slice(0, len(scores)), NOTHING, top_k, 0).share_B.tolist()
 
 
 @pytest.mark.parametrize("sizes", [[2, 3, 1], [0, 4, 2], [5]])
-@pytest.mark.parametrize("depth", [1, 3, 6, 10])
+@pytest.mark.parametrize("top_k", [1, 3, 6, 10])
 def test_the_share_of_a_language_is_the_expected_one_where_ties_come_in_any_order(
-    sizes: list[int], depth: int
+    sizes: list[int], top_k: int
 ) -> None:
     scores = random_scores(sizes, num_queries=4)
     for language in range(len(sizes)):
-        expected = [share_written_out(row, sizes, language, depth) for row in scores.tolist()]
+        expected = [share_written_out(row, sizes, language, top_k) for row in scores.tolist()]
         for width in WIDTHS:
-            assert share(scores, sizes, language, depth, width) == pytest.approx(expected, abs=1e-12)
+            assert share(scores, sizes, language, top_k, width) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -212,21 +212,21 @@ def test_shares_do_not_depend_on_the_tiles(seed: int, width: int | None) -> None
     assert len(set(expected)) > 8
 
 
-# The first places
+# The top k
 
 
-def stable(scores: torch.Tensor, num_places: int) -> np.ndarray:
-    return np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :num_places]
+def stable(scores: torch.Tensor, k: int) -> np.ndarray:
+    return np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
 
 
 @pytest.mark.parametrize("width", [None, 1, 30, 199])
-@pytest.mark.parametrize("num_places", [1, 2, 10, 200, 500])
-def test_first_places_are_those_of_a_stable_sort(num_places: int, width: int | None) -> None:
+@pytest.mark.parametrize("k", [1, 2, 10, 200, 500])
+def test_first_places_are_those_of_a_stable_sort(k: int, width: int | None) -> None:
     scores = random_scores([200])
-    block = GivenPool(scores, [200], width).rank(0, slice(0, 8), NOTHING, 4, num_places)
+    block = GivenPool(scores, [200], width).rank(0, slice(0, 8), NOTHING, 4, k)
     for found in block.best:  # of the one language, and of the pool
-        np.testing.assert_array_equal(found.passage_BP, stable(scores, num_places))
-        np.testing.assert_array_equal(found.score_BP, -np.sort(-scores.numpy(), axis=1)[:, :num_places])
+        np.testing.assert_array_equal(found.passage_BP, stable(scores, k))
+        np.testing.assert_array_equal(found.score_BP, -np.sort(-scores.numpy(), axis=1)[:, :k])
         assert found.passage_BP.dtype == np.int64
         assert found.score_BP.dtype == np.float32
     np.testing.assert_array_equal(block.first_BP, stable(scores, 4))
@@ -532,7 +532,7 @@ def test_tiles_change_nothing(values: int, width: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 9])
 def test_scores_that_rise_or_fall_from_tile_to_tile(width: int) -> None:
-    """The last of the first places changes with each tile, or never again."""
+    """The last of the top k changes with each tile, or never again."""
     steps = np.repeat([0.0, 1.0, 2.0, 2.0, 3.0, 3.0], 3).astype(np.float32)
     scores = torch.from_numpy(np.stack([steps, steps[::-1], np.ones(18, dtype=np.float32)]))
     assert share(scores, [9, 9], 0, 4, width) == [0, 1, 0.5]

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
     Args:
         what (`str`): The input, in words.
-        make (`Callable`): Writes it into a folder; what it gives, or else the folder, is what is read.
+        make (`Callable`): Writes it into a folder; its output, or else the folder, is what is read.
         read (`Callable`): Reads it.
         answer (`str` or `Callable`): Pattern of the message; or what is true of the result where it is accepted.
     """

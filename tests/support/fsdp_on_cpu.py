@@ -2,7 +2,7 @@
 
 `accelerate launch --config_file fsdp2.yaml tests/support/fsdp_on_cpu.py SCRIPT` starts it.
 
-torch's `fully_shard` works over gloo, but accelerate turns FSDP on only where it finds GPUs.  This takes that
+torch's `fully_shard` works over gloo, but accelerate turns FSDP on only where it finds GPUs. This takes that
 condition away; what follows is what accelerate does on GPUs.
 """
 

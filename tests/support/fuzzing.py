@@ -1,7 +1,7 @@
 """Changed files for a reader: whatever stands in them, it must read them or refuse them by name.
 
 1. A target has a folder of valid files and reads it.
-2. Hypothesis changes one of them: pieces are left out, doubled, moved, or replaced by odd ones (`changed`).
+2. Hypothesis changes one of them: pieces are skipped, doubled, moved, or replaced by odd ones (`changed`).
 3. The reader gives a result or raises a ValueError or OSError that names the folder (`attempt`). Any other error, an
    example that takes longer than `SLOW_S`, and a write outside of the folder are findings, made small (`fuzz`).
 """

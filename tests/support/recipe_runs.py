@@ -104,7 +104,7 @@ def recipes_here(
 
 
 def free_port() -> int:
-    """A port of those that Slurm jobs take; suites that run side by side begin to look in different places."""
+    """A port of the ones that Slurm jobs take; suites that run side by side begin to look in different places."""
     for offset in range(10_000):
         port = 20_000 + (os.getpid() * 7 + offset) % 10_000
         with socket.socket() as tried:

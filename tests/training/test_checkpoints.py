@@ -110,7 +110,7 @@ class TestNewest:
         told: list[str] = []
         assert newest_whole(tmp_path, told.append) == tmp_path / "checkpoint-10"
         assert [text.split(":")[0] for text in told] == [
-            f"{tmp_path}/checkpoint-{step} is damaged and is left out, as damaged-checkpoint-{step}"
+            f"{tmp_path}/checkpoint-{step} is damaged and is skipped, as damaged-checkpoint-{step}"
             for step in (100, 11)
         ]
         assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (10, 9)]
@@ -252,7 +252,7 @@ class TestFullDisk:
         ) as caught:
             fill(small_disk / "checkpoint-2", save)
         assert caught.value.errno == errno.ENOSPC
-        assert "Checkpoints of before are whole" in str(caught.value)
+        assert "Earlier checkpoints are whole" in str(caught.value)
         assert names(small_disk) == ["checkpoint-1"]
         assert find_damage(before) is None
         del caught  # its traceback has torch's file, which is open and takes room
@@ -292,7 +292,7 @@ class TestFullDisk:
         assert caught.value.errno == number
         assert repr(error) in str(caught.value)
         assert caught.value.__cause__ is error
-        assert "Checkpoints of before are whole" in str(caught.value)
+        assert "Earlier checkpoints are whole" in str(caught.value)
         assert names(tmp_path) == ["checkpoint-1"]
         assert find_damage(before) is None
 

@@ -225,4 +225,4 @@ def _second_fails(rank: int) -> None:
 @pytest.mark.distributed
 def test_all_ranks_learn_that_one_ran_out(tmp_path: Path) -> None:
     mp.spawn(_attempt, args=(str(tmp_path / "meet"), _second_fails), nprocs=2)
-    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1"}, "each rank came to its end"
+    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1"}, "each rank finished"

@@ -31,7 +31,7 @@ TWO_PROCESSES = {
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Options of a run with all kinds of batches, hard negatives and uneven slices, without dropout.
+    """Options of a run with all batch types, hard negatives and uneven slices, without dropout.
 
     SGD without momentum or clipping: each weight's change over the run is the sum of its gradients.
     """
@@ -163,11 +163,11 @@ def _gathered(rank: int, file: str) -> None:
 
 def test_gather_adds_the_gradients_of_all_ranks(tmp_path: Path) -> None:
     mp.spawn(_gathered, args=(str(tmp_path / "meet"),), nprocs=3)
-    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1", ".2"}, "each rank came to its end"
+    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1", ".2"}, "each rank finished"
 
 
 def _waiting(rank: int, file: str) -> None:
-    """The first works on, and fails; the other is told neither when nor how, and only comes to its end later."""
+    """The first works on, and fails; the other is told neither when nor how, and only finishes later."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     start = time.perf_counter()
     with pytest.raises(OSError, match="no network") if rank == 0 else nullcontext(), distributed.others_wait():
@@ -181,7 +181,7 @@ def _waiting(rank: int, file: str) -> None:
 
 def test_others_wait_for_the_first_whatever_becomes_of_it(tmp_path: Path) -> None:
     mp.spawn(_waiting, args=(str(tmp_path / "meet"),), nprocs=2)
-    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1"}, "each rank came to its end"
+    assert {path.suffix for path in tmp_path.glob("meet.*")} == {".0", ".1"}, "each rank finished"
 
 
 def test_one_process_gathers_nothing() -> None:

@@ -25,7 +25,7 @@ STRATEGIES = {
     "deepspeed_zero2": {"type": "DEEPSPEED", "stage": 2},
     "deepspeed_zero3": {"type": "DEEPSPEED", "stage": 3},
 }
-# But for DDP `make test` leaves out the runs on 4 processes, for time: GRADIENT_TABLE=full has them.
+# But for DDP `make test` omits the runs on 4 processes, for time: GRADIENT_TABLE=full has them.
 RUNS = [
     (name, num_processes)
     for name, num_processes in itertools.product(STRATEGIES, (2, 4))

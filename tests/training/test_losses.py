@@ -94,7 +94,7 @@ def test_a_batch_without_negatives_has_no_gradient(symmetric: bool) -> None:
 
 
 def test_no_passage_of_a_querys_group_is_its_negative_in_any_batch() -> None:
-    """From the corpus to the mask: for every batch, whatever shares the group is left out of the denominator."""
+    """From the corpus to the mask: for every batch, whatever shares the group is skipped of the denominator."""
     corpus = toy_corpus(group_size=3, negatives=4)
     schedule = HybridSchedule(corpus, "mono=1,cross=1,pool=1", global_batch_size=9, num_steps=60)
     collator, own_group_negatives = HybridCollator(schedule, toy_cache(corpus), num_negatives=4), 0

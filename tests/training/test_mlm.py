@@ -74,7 +74,7 @@ class TestBlocks:
     def test_a_pass_has_each_text_of_the_items_once(
         self, language: str, corpus: ParallelCorpus, cache: TokenCache
     ) -> None:
-        """Cut into full blocks, the last of which goes on with the pass's first tokens; held-out texts are in none."""
+        """Cut into full blocks, the last of which ends with first tokens of the pass; held-out texts are in none."""
         blocks, tokenizer = self.blocks(cache, language), cache.tokenizer
         for pass_number in (0, 1):
             first = pass_number * blocks.blocks_a_pass
@@ -648,7 +648,7 @@ SHORT |= {"gradient_accumulation_steps": 2, "optim": "sgd", "learning_rate": 0.1
 
 
 def _two_ranks(rank: int, place: str) -> None:
-    """A run of two processes, and one that goes on with that of one process."""
+    """A run of two processes, and one that continues with that of one process."""
     os.environ.update(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     torch.set_num_threads(1)

@@ -179,7 +179,7 @@ def test_a_resumed_run_ends_with_the_totals_of_one_that_was_not_stopped(tmp_path
     steady = ("step", "pairs", "tokens", "padding_tokens", "batch_type", "language_pair")
     assert torn == 0
     assert [[line[key] for key in steady] for line in lines] == [[line[key] for key in steady] for line in wanted]  # type: ignore[literal-required]
-    # Times go on from those of the checkpoint, and its set-up is not forgotten.
+    # Times resume from those of the checkpoint, and its set-up is not forgotten.
     saved = before["stateful_callbacks"]["ResourceLogCallback"]["attributes"]["saved"]["totals"]
     totals = stopped.read_resources()
     assert totals["train_time_s"] > saved["train_time_s"] > 0

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been: losses, log and weights, bit for bit on one CPU process."""
+"""A run that was stopped continues as if it had not been: losses, log and weights, bit for bit on one CPU process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TestGoingOn:
         expected = np.mean(undisturbed.step_losses[step:]) if step < 10 else 0.0
         assert train_loss == pytest.approx(expected, rel=1e-5), "of the steps of this call"
         lines, full = (RunFolder(path).read_resource_lines()[0] for path in (tmp_path / "run", folder))
-        if step == 4:  # the lines of before lay in the folder of the other run
+        if step == 4:  # the lines from before lay in the folder of the other run
             assert [line["loss"] for line in lines] == [line["loss"] for line in full[1:]]
         resources = [RunFolder(path).read_resources() for path in (tmp_path / "run", folder)]
         for name in ("num_steps", "num_pairs", "tokens", "flops"):
@@ -191,10 +191,10 @@ class TestGoingOn:
         found = run(tmp_path / "run", corpus)
         problems = [facts["problem"] for name, facts in heard if name == "warning"]
         assert len(problems) == 1
-        assert problems[0].startswith(f"{newest} is damaged and is left out, as damaged-checkpoint-8: optimizer.pt")
+        assert problems[0].startswith(f"{newest} is damaged and is skipped, as damaged-checkpoint-8: optimizer.pt")
         assert len(found.step_losses) == 6
         assert same_weights(found, undisturbed)
-        assert find_damage(newest) is None, "written anew"
+        assert find_damage(newest) is None, "written again"
         assert not list((tmp_path / "run").glob(".unfinished*"))
 
     @pytest.mark.slow
@@ -316,12 +316,12 @@ def tell(number: int) -> Callable[..., None]:
 
 
 class Unheeded(Exception):
-    """A signal came to whoever had been listening before."""
+    """A signal came to anyone who had been listening before."""
 
 
 @pytest.fixture
 def former() -> Iterator[dict[int, Any]]:
-    """Handlers of before; without them a signal that no one takes would end the tests."""
+    """Handlers from before; without them a signal that no one takes would end the tests."""
 
     def raise_unheeded(number: int, frame: object) -> None:
         raise Unheeded

@@ -157,7 +157,7 @@ def test_a_compiled_model_is_compiled_once_for_all_batches(corpus: ParallelCorpu
     tokens = [json.loads(line)["tokens"] for line in (tmp_path / "plain" / "resources.jsonl").read_text().splitlines()]
     assert len(set(tokens)) > 6, "batches must differ in size"
     assert counts[0] > 0
-    assert counts[-1] == counts[2], "later batches were compiled anew"
+    assert counts[-1] == counts[2], "later batches were compiled again"
 
 
 @pytest.mark.slow

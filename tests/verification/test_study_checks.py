@@ -266,7 +266,7 @@ def test_without_the_libraries_the_text_is_still_checked(copy: Path, monkeypatch
 
 
 class Forgery(NamedTuple):
-    """An alteration of a copy, whose manifest is made anew.
+    """An alteration of a copy, whose manifest is rebuilt.
 
     Args:
         what (`str`): In words.
@@ -396,10 +396,10 @@ FORGERIES = [
         "figures",
     ),
     Forgery(
-        "a point left out", lambda folder: shorter(folder / TRIAL / "curve.jsonl"), "table.json|report.html", "figures"
+        "a point skipped", lambda folder: shorter(folder / TRIAL / "curve.jsonl"), "table.json|report.html", "figures"
     ),
     Forgery("seeds", value("study.json", "seeds", to=[1, 2]), "study.json: trials"),
-    Forgery("an arm left out", value("study.json", "arms", to=lambda arms: arms[:-1]), "study.json: trials"),
+    Forgery("an arm skipped", value("study.json", "arms", to=lambda arms: arms[:-1]), "study.json: trials"),
     Forgery("languages", value("study.json", "language_order", to=["en", "de", "ar"]), "study.json: language_sets"),
     Forgery("the target", value("study.json", "budget", "target", "value", to=0.5), f"{IN_TABLE}target: value"),
     Forgery("the budget", value("study.json", "budget", "value", to=5.0), "study.json: budget: steps"),

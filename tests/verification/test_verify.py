@@ -1,4 +1,4 @@
-"""`verify` passes what is untouched, and finds what was altered, whether or not the manifest was made anew to hide it.
+"""`verify` passes what is untouched, and finds what was altered, whether or not the manifest was rebuilt to hide it.
 
     VERIFY_TABLE=verify.md pytest tests/verification/test_verify.py
 
@@ -92,7 +92,7 @@ def test_an_untouched_bundle_passes_and_most_of_it_is_known(run_folder: Path, bu
             "eval.json: ...: bias: MRC@10",
         }
     checked = {finding.check for finding in around if finding.status == OK}
-    assert checked == {*verification.KINDS[0].checks}
+    assert checked == {*verification.FOLDER_TYPES[0].checks}
 
 
 def test_every_number_of_the_scores_is_worked_out_again(bundle: Path) -> None:
@@ -148,7 +148,7 @@ def test_of_a_run_that_has_not_come_to_its_end_the_rest_is_checked(run_folder: P
     found = verify(folder)
     assert [finding for finding in found if finding.status == WRONG] == []
     ends = [finding.told for finding in found if finding.place == "run.json: status"]
-    assert ends == ["the run has not come to its end, it is interrupted at step 6 of 8; only what there is is checked"]
+    assert ends == ["the run has not finished, it is interrupted at step 6 of 8; only what there is is checked"]
     assert {"plan", "scores", "card"} <= {finding.check for finding in found if finding.status == OK}
     change(folder / "eval.json", {"before.multilingual.MAP": 0.99})
     make_card_anew(folder)
@@ -183,7 +183,7 @@ class Forgery(NamedTuple):
     Args:
         what (`str`): In words.
         do (`Callable`): Does it to a bundle.
-        place (`str`, *optional*): Pattern of a place that is found even where card and manifest were made anew; None
+        place (`str`, *optional*): Pattern of a place that is found even where card and manifest were rebuilt; None
             where nothing can be found then.
     """
 
@@ -266,7 +266,7 @@ def swapped(plan: dict[str, Any]) -> None:
 
 
 def swapped_and_hashed(bundle: Path) -> None:
-    """The same, with all fingerprints made anew."""
+    """The same, with all fingerprints rebuilt."""
     change(bundle / "plan.json", swapped)
     plan = json.loads((bundle / "plan.json").read_text())
     made = plan_fingerprint(
@@ -356,7 +356,7 @@ FORGERIES = [
     Forgery("the kind of a line", line(0, kind=lambda kind: "pool"), "line 1: kind"),
     Forgery("the step of a line", line(0, step=plus(1)), "resources.jsonl, line"),
     Forgery("the energy", totals(energy_wh=0.75), "resources.json: energy_wh"),
-    Forgery("the energy, left out", totals(energy_wh=None, energy_source=None), "resources.json: energy_wh"),
+    Forgery("the energy, skipped", totals(energy_wh=None, energy_source=None), "resources.json: energy_wh"),
     Forgery("the source of energy", totals(energy_source="nvml"), "resources.json: energy_source"),
     Forgery("the time", totals(train_time_s=0.1), "resources.json: train_time_s"),
     Forgery("the pairs a second", totals(pairs_per_s=9999.0), "resources.json: pairs_per_s"),
@@ -365,12 +365,12 @@ FORGERIES = [
     Forgery("the operations", totals(flops=1e15), "resources.json: flops"),
     Forgery("the peak of memory, lowered", totals(peak_host_memory_gib=[0.001]), "peak_host_memory_gib"),
     Forgery("a value of a query", per_query(better), "eval.json: after: .*: MAP"),
-    Forgery("a query left out", per_query(shorter), "eval.json: after: .*: MAP"),
+    Forgery("a query skipped", per_query(shorter), "eval.json: after: .*: MAP"),
     Forgery("the score of a setting", scores(after__multilingual__MAP=0.99), "after: multilingual: MAP"),
     Forgery("the score of a pair", scores(**{"before__pairs__de-en__nDCG@10": 0.99}), "before: pairs: de-en: nDCG@10"),
     Forgery("the rank distance", scores(after__bias__rank_distance=1.5), "bias: rank_distance"),
     Forgery("the number of queries", scores(after__num_queries=4800), "after: num_queries"),
-    Forgery("the scores of before, left out", scores(before=None), "eval.json: before"),
+    Forgery("the scores from before, skipped", scores(before=None), "eval.json: before"),
     Forgery("values, removed as too large", removed_as_too_large, "eval.json: values_bytes: after"),
     Forgery("the step of the model", run(model__step=3), "run.json: model: step"),
     Forgery("the step of a point of the curve", point(1, step=plus(-1)), "curve.jsonl, line 2: tokens"),
@@ -380,14 +380,14 @@ FORGERIES = [
     Forgery("tokens until a point between two lines", point(1, tokens=plus(10**6)), "curve.jsonl, line 2: tokens"),
     Forgery("the time until a point", point(2, train_time_s=plus(-1e-3)), "curve.jsonl, line 3: train_time_s"),
     Forgery("the energy until a point", point(1, energy_wh=plus(1.0)), "curve.jsonl, line 2: energy_wh"),
-    Forgery("the energy until a point, left out", point(1, energy_wh=lambda _: None), "line 2: energy_wh"),
+    Forgery("the energy until a point, skipped", point(1, energy_wh=lambda _: None), "line 2: energy_wh"),
     Forgery("the last score of the curve", point(3, measures=measured(0.99)), "line 4: measures: multilingual/MAP"),
-    Forgery("the last scores of the curve, left out", point(3, measures=lambda _: {}), "line 4: measures"),
+    Forgery("the last scores of the curve, skipped", point(3, measures=lambda _: {}), "line 4: measures"),
     Forgery("the rank correlation of queries", scores(**{"after__bias__MRC@10": 0.9}), "line 4: .*bias/MRC@10"),
     Forgery("half a line of the curve", text("curve.jsonl", r"(?s)(.{200}).*", r"\1"), "curve.jsonl$"),
     # without a witness
     Forgery("a score on the way", point(0, measures=measured(0.99)), None),
-    Forgery("a point of the curve, left out", text("curve.jsonl", r"\A[^\n]*\n", ""), None),
+    Forgery("a point of the curve, skipped", text("curve.jsonl", r"\A[^\n]*\n", ""), None),
     Forgery("a loss", line(1, loss=plus(-1)), None),
     Forgery("the time of set-up", totals(setup_time_s=0.1), None),
     Forgery("the rank correlation of queries, before", scores(**{"before__bias__MRC@10": 0.9}), None),
@@ -428,7 +428,7 @@ def add_row(what: str, by_manifest: list[Finding], otherwise: list[Finding]) -> 
         return
     path = Path(table)
     if not path.exists():
-        path.write_text("| altered | found by the manifest | with card and manifest made anew |\n|---|---|---|\n")
+        path.write_text("| altered | found by the manifest | with card and manifest rebuilt |\n|---|---|---|\n")
     columns = [f"{one[0].place}: {one[0].told}" if one else "not found" for one in (by_manifest, otherwise)]
     shown = [
         re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", column).replace("|", "\\|") for column in (what, *columns)
@@ -667,7 +667,7 @@ def test_another_processor_or_number_of_threads_promises_no_bits(name: str, bund
     here = RunFolder(bundle).read_run()
     assert here["environment"][name]
     assert unlike_machines(here, here) == []
-    for value in ("another", None):  # None: as in runs of before it was recorded
+    for value in ("another", None):  # None: as in runs from before it was recorded
         other: Any = {**here, "environment": {**here["environment"], name: value}}
         assert any(reason.startswith(f"{name}: ") for reason in unlike_machines(other, here))
     assert unlike_machines(other, other) != []

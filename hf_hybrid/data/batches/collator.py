@@ -114,7 +114,7 @@ class HybridCollator:
     Args:
         schedule (`HybridSchedule`): The plan.
         cache (`TokenCache`): The token ids of the plan's corpus.
-        num_negatives (`int`, *optional*, defaults to 0): Hard negatives for each positive, drawn anew at each step
+        num_negatives (`int`, *optional*, defaults to 0): Hard negatives for each positive, drawn again at each step
             from those that the corpus gives; items with fewer get what they have.
         rank (`int`, *optional*, defaults to 0): This process.
         world_size (`int`, *optional*, defaults to 1): Number of processes; queries are split evenly, in order.

@@ -22,7 +22,7 @@ _BLOCK_ITEMS = 65_536  # a multiple of 8
 
 @dataclass(frozen=True)
 class LanguagePair:
-    """A batch type with its languages, ``"*"`` for any: `passage_language` of a pool language pair, both of the mixed one.
+    """A batch type with its languages. `passage_language` of pool, and both languages of mixed, are ``"*"`` for any.
 
     `num_items` items have both sides.
     """
@@ -43,7 +43,8 @@ class PairMembers:
 
     Args:
         corpus (`ParallelCorpus`): The aligned items.
-        language_pairs (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only matching pairs are used.
+        language_pairs (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only matching pairs are
+            used.
         exclude (`str`, *optional*): Patterns of pairs never used.
 
     Raises:
@@ -63,7 +64,7 @@ class PairMembers:
         self._present = _presence(corpus)
 
     def language_pairs(self, batch_types: Collection[str]) -> list[LanguagePair]:
-        """The language pairs of some batch types that have two items or more: mono and cross together, then pool, then mixed."""
+        """Return the pairs of `batch_types` with at least two items: mono and cross, then pool, then mixed."""
         languages, counts = self.corpus.languages, self.corpus.pair_counts()
         pairs = zip(*np.nonzero(self._allowed & (counts >= 2)), strict=True)
         found = [

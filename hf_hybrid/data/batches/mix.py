@@ -103,8 +103,9 @@ class MixConfig:
         for part in text.split(","):
             batch_type, _, share = (piece.strip() for piece in part.partition("="))
             if batch_type not in BATCH_TYPES or batch_type in shares:
+                problem = "given twice" if batch_type in shares else "not a batch type"
                 raise ValueError(
-                    f"mix {text!r}: {batch_type!r} is {'given twice' if batch_type in shares else 'not a batch type'}. "
+                    f"mix {text!r}: {batch_type!r} is {problem}. "
                     f"Write each of {', '.join(BATCH_TYPES)} at most once, as in 'mono=0.5,cross=0.5'."
                 )
             try:

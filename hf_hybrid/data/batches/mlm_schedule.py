@@ -1,17 +1,17 @@
 """Traditional multilingual pre-training as a plan: which blocks of text each step reads.
 
 mBERT was trained by masked language modeling on text of many languages, the small ones sampled more often than by
-their size.  Here the same is a pure function of (corpus, tokenizer, number of steps, seed), made in four steps:
+their size. Here the same is a pure function of (corpus, tokenizer, number of steps, seed), made in four steps:
 
 1. *Documents.*  All queries and passages that the corpus' items refer to, each once, without prompts and not cut.
 2. *Blocks.*  A pass over a language joins its documents in a new order, a separator after each, and cuts that into
-   blocks of one length; the last one is filled up from the pass's beginning.  Blocks are full, so nothing is padded;
+   blocks of one length; the last one is filled up from the pass's beginning. Blocks are full, so nothing is padded;
    as in BERT, a token attends to its whole block, whatever the documents in it.
 3. *Plan.*  Each language gets its share of the blocks by ``tokens ** smoothing``, rounded up or down (shares are
    exact, not drawn); the list of blocks is then shuffled and cut into batches, which so are of many languages.
-4. *Masks* (`mlm_collator.py`).  Those of a block follow from its language, its pass and its place in it: *dynamic*
+4. *Masks* (`mlm_collator.py`). Those of a block follow from its language, its pass and its place in it: *dynamic*
    ones are new in each pass (RoBERTa), *static* ones repeat after `num_duplicates` passes, as those of mBERT, whose
-   text was written to disk ten times over, masked; here it is made anew when it is needed.
+   text was written to disk ten times over, masked; here it is rebuilt when it is needed.
 
 Nothing depends on the rank, the world size, the number of workers or what ran before.
 
@@ -133,7 +133,7 @@ class LanguageBlocks:
         return {SIDE_PLURALS[side]: [int(row) for own, _, row in texts if own == side] for side in (QUERY, PASSAGE)}
 
     def _beginning(self, number: int) -> tuple[int, int]:
-        """Place of the first document of a block in its pass, and the tokens of it that blocks of before have."""
+        """Place of the first document of a block in its pass, and the tokens of it that blocks from before have."""
         _, pass_number, place = self.key(number)
         order, end_D = self._deal(pass_number)
         first = place * self._room
@@ -248,8 +248,11 @@ class MlmSchedule:
         return blocks.block(number), np.random.default_rng([self.seed, _MASK_STREAM, *blocks.key(number)])
 
     def plan(self) -> list[dict[str, Any]]:
-        """One row a language, most blocks first: `batch_type`, `language_pair`, `items` (documents), `tokens` of them, `blocks`,
-        `steps` (batches with some of these), and `pairs`, of which there are none."""
+        """Return one row per language, most blocks first.
+
+        Keys: `batch_type`, `language_pair` (the language), `items` (documents) with `tokens`, `blocks`, `steps`
+        (batches with some of its blocks), and `pairs`, which are 0.
+        """
         in_batch = self._plan.reshape(self.num_steps, -1)
         rows = [
             {

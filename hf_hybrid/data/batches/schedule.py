@@ -1,13 +1,13 @@
 """Which items, in which languages, make up the global batch of each step.
 
-A schedule is a pure function of (corpus, mix, global batch size, number of steps, seed).  It is made in three steps:
+A schedule is a pure function of (corpus, mix, global batch size, number of steps, seed). It is made in three steps:
 
-1. *Language pairs.*  Every pair (query language, passage language) with at least two items is a ``mono`` or a ``cross`` language pair,
-   every query language a ``pool`` language pair; there is one ``mixed`` language pair.
-2. *Plan.*  Each batch type gets its share of the steps and each of its language pairs a share that follows ``n ** smoothing``,
-   rounded up or down (shares are exact, not drawn); the list of language pairs is then shuffled.
-3. *Batches.*  The v-th visit to a language pair takes one of the ``ceil(n / global_batch_size)`` batches of a pass over its
-   items; each pass is dealt anew.
+1. *Language pairs.*  Every pair (query language, passage language) with at least two items is a ``mono`` or a
+   ``cross`` language pair, every query language a ``pool`` language pair; there is one ``mixed`` language pair.
+2. *Plan.*  Each batch type gets its share of the steps and each of its language pairs a share that follows ``n **
+   smoothing``, rounded up or down (shares are exact, not drawn); the list of language pairs is then shuffled.
+3. *Batches.*  The v-th visit to a language pair takes one of the ``ceil(n / global_batch_size)`` batches of a pass
+   over its items; each pass is shuffled again.
 
 Nothing depends on the rank, the world size, the number of workers or what ran before.
 """
@@ -84,16 +84,18 @@ class HybridSchedule:
         seed (`int`, *optional*, defaults to 42): Seed of the plan and of every batch.
         smoothing (`float`, *optional*, defaults to 1.0): Language pairs of a batch type are visited in proportion to
             ``n ** smoothing``: 1 by size, 0 uniformly (mBERT sampled its languages with 0.7).
-        language_pairs (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only matching pairs are used.
+        language_pairs (`str`, *optional*): Comma-separated patterns such as `"en->*,*->en"`; only matching pairs are
+            used.
         exclude (`str`, *optional*): Patterns of pairs never used, such as `"en->en"`.
         max_positives (`int`, *optional*, defaults to 4): Most passages of an item in a pool batch.
 
-    A pass over a language pair of n items takes ``ceil(n / global_batch_size)`` batches of nearly equal size and gives every
-    item once, in a new order.  Two items of one group never meet in a batch; a group larger than the number of batches
-    of a pass gives that many members a pass, the others in the passes that follow.
+    A pass over a language pair of n items takes ``ceil(n / global_batch_size)`` batches of nearly equal size and gives
+    every item once, in a new order. Two items of one group never meet in a batch; a group larger than the number of
+    batches of a pass gives that many members a pass, the others in the passes that follow.
 
     Raises:
-        ValueError: When a batch type with a share has no language pair, a pattern matches nothing, or a number is out of range.
+        ValueError: When a batch type with a share has no language pair, a pattern matches nothing, or a number is out
+            of range.
 
     Example:
 
@@ -187,9 +189,10 @@ class HybridSchedule:
         )
 
     def plan(self) -> list[dict[str, Any]]:
-        """One row a language pair, most steps first: `batch_type`, `language_pair`, `items`, `steps`, `pairs` (queries contrasted in all).
+        """Return one row per language pair, most steps first.
 
-        `pairs` is an upper bound in language pairs that have a group larger than the number of batches of a pass.
+        Keys: `batch_type`, `language_pair`, `items`, `steps` and `pairs`, the queries contrasted in all steps. `pairs`
+        is an upper bound if a group is larger than the number of batches in a pass.
         """
         steps = np.bincount(self._plan, minlength=len(self.language_pairs))
         rows = []
@@ -229,9 +232,8 @@ class HybridSchedule:
                 f"  {batch_type:<5} {steps:>7} steps  {pairs:>9} pairs  in {len(language_pairs)} language pairs"
             )
             for row in language_pairs[:max_pairs]:
-                lines.append(
-                    f"        {row['steps']:>7} steps  {row['pairs']:>9} pairs  {row['language_pair']} ({row['items']} items)"
-                )
+                counts = f"{row['steps']:>7} steps  {row['pairs']:>9} pairs"
+                lines.append(f"        {counts}  {row['language_pair']} ({row['items']} items)")
             if len(language_pairs) > max_pairs:
                 rest = sum(row["steps"] for row in language_pairs[max_pairs:])
                 lines.append(f"        {rest:>7} steps  in {len(language_pairs) - max_pairs} more language pairs")
@@ -269,9 +271,9 @@ class HybridSchedule:
             if not any(pair.batch_type == batch_type for pair in language_pairs)
         ]:
             raise ValueError(
-                f"mix {self.mix} asks for {missing[0]!r} batches, but no {missing[0]!r} language pair has two items or more in "
-                f"the languages {', '.join(self.corpus.languages)}. Add languages or items, widen `language_pairs`, or change "
-                "the mix."
+                f"mix {self.mix} asks for {missing[0]!r} batches, but no {missing[0]!r} language pair has two items "
+                f"or more in the languages {', '.join(self.corpus.languages)}. Add languages or items, widen "
+                "`language_pairs`, or change the mix."
             )
         return language_pairs
 
@@ -304,7 +306,7 @@ class HybridSchedule:
         """The items of one pass, ordered so that taking every k-th of them (k batches a pass) parts all groups.
 
         Members of a group stand side by side, hence in different batches, k of them at the most: those whose turn it
-        is.  Counting instead of sorting keeps this linear in the items of the corpus; a pass is dealt once and kept.
+        is. Counting instead of sorting keeps this linear in the items of the corpus; a pass is dealt once and kept.
         """
         pair, num_batches = (
             self.language_pairs[pair_number],

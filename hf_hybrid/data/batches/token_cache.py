@@ -116,7 +116,7 @@ class TokenCache:
         return block.values[block.offsets[offset] : block.offsets[offset + 1]]
 
     def lengths(self, side: int, language: str) -> np.ndarray:
-        """Tokens of each text, special tokens included; 0 of those that no item refers to."""
+        """Tokens of each text, special tokens included; 0 for texts that no item refers to."""
         return np.concatenate([np.diff(block.offsets) for block in self._open(side, language)])
 
     def find_seen_tokens(self) -> np.ndarray:

@@ -145,7 +145,7 @@ def from_beir(
             field `language` of each line, or the one language in `languages`.
         query_languages (`str`, `os.PathLike` or `dict`, *optional*): likewise for the queries.
         split (`str`, *optional*): which `qrels/<split>.tsv`; needed where there are several.
-        languages, on_bad_row, cache_dir: as of every source, see `load.py`.
+        languages, on_bad_row, cache_dir: as for every source, see `load.py`.
     """
     found = beir_folders(folders)
     if isinstance(found, Path):

@@ -20,7 +20,7 @@ from .rows import NUMBER, BadRows, Judged
 def add_judged(writer: CorpusWriter, language: str, data: Judged) -> None:
     """Add a language from its documents, its queries and judgments that may also name those of other languages.
 
-    An item is a positive judgment, here or elsewhere; only judged queries are kept.
+    An item is a positive qrel. Queries without qrels are dropped.
     """
     query_row = _lookup(data.judgments, "query-id", data.queries)
     document_row = _lookup(data.judgments, "corpus-id", data.documents)
@@ -90,7 +90,7 @@ def _where(data: Judged, row: int) -> str:
 
 
 def _judged_negatives(judgments: pa.Table, document_row: np.ndarray, positive: np.ndarray) -> Negatives | None:
-    """Documents judged not relevant, for each item of the same query."""
+    """Return the documents with relevance 0, for each item of the same query."""
     negative = (judgments["score"].to_numpy() <= 0) & (document_row >= 0)
     if not negative.any():
         return None

@@ -14,7 +14,7 @@ every other process, the folder is only mapped. All of these functions take
 
     languages (`Sequence[str]`, *optional*): which to take, and their order; all of them, sorted, by default.
     on_bad_row (`str`, *optional*, defaults to `"refuse"`): `"refuse"` raises `ValueError` at the first bad row, with
-        its file and line; `"skip"` leaves bad rows out and counts each kind in `corpus.report`.
+        its file and line; `"skip"` drops bad rows and counts each reason in `corpus.report`.
     cache_dir (`str` or `os.PathLike`, *optional*): where built corpora are kept; `$HF_HYBRID_CACHE` by default, else
         `hf_hybrid` in the cache of Hugging Face.
 """
@@ -113,7 +113,7 @@ def open_corpora(
     """The training and the evaluation corpus of a run, from the arguments of `arguments.DataArguments`.
 
     Without an evaluation corpus it is made of items held out of the training corpus: a share of them, or from 1 on
-    their number.  Languages are comma-separated codes.
+    their number. Languages are comma-separated codes.
 
     Raises:
         ValueError: When a corpus is not what it should be, or the two are the same.
@@ -124,7 +124,7 @@ def open_corpora(
     if eval_corpus is not None:
         other = load_corpus(eval_corpus, eval_corpus_format, wanted, **options)
         if other.fingerprint == train.fingerprint:
-            raise ValueError("--eval_corpus is the training corpus: leave it out to evaluate on items held out of it.")
+            raise ValueError("--eval_corpus is the training corpus: omit it to evaluate on items held out of it.")
         return train, other
     train, held = train.split(held_out=int(held_out) if float(held_out).is_integer() else held_out)
     return train, held.select_languages(wanted) if wanted else held

@@ -47,9 +47,7 @@ def pair_files(folder: Path, languages: Sequence[str] | None) -> dict[tuple[str,
     for path in paths:
         pair = split_pair(path.stem)
         if pair is None:
-            raise ValueError(
-                f"{path}: the name is not a pair of languages; allowed are names such as en-de{path.suffix}."
-            )
+            raise ValueError(f"{path}: the name is not a language pair; allowed are names such as en-de{path.suffix}.")
         if pair in files:
             raise ValueError(f"{files[pair]} and {path} are the same pair given twice; keep one, or join them.")
         files[pair] = path

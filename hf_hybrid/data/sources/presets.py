@@ -162,7 +162,7 @@ def _file(repo: str, name: str, revision: str) -> Path:
 
 
 def _one_by_one(judgments: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """NanoBEIR judges without scores, in places with a list of documents to a query."""
+    """The qrels of NanoBEIR have no scores, and some rows have a list of documents."""
     for number, row in judgments.rows:
         documents = row.get("corpus-id")
         for document in documents if isinstance(documents, list) else [documents]:
@@ -173,7 +173,7 @@ def _one_by_one(judgments: Rows) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _triples(path: Path) -> tuple[pa.Table, int]:
     """Judgments from triples of query, positive and negative: 1 for positives, 0 for the first negatives of each.
 
-    Beside them, how many negatives were left out.
+    Beside them, how many negatives were skipped.
     """
     from pyarrow import csv
 
@@ -301,7 +301,7 @@ def from_preset(
         name (`str`): key of `PRESETS`.
         split (`str`, *optional*): another split than the preset's own.
         repo (`str`, *optional*): another repository, or a local folder, with the same files.
-        languages, on_bad_row, cache_dir: as of every source, see `load.py`.
+        languages, on_bad_row, cache_dir: as for every source, see `load.py`.
     """
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}{nearest_preset(name)}; give one of {', '.join(PRESETS)}.")

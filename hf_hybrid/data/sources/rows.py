@@ -2,7 +2,7 @@
 
 A source of rows is a `Rows`: a name and numbered dictionaries. `read_jsonl`, `read_tsv` and `dataset_rows` make one,
 `check_table` turns it into an Arrow table whose columns are present, typed and non-empty. `BadRows` decides what
-happens to a row that is not: refused at once, or left out and counted. Faults of a whole file are always refused.
+happens to a row that is not: refused at once, or skipped and counted. Faults of a whole file are always refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class BadRows:
 
     Args:
         on_bad_row (`str`, *optional*, defaults to `"refuse"`): `"refuse"` raises at the first one, `"skip"` leaves
-            them out and counts each kind in `counts`.
+            them out and counts each reason in `counts`.
 
     Example:
 
@@ -68,20 +68,20 @@ class BadRows:
         self.refuse = on_bad_row == "refuse"
         self.counts: Counter[str] = Counter()
 
-    def __call__(self, kind: str, where: str, message: str) -> None:
+    def __call__(self, reason: str, where: str, message: str) -> None:
         if self.refuse:
             raise ValueError(
-                f'{where}: {message}. Correct the row, or pass on_bad_row="skip" to leave out and count such rows.'
+                f'{where}: {message}. Correct the row, or pass on_bad_row="skip" to omit and count such rows.'
             )
-        self.counts[kind] += 1
+        self.counts[reason] += 1
 
 
 class RowError(Exception):
     """A value that a field does not allow."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.reason = reason
 
 
 Check = Callable[[Any], Any]
@@ -188,10 +188,12 @@ def check_table(source: Rows, fields: Mapping[str, Field], bad: BadRows, key: st
     rows = _checked(source, fields, bad, key)
     batches = []
     while chunk := list(islice(rows, BATCH_ROWS)):
-        columns = [pa.array(column, kind.type) for column, kind in zip(zip(*chunk, strict=True), schema, strict=True)]
+        columns = [
+            pa.array(column, field.type) for column, field in zip(zip(*chunk, strict=True), schema, strict=True)
+        ]
         batches.append(pa.record_batch(columns, schema=schema))
     if not batches:
-        raise ValueError(f"{source.name} has no usable {source.unit}: fill it, or leave it out.")
+        raise ValueError(f"{source.name} has no usable {source.unit}: fill it, or omit it.")
     return pa.Table.from_batches(batches, schema)
 
 
@@ -298,7 +300,7 @@ def _report(bad: BadRows, where: str, name: str, row: Mapping[str, Any], error: 
         names = ", ".join(map(repr, row))
         bad("missing_field", where, f"field {name!r} is missing; the row has {names or 'nothing'}")
     else:
-        bad(error.kind, where, f"field {name!r} is {error}")
+        bad(error.reason, where, f"field {name!r} is {error}")
 
 
 def _lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str]]:

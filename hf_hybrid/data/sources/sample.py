@@ -112,7 +112,7 @@ def build_sample_corpus(
 
 
 def sample_rows(language: str) -> list[dict[str, str]]:
-    """All items in one language; those for which CLDR lacks a name in it are left out.
+    """All items in one language; those for which CLDR lacks a name in it are skipped.
 
     Args:
         language (`str`): one of `LANGUAGES`.

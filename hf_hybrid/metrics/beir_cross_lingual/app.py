@@ -26,7 +26,7 @@ def score(
             **metric.from_trec(run, qrels),
             query_languages=metric.languages_from(query_languages) if query_languages else None,
             doc_languages=metric.languages_from(doc_languages) if doc_languages else None,
-            k_values=[int(depth) for depth in depths.replace(",", " ").split()],
+            k_values=[int(top_k) for top_k in depths.replace(",", " ").split()],
             policy=policy,
         )
     except ValueError as error:

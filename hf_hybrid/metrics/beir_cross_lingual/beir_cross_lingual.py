@@ -3,7 +3,7 @@
 1. `add_batch` checks predictions and references and stores them as `evaluate` does. The two are matched by query id:
    they may come in any order and in different batches.
 2. `compute` scores the whole rankings by a policy: "beir" is `beir`'s own evaluation, all others are `ranking.py`.
-3. With the languages of queries and documents it scores each pair of languages, the pool of all, and language bias.
+3. With the languages of queries and documents it scores each language pair, the pool of all, and language bias.
 
 `evaluate` copies this file and the siblings that it finds in lines of this file that begin `from .name import`.
 """
@@ -32,7 +32,7 @@ _DESCRIPTION = """
 Retrieval measures as BEIR has them (MAP, nDCG@k, Recall@k, P@k, MRR@k), by a policy that has a name: ties, documents
 with the query's id and queries without results are treated differently by BEIR, MTEB, trec_eval and
 sentence-transformers. With the languages of queries and documents the same rankings are also scored in the
-monolingual, the cross-lingual and the multilingual setting, for each pair of languages, and for language bias.
+monolingual, the cross-lingual and the multilingual setting, for each language pair, and for language bias.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -83,7 +83,7 @@ _CITATION = """
 }
 """
 
-_KINDS = ("MAP", "nDCG", "Recall", "P", "MRR")
+_MEASURES = ("MAP", "nDCG", "Recall", "P", "MRR")
 
 
 def _columns(values: str, dtype: str) -> dict[str, Any]:
@@ -124,12 +124,12 @@ class BeirCrossLingual(evaluate.Metric):
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add predictions and references, as many of either as there are: `compute` matches them by query id."""
         hits = [] if predictions is None else _predictions(predictions)
-        judged = [] if references is None else _references(references)
-        # `evaluate` stores as many of one as of the other; an entry without a query id stands for none
+        qrels = [] if references is None else _references(references)
+        # `evaluate` stores equally many of both; an entry without a query id is padding
         nothing = {"query_id": "", "doc_ids": []}
-        hits += [{**nothing, "scores": []}] * (len(judged) - len(hits))
-        judged += [{**nothing, "relevance": []}] * (len(hits) - len(judged))
-        super().add_batch(predictions=hits, references=judged, **kwargs)
+        hits += [{**nothing, "scores": []}] * (len(qrels) - len(hits))
+        qrels += [{**nothing, "relevance": []}] * (len(hits) - len(qrels))
+        super().add_batch(predictions=hits, references=qrels, **kwargs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add a prediction, a reference or both, which need not be of the same query."""
@@ -167,9 +167,9 @@ class BeirCrossLingual(evaluate.Metric):
             return found
         check_languages(predictions, references, languages)
 
-        def score(hits: Any, judged: Any) -> dict[str, float]:
+        def score(hits: Any, qrels: Any) -> dict[str, float]:
             counts = hits or find_policy(policy).not_in_run == "zero"
-            return scorer(hits, judged, k_values, policy) if counts else {}
+            return scorer(hits, qrels, k_values, policy) if counts else {}
 
         pairs = score_pairs(predictions, references, languages, score)
         settings = {
@@ -307,12 +307,12 @@ def _present(rows: list[dict[str, Any]], side: str) -> list[dict[str, Any]]:
 
 def _scores(predictions: Any, references: Any, k_values: tuple[int, ...], policy: str) -> dict[str, float]:
     """Measures by a policy of `ranking`."""
-    names = ["MAP", *(f"{kind}@{k}" for kind in _KINDS for k in k_values)]
+    names = ["MAP", *(f"{name}@{k}" for name in _MEASURES for k in k_values)]
     return evaluate_runs(predictions, references, names, policy).means
 
 
 def _beir_scores(predictions: Any, references: Any, k_values: tuple[int, ...], policy: str) -> dict[str, float]:
-    """BEIR's own figures under our names; MAP is theirs at the depth of the longest ranking."""
+    """BEIR's own figures under our names; MAP is theirs at the length of the longest ranking."""
     qrels = {row["query_id"]: dict(zip(row["doc_ids"], row["relevance"], strict=True)) for row in references}
     # a query without references ends BEIR's MRR with a KeyError, and counts in none of the other measures
     results = {
@@ -323,12 +323,12 @@ def _beir_scores(predictions: Any, references: Any, k_values: tuple[int, ...], p
     if not results:
         raise ValueError(
             f"no query of {len(references)} references is among the {len(predictions)} predictions, so BEIR has "
-            "nothing to average. Are the ids of both the same kind?"
+            "nothing to average. Do both use the same ids?"
         )
-    depth = max(1, *map(len, results.values()))
+    top_k = max(1, *map(len, results.values()))
     # this takes documents with the query's id out of the results, so that MRR is without them too
-    groups = EvaluateRetrieval.evaluate(qrels, results, sorted({*k_values, depth}))
+    groups = EvaluateRetrieval.evaluate(qrels, results, sorted({*k_values, top_k}))
     theirs = {name: value for group in groups for name, value in group.items()}
     theirs.update(EvaluateRetrieval.evaluate_custom(qrels, results, list(k_values), "mrr"))
-    ours = {f"{kind}@{k}": theirs[f"{kind.replace('nDCG', 'NDCG')}@{k}"] for kind in _KINDS for k in k_values}
-    return {"MAP": theirs[f"MAP@{depth}"], **ours}
+    ours = {f"{name}@{k}": theirs[f"{name.replace('nDCG', 'NDCG')}@{k}"] for name in _MEASURES for k in k_values}
+    return {"MAP": theirs[f"MAP@{top_k}"], **ours}

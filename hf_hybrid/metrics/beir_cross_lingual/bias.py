@@ -1,8 +1,8 @@
 """Language bias: do documents, and queries, fare the same in every language? (numpy and a SciPy tail, leaf)
 
 * `peer`: relevant documents of all languages have the same expected rank.
-* `recall_by_language`: which share of the relevant documents of each language the first places have.
-* `same_language_share`: how much of the first places the language of the query has.
+* `recall_by_language`: which share of the relevant documents of each language the top k have.
+* `same_language_share`: how much of the top k the language of the query has.
 * `mrc`: parallel queries get the same ranking.
 * `rank_distance`: how far the first and the last relevant document of a query lie apart.
 * `mlrs`: documents rise when they are translated into the language of the query.
@@ -11,7 +11,7 @@ All of them say how far languages lie apart, none how good a ranking is: read th
 that a single evaluation of a pool gives, under the names and at the depths that results have.
 
 Shape letters: Q queries, R relevant documents of all queries together, L languages, N retrieved documents of all
-queries together, K first places of a ranking.
+queries together, K top k of a ranking.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import numpy as np
 from scipy.special import chdtrc
 
 # Places of a ranking that are looked at: for the share of the query's language and MRC, for PEER, for recall.
-FIRST_PLACES, PEER_PLACES, RECALL_PLACES = 10, 20, 100
+BIAS_TOP_K, PEER_TOP_K, RECALL_TOP_K = 10, 20, 100
 # What `bias_by_query` gives.
 BY_QUERY = (
     "rank_distance",
     "PEER",
-    f"same_language_share@{FIRST_PLACES}",
-    f"same_language_recall@{RECALL_PLACES}",
-    f"other_language_recall@{RECALL_PLACES}",
+    f"same_language_share@{BIAS_TOP_K}",
+    f"same_language_recall@{RECALL_TOP_K}",
+    f"other_language_recall@{RECALL_TOP_K}",
 )
 
 
 def bias_by_query(
     query_R: np.ndarray,
     rank_R: np.ndarray,
-    last_place_R: np.ndarray,
+    last_rank_R: np.ndarray,
     language_R: np.ndarray,
     own_language: int,
     num_queries: int,
@@ -47,13 +47,13 @@ def bias_by_query(
     Args:
         query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
         rank_R (`np.ndarray` of shape `(R,)`): Its 1-based rank in the pool, `np.inf` if it was not retrieved.
-        last_place_R (`np.ndarray` of shape `(R,)`): The last of the places that it and the documents tied with it
+        last_rank_R (`np.ndarray` of shape `(R,)`): The last rank that it and the documents tied with it
             share, the same for all that tie, so that no order of documents tells their languages apart.
         language_R (`np.ndarray` of shape `(R,)`): Its language, a number from 0.
         own_language (`int`): Number of the language of the queries; -1 if no relevant document is in it.
         num_queries (`int`): Q.
         same_language_share_Q (`np.ndarray` of shape `(Q,)`): By `same_language_share` or from elsewhere, of the first
-            `FIRST_PLACES`.
+            `BIAS_TOP_K`.
 
     Returns:
         `dict[str, np.ndarray]`: By the names in `BY_QUERY` arrays of shape `(Q,)`, NaN where a measure is not defined.
@@ -72,9 +72,9 @@ def bias_by_query(
     """
     several_Q = rank_distance(query_R, language_R, num_queries) > 0  # of their numbers
     distance_Q = rank_distance(query_R, rank_R, num_queries)
-    peer_Q = peer(query_R, last_place_R, language_R, num_queries, PEER_PLACES)
+    peer_Q = peer(query_R, last_rank_R, language_R, num_queries, PEER_TOP_K)
     own_R = (language_R == own_language).astype(np.int64)
-    recall_Q2 = recall_by_language(query_R, rank_R, own_R, num_queries, 2, RECALL_PLACES)
+    recall_Q2 = recall_by_language(query_R, rank_R, own_R, num_queries, 2, RECALL_TOP_K)
     values = (
         np.where(several_Q & np.isfinite(distance_Q), distance_Q, np.nan),
         np.where(several_Q, peer_Q, np.nan),
@@ -271,17 +271,17 @@ def recall_by_language(
 def same_language_share(
     query_N: np.ndarray, score_N: np.ndarray, language_N: np.ndarray, language_Q: np.ndarray, cutoff: int = 10
 ) -> np.ndarray:
-    """Share of the first k places that documents in the query's own language have; in [0, 1].
+    """Share of the top k that documents in the query's own language have; in [0, 1].
 
     Neither way is better in itself: in a pool of parallel documents a system without bias has 1 / L on average, more
-    means that it prefers the query's language. Documents that tie for the last places share them, so the order of the
+    means that it prefers the query's language. Documents that tie for the last ranks share them, so the order of the
     corpus does not matter.
 
     Args:
         query_N (`np.ndarray` of shape `(N,)`): Query of each retrieved document, from 0.
         score_N (`np.ndarray` of shape `(N,)`): Its score.
         language_N (`np.ndarray` of shape `(N,)`): Its language, a number or a string.
-        language_Q (`np.ndarray` of shape `(Q,)`): Language of each query, of the same kind.
+        language_Q (`np.ndarray` of shape `(Q,)`): Language of each query, in the same form.
         cutoff (`int`, *optional*, defaults to `10`): k; where fewer documents were retrieved, all of them.
 
     Returns:
@@ -318,7 +318,7 @@ def mrc(top_QLK: np.ndarray) -> np.ndarray:
     A query in language a has with the same query in language b the Spearman correlation of the two rankings of one
     collection; MRC of a query in a language is the mean over all other languages, and MRC the mean over languages and
     queries. Two rankings cut at k need not have the same documents: they are compared on the union of both, and those
-    that a ranking does not have share its places behind the last. So equal rankings have 1, and of two that have no
+    that a ranking does not have share the ranks behind the last. So equal rankings have 1, and of two that have no
     document in common each has all of the other's behind its own, which gives less than 0.
 
     Source: Yang, Jiang and Baldwin 2024 (arXiv 2509.06195). How it cuts rankings at k is not in what we could read of
@@ -326,7 +326,7 @@ def mrc(top_QLK: np.ndarray) -> np.ndarray:
 
     Args:
         top_QLK (`np.ndarray` of shape `(Q, L, K)`, integers): For each query in each language the documents at its
-            first places, best first; -1 where there are no more, or at all places where it is not in that language.
+            top k, best first; -1 where there are no more, or at all ranks where it is not in that language.
 
     Returns:
         `np.ndarray` of shape `(Q, L)`: NaN where a query has no ranking, or no other to compare with; `np.nanmean` of

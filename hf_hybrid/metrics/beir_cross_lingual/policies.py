@@ -38,7 +38,7 @@ Missing = Literal["left_out", "zero"]
 class Measure(NamedTuple):
     """A parsed name: `nDCG@10` is `Measure("nDCG", 10)`, `MAP` is `Measure("MAP", None)`."""
 
-    kind: str
+    name: str
     cutoff: int | None
 
 
@@ -50,7 +50,7 @@ def parse_measure(name: str) -> Measure:
             `R-precision`, where `k` is a whole number from 1.
 
     Returns:
-        `Measure`: Its kind and its cutoff, `None` for the whole ranking.
+        `Measure`: Its name and its cutoff, `None` for the whole ranking.
 
     Raises:
         ValueError: When there is no such measure; the message has the nearest.
@@ -58,7 +58,7 @@ def parse_measure(name: str) -> Measure:
     Example:
 
         >>> parse_measure("nDCG@10")
-        Measure(kind='nDCG', cutoff=10)
+        Measure(name='nDCG', cutoff=10)
         >>> parse_measure("ndcg@10")
         Traceback (most recent call last):
         ...
@@ -76,9 +76,9 @@ def parse_measure(name: str) -> Measure:
 
 
 def _nearest(name: str) -> str:
-    kind, at, cutoff = str(name).partition("@")
-    known = {kind.lower(): kind for kind in _FORMS} | _OTHER_NAMES
-    near = known[get_close_matches(kind.lower(), known, n=1, cutoff=0.0)[0]]
+    name, at, cutoff = str(name).partition("@")
+    known = {name.lower(): name for name in _FORMS} | _OTHER_NAMES
+    near = known[get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]]
     if "@k" not in _FORMS[near] or (not at and " or " in _FORMS[near]):
         return near
     return f"{near}@{cutoff if re.fullmatch('[1-9][0-9]*', cutoff, flags=re.ASCII) else 10}"
@@ -96,10 +96,10 @@ class Policy:
         score_type (`str`, *optional*, defaults to `"float64"`): Scores are rounded to this first; `"float32"` makes
             ties of scores that differ in the eighth digit.
         own_id (`str`, *optional*, defaults to `"keep"`): A retrieved document with the id of the query: `"keep"`, or
-            `"drop"` it from the run. Where it is judged relevant it is then one that was not retrieved.
+            `"drop"` it from the run. If it is relevant, it then counts as not retrieved.
         no_judgments (`str`, *optional*, defaults to `"left_out"`): A query whose references list no document is
             `"left_out"` of the mean or counts as `"zero"`.
-        no_relevant (`str`, *optional*, defaults to `"left_out"`): The same for one whose documents are all judged not
+        no_relevant (`str`, *optional*, defaults to `"left_out"`): The same for one whose documents are all not
             relevant.
         not_in_run (`str`, *optional*, defaults to `"zero"`): The same for one without an entry in the run. An entry
             without documents counts as zero in every package.
@@ -111,14 +111,14 @@ class Policy:
         summation (`str`, *optional*, defaults to `"running"`): `"running"` adds the values one after another,
             `"builtin"` is Python's `sum`, which compensates from Python 3.12 on. The last bit decides how a mean that
             lies between two rounded ones is rounded.
-        exceptions (`tuple[tuple[str, Policy], ...]`, *optional*): Kinds of measures, such as `"MRR"`, that the package
+        exceptions (`tuple[tuple[str, Policy], ...]`, *optional*): Measures, such as `"MRR"`, that the package
             computes by other rules.
 
     Example:
 
         >>> POLICIES["beir"].ties, POLICIES["beir"].of("MRR").ties
         ('id_descending', 'as_given')
-        >>> optimist = replace(POLICIES["hf_hybrid"], name="by id", ties="id_ascending")
+        >>> by_id = replace(POLICIES["hf_hybrid"], name="by id", ties="id_ascending")
     """
 
     name: str
@@ -134,9 +134,9 @@ class Policy:
     summation: Literal["running", "builtin"] = "running"
     exceptions: tuple[tuple[str, Policy], ...] = ()
 
-    def of(self, kind: str) -> Policy:
-        """The rules for one kind of measure, such as `"MRR"`."""
-        return dict(self.exceptions).get(kind, self)
+    def of(self, name: str) -> Policy:
+        """Return the rules for a measure, such as `"MRR"`."""
+        return dict(self.exceptions).get(name, self)
 
 
 def _policies() -> dict[str, Policy]:

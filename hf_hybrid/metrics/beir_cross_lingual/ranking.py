@@ -126,23 +126,23 @@ class _SortedRanks:
         self.relevant_Q = np.bincount(query_R, minlength=num_queries)
         self.number_R = 1 + _place_in_block(query_R, rank_R)
 
-    def values(self, kind: str, cutoff: int | None, policy: Policy) -> np.ndarray:
+    def values(self, name: str, cutoff: int | None, policy: Policy) -> np.ndarray:
         """One measure of each query."""
-        rules, k = policy.of(kind), np.inf if cutoff is None else cutoff
-        if kind == "nDCG":
+        rules, k = policy.of(name), np.inf if cutoff is None else cutoff
+        if name == "nDCG":
             return self._ndcg(k, self.gain_R if rules.gain == "linear" else np.ones(len(self.gain_R)))
-        if kind == "MAP":
+        if name == "MAP":
             most = k if rules.average_precision_over == "cutoff" else np.inf
             precision_R = np.where(self.rank_R <= k, self.number_R / self.rank_R, 0.0)
             return _ratio(self._sums(precision_R), np.minimum(self.relevant_Q, most))
-        if kind == "R-precision":
+        if name == "R-precision":
             return _ratio(self._sums(self.rank_R <= self.relevant_Q[self.query_R]), self.relevant_Q)
-        if kind in ("MRR", "success"):
+        if name in ("MRR", "success"):
             first_Q = np.full(self.num_queries, np.inf)
             np.minimum.at(first_Q, self.query_R, self.rank_R)
-            return np.where(first_Q <= k, 1 / first_Q if kind == "MRR" else np.isfinite(first_Q), 0.0)
+            return np.where(first_Q <= k, 1 / first_Q if name == "MRR" else np.isfinite(first_Q), 0.0)
         found_Q = self._sums(self.rank_R <= k)
-        return found_Q / k if kind == "P" else _ratio(found_Q, self.relevant_Q)
+        return found_Q / k if name == "P" else _ratio(found_Q, self.relevant_Q)
 
     def _ndcg(self, k: float, gain_R: np.ndarray) -> np.ndarray:
         best = np.lexsort((-gain_R, self.query_R))
@@ -164,7 +164,7 @@ class Ranked(NamedTuple):
         doc_ids_R (`list[str]` of length R): Its id.
         rank_R (`np.ndarray` of shape `(R,)`): Its 1-based rank by the policy, `np.inf` if it was not retrieved.
         gain_R (`np.ndarray` of shape `(R,)`): Its relevance, above 0.
-        exception_rank_R (`dict[str, np.ndarray]`): Its rank for each kind of measure the policy excepts.
+        exception_rank_R (`dict[str, np.ndarray]`): Its rank for each measure that the policy excepts.
         place_in_run_Q (`np.ndarray` of shape `(Q,)`): Where the query came in the predictions, -1 if it did not.
         num_judged_Q (`np.ndarray` of shape `(Q,)`): Documents that the references of a query list, relevant or not.
         unjudged (`tuple[str, ...]`): Queries of the predictions without references; they count nowhere.
@@ -227,35 +227,35 @@ def rank_runs(
         >>> dict(zip(ranked.doc_ids_R, ranked.rank_R.tolist()))
         {'a': 3.0, 'z': inf}
     """
-    rules, judged = find_policy(policy), Judged(references)
+    rules, qrels = find_policy(policy), Judged(references)
     wanted = (rules, *(exception for _, exception in rules.exceptions))
-    counts = {(one.ties, one.score_type): Counts(one.ties, one.score_type, len(judged.gain_R)) for one in wanted}
-    place_Q, unjudged = np.full(len(judged.rows), -1), []
+    counts = {(one.ties, one.score_type): Counts(one.ties, one.score_type, len(qrels.gain_R)) for one in wanted}
+    place_Q, unjudged = np.full(len(qrels.rows), -1), []
     seen: set[str] = set()
     for place, prediction in enumerate(predictions):
         hits = Hits(prediction, rules.own_id == "drop")
         if hits.query_id in seen:
             raise ValueError(f"predictions, query {hits.query_id!r}: comes twice. Put its documents into one entry.")
         seen.add(hits.query_id)
-        if hits.query_id not in judged.rows:
+        if hits.query_id not in qrels.rows:
             unjudged.append(hits.query_id)
             continue
-        number, rows = judged.rows[hits.query_id]
+        number, rows = qrels.rows[hits.query_id]
         place_Q[number], found = place, hits.find(rows)
         for count in counts.values():
             count.add(hits, found)
-    main_R, *others = (_ranks(counts[one.ties, one.score_type], judged) for one in wanted)
-    exceptions = {kind: rank_R for (kind, _), rank_R in zip(rules.exceptions, others, strict=True)}
-    columns = (judged.query_R, judged.doc_ids_R, main_R, judged.gain_R, exceptions)
+    main_R, *others = (_ranks(counts[one.ties, one.score_type], qrels) for one in wanted)
+    exceptions = {name: rank_R for (name, _), rank_R in zip(rules.exceptions, others, strict=True)}
+    columns = (qrels.query_R, qrels.doc_ids_R, main_R, qrels.gain_R, exceptions)
     score_R = counts[rules.ties, rules.score_type].score_R
-    return Ranked(tuple(judged.rows), *columns, place_Q, judged.num_judged_Q, tuple(unjudged), score_R)
+    return Ranked(tuple(qrels.rows), *columns, place_Q, qrels.num_judged_Q, tuple(unjudged), score_R)
 
 
-def _ranks(counts: Counts, judged: Judged) -> np.ndarray:
+def _ranks(counts: Counts, qrels: Judged) -> np.ndarray:
     rank_R = counts.count_R.copy()
     if counts.ties == "pessimistic":
         found_R = np.isfinite(rank_R)
-        columns = (judged.query_R, counts.score_R, judged.gain_R)
+        columns = (qrels.query_R, counts.score_R, qrels.gain_R)
         rank_R[found_R] = relevant_ranks(rank_R[found_R], *(column[found_R] for column in columns))
     return rank_R
 
@@ -276,14 +276,14 @@ def evaluate_ranked(ranked: Ranked, names: Iterable[str] = MEASURES, policy: str
         ValueError: When no query counts, or a name is not known.
     """
     rules, num_queries = find_policy(policy), len(ranked.query_ids)
-    names_of: dict[str, list[str]] = {}  # by kind if that is an exception, all others together
+    names_of: dict[str, list[str]] = {}  # by measure if that is an exception, all others together
     for name in names:
-        kind = parse_measure(name).kind
-        names_of.setdefault(kind if kind in ranked.exception_rank_R else "", []).append(name)
+        measure = parse_measure(name).name
+        names_of.setdefault(measure if measure in ranked.exception_rank_R else "", []).append(name)
     means, per_query = {}, {}
-    for kind, alike in names_of.items():
-        rank_R = ranked.exception_rank_R.get(kind, ranked.rank_R)
-        counts_Q = _counting(ranked, rules.of(kind))
+    for measure, alike in names_of.items():
+        rank_R = ranked.exception_rank_R.get(measure, ranked.rank_R)
+        counts_Q = _counting(ranked, rules.of(measure))
         if not counts_Q.any():
             raise ValueError(
                 f"{alike[0]} by the policy {rules.name!r}: no query of {num_queries} references counts, "
@@ -291,7 +291,7 @@ def evaluate_ranked(ranked: Ranked, names: Iterable[str] = MEASURES, policy: str
             )
         for name, found_Q in measures(ranked.query_R, rank_R, ranked.gain_R, num_queries, alike, rules).items():
             per_query[name] = np.where(counts_Q, found_Q, np.nan)
-            means[name] = _mean_by_policy(found_Q[counts_Q], ranked.place_in_run_Q[counts_Q], rules.of(kind))
+            means[name] = _mean_by_policy(found_Q[counts_Q], ranked.place_in_run_Q[counts_Q], rules.of(measure))
     return Evaluation(means, per_query, ranked.query_ids)
 
 
@@ -325,7 +325,7 @@ def average_known(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
     Example:
 
-        >>> average_known({"MAP": np.array([0.5, 1.0]), "PEER": np.array([0.25, np.nan]), "MRC@10": np.full(2, np.nan)})
+        >>> average_known({"MAP": np.array([0.5, 1.0]), "PEER": np.array([0.25, np.nan])})
         {'MAP': 0.75, 'PEER': 0.25}
     """
     known = {name: found_Q[~np.isnan(found_Q)] for name, found_Q in values.items()}
@@ -333,7 +333,7 @@ def average_known(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def macro(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each measure over those that have it: languages or pairs of languages count alike, large or small.
+    """Mean of each measure over those that have it: languages or language pairs count alike, large or small.
 
     Args:
         found (`Iterable[Mapping[str, float]]`): Means of each.

@@ -42,7 +42,7 @@ class Judged:
 
 
 class Hits:
-    """Retrieved documents of one query; `drop_own_id` leaves out the one with the query's id."""
+    """Retrieved documents of one query; `drop_own_id` omits the one with the query's id."""
 
     def __init__(self, prediction: Mapping[str, Any], drop_own_id: bool) -> None:
         self.query_id, self.ids, scores = _columns(prediction, "predictions", "scores")
@@ -59,8 +59,8 @@ class Hits:
         """Place and row of each document of `rows` that was retrieved."""
         if len(rows) < 8:
             return [(self.ids.index(document), row) for document, row in rows.items() if document in self.known]
-        places = dict(zip(self.ids, range(len(self.ids)), strict=True))
-        return [(places[document], row) for document, row in rows.items() if document in self.known]
+        index = dict(zip(self.ids, range(len(self.ids)), strict=True))
+        return [(index[document], row) for document, row in rows.items() if document in self.known]
 
 
 class Counts:
@@ -100,17 +100,17 @@ def _count(place: int, scores_N: np.ndarray, ids: list[str], ties: str) -> int:
     return rank + sum(ids[other] > own if ties == "id_descending" else ids[other] < own for other in tied)
 
 
-def _columns(entry: Mapping[str, Any], kind: str, values: str) -> tuple[str, list[str], Any]:
+def _columns(entry: Mapping[str, Any], name: str, values: str) -> tuple[str, list[str], Any]:
     """Query id, document ids and values of a prediction or a reference, ids and lengths checked."""
     try:
         query_id, ids, numbers = entry["query_id"], entry["doc_ids"], entry[values]
     except (KeyError, TypeError):
         given = sorted(entry) if isinstance(entry, Mapping) else type(entry).__name__
-        raise ValueError(f"{kind}: found {given}, give query_id, doc_ids and {values} for each query.") from None
+        raise ValueError(f"{name}: found {given}, give query_id, doc_ids and {values} for each query.") from None
     if not isinstance(query_id, str):
-        raise ValueError(f"{kind}, query {query_id!r}: an id must be a string, give {str(query_id)!r}.")
+        raise ValueError(f"{name}, query {query_id!r}: an id must be a string, give {str(query_id)!r}.")
     if isinstance(ids, str) or not all(hasattr(given, "__len__") for given in (ids, numbers)):
-        raise ValueError(f"{kind}, query {query_id!r}: give lists, one of doc_ids and one of {values}.")
+        raise ValueError(f"{name}, query {query_id!r}: give lists, one of doc_ids and one of {values}.")
     if type(ids) is not list:
         ids = list(ids)
     try:
@@ -118,17 +118,17 @@ def _columns(entry: Mapping[str, Any], kind: str, values: str) -> tuple[str, lis
     except TypeError:
         other = next(document for document in ids if not isinstance(document, str))
         raise ValueError(
-            f"{kind}, query {query_id!r}: document id {other!r} must be a string, give {str(other)!r}."
+            f"{name}, query {query_id!r}: document id {other!r} must be a string, give {str(other)!r}."
         ) from None
     if len(numbers) != len(ids):
         raise ValueError(
-            f"{kind}, query {query_id!r}: {len(ids)} doc_ids and {len(numbers)} {values}, give one for each document."
+            f"{name}, query {query_id!r}: {len(ids)} doc_ids and {len(numbers)} {values}, give one for each document."
         )
     return query_id, ids, numbers
 
 
-def _numbers(numbers: Any, kind: str, query_id: str, values: str) -> np.ndarray:
-    where = f"{kind}, query {query_id!r}: {values} must be finite numbers"
+def _numbers(numbers: Any, name: str, query_id: str, values: str) -> np.ndarray:
+    where = f"{name}, query {query_id!r}: {values} must be finite numbers"
     try:
         given = isinstance(numbers, np.ndarray)
         found_N = numbers.astype(np.float64) if given else np.fromiter(numbers, np.float64, len(numbers))
@@ -143,8 +143,8 @@ def _numbers(numbers: Any, kind: str, query_id: str, values: str) -> np.ndarray:
     return found_N
 
 
-def _twice(ids: list[str], kind: str, query_id: str) -> ValueError:
+def _twice(ids: list[str], name: str, query_id: str) -> ValueError:
     document = max(ids, key=ids.count)
     return ValueError(
-        f"{kind}, query {query_id!r}: document {document!r} comes {ids.count(document)} times, keep one."
+        f"{name}, query {query_id!r}: document {document!r} comes {ids.count(document)} times, keep one."
     )

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .bias import (
-    FIRST_PLACES,
-    RECALL_PLACES,
+    BIAS_TOP_K,
+    RECALL_TOP_K,
     bias_by_query,
     lacks_rank_distance,
     recall_by_language,
@@ -29,7 +29,7 @@ from .bias import (
 from .policies import Policy, find_policy
 from .ranking import Ranked, average_known, macro, rank_runs
 
-_RECALL = f"recall_by_language@{RECALL_PLACES}"
+_RECALL = f"recall_by_language@{RECALL_TOP_K}"
 _COUNTS = ("rank_distance_num_queries", "rank_distance_num_undefined")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -68,7 +68,7 @@ def check_languages(predictions: Rows, references: Rows, languages: Languages) -
 
 
 def by_pair(rows: Rows, values: str, languages: Languages) -> dict[Pair, dict[str, dict[str, Any]]]:
-    """For each pair of languages the rows of its queries by query id, with its documents alone.
+    """For each language pair the rows of its queries by query id, with its documents alone.
 
     Args:
         rows (`Sequence[Mapping]`): Predictions or references.
@@ -103,7 +103,7 @@ def by_pair(rows: Rows, values: str, languages: Languages) -> dict[Pair, dict[st
 def score_pairs(
     predictions: Rows, references: Rows, languages: Languages, score: Callable[[Rows, Rows], dict[str, float]]
 ) -> dict[Pair, dict[str, float]]:
-    """Scores of each pair of languages, over its queries with a relevant document in it.
+    """Scores of each language pair, over its queries with a relevant document in it.
 
     Args:
         predictions, references (`Sequence[Mapping]`): Whole rankings and all judgments.
@@ -113,11 +113,11 @@ def score_pairs(
     Returns:
         `dict`: Scores by pair, in alphabetical order; pairs without relevant documents are absent.
     """
-    ranked, judged = by_pair(predictions, "scores", languages), by_pair(references, "relevance", languages)
+    ranked, qrels = by_pair(predictions, "scores", languages), by_pair(references, "relevance", languages)
     predicted = [row["query_id"] for row in predictions]
     found = {}
-    for pair in sorted(judged):
-        wanted = {query_id: row for query_id, row in judged[pair].items() if max(row["relevance"]) > 0}
+    for pair in sorted(qrels):
+        wanted = {query_id: row for query_id, row in qrels[pair].items() if max(row["relevance"]) > 0}
         hits = ranked.get(pair, {})
         # who ranked no document of this language found nothing there, which is not the same as not having been asked
         rows = [
@@ -144,16 +144,16 @@ def score_pool(
     Returns:
         `list[dict]`: One a query language, in alphabetical order.
     """
-    judged: dict[str, dict[str, Mapping[str, Any]]] = {}
+    qrels: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in references:
         if any(value > 0 for value in row["relevance"]):
-            judged.setdefault(languages.of_query[row["query_id"]], {})[row["query_id"]] = row
-    ranked: dict[str, list[Mapping[str, Any]]] = {name: [] for name in judged}
+            qrels.setdefault(languages.of_query[row["query_id"]], {})[row["query_id"]] = row
+    ranked: dict[str, list[Mapping[str, Any]]] = {name: [] for name in qrels}
     for row in predictions:
         name = languages.of_query[row["query_id"]]
-        if row["query_id"] in judged.get(name, {}):
+        if row["query_id"] in qrels.get(name, {}):
             ranked[name].append(row)
-    return [score(ranked[name], list(judged[name].values())) for name in sorted(judged)]
+    return [score(ranked[name], list(qrels[name].values())) for name in sorted(qrels)]
 
 
 def pool_bias(predictions: Rows, references: Rows, languages: Languages, policy: str) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def pool_bias(predictions: Rows, references: Rows, languages: Languages, policy:
         languages; `recall_by_language@100` of each document language. What no query has is absent.
     """
 
-    def of_language(hits: Rows, judged: Rows) -> dict[str, Any]:
-        return _language_bias(rank_runs(hits, judged, policy), hits, languages, find_policy(policy))
+    def of_language(hits: Rows, qrels: Rows) -> dict[str, Any]:
+        return _language_bias(rank_runs(hits, qrels, policy), hits, languages, find_policy(policy))
 
     parts = score_pool(predictions, references, languages, of_language)
     recall = macro(part.pop(_RECALL) for part in parts)
@@ -193,7 +193,7 @@ def _language_bias(ranked: Ranked, predictions: Rows, languages: Languages, rule
         num_queries,
         _same_language_share(ranked, predictions, languages, rules),
     )
-    recall_QL = recall_by_language(ranked.query_R, ranked.rank_R, language_R, num_queries, len(names), RECALL_PLACES)
+    recall_QL = recall_by_language(ranked.query_R, ranked.rank_R, language_R, num_queries, len(names), RECALL_TOP_K)
     counts = (int((~np.isnan(by_query["rank_distance"])).sum()), int(lacks_rank_distance(by_query).sum()))
     return {
         **average_known(by_query),
@@ -212,7 +212,7 @@ def _last_ranks(ranked: Ranked) -> np.ndarray:
 
 
 def _same_language_share(ranked: Ranked, predictions: Rows, languages: Languages, rules: Policy) -> np.ndarray:
-    """Share of the query's language in the first places of each query's ranking, NaN without documents."""
+    """Share of the query's language in the top k of each query's ranking, NaN without documents."""
     numbers = {query_id: number for number, query_id in enumerate(ranked.query_ids)}
     queries, scores, own = [np.zeros(0, dtype=np.int64)], [np.zeros(0)], [np.zeros(0, dtype=bool)]
     for row in predictions:
@@ -222,4 +222,4 @@ def _same_language_share(ranked: Ranked, predictions: Rows, languages: Languages
         scores.append(np.array(row["scores"], dtype=np.float64).astype(rules.score_type)[kept])
         own.append(np.array([languages.of_document[name] == language for name in row["doc_ids"]], dtype=bool)[kept])
     columns = (np.concatenate(queries), np.concatenate(scores), np.concatenate(own))
-    return same_language_share(*columns, np.ones(len(numbers), dtype=bool), FIRST_PLACES)
+    return same_language_share(*columns, np.ones(len(numbers), dtype=bool), BIAS_TOP_K)

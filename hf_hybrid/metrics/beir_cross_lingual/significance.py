@@ -2,9 +2,10 @@
 
 Everything is paired: both systems answered the same queries, and what counts is the difference on each. Of the two
 tests the one by randomization assumes nothing of how differences are distributed, the t test is quicker (Smucker,
-Allan and Carterette 2007, who compare them). A query that counts for neither system, NaN in both, is left out.
+Allan and Carterette 2007, who compare them). A query that counts for neither system, NaN in both, is skipped.
 
-Shape letters: Q queries of a cell, U of all cells together (parallel ones are one), C cells, S resamples.
+Shape letters: Q queries of a language pair, U of all language pairs together (parallel ones are one), C language
+pairs, S resamples.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from scipy import special, stats
 
 # Random signs or choices of queries that are held at once.
 _BATCH_VALUES = 2**22
-# Cells whose values are held as one matrix.
-_BLOCK_CELLS = 32
-# The least p-value of S random swaps is 1 / (1 + S), which Holm's correction multiplies by the number of cells: with
-# so many resamples a cell it stays below 0.005.
-_RESAMPLES_PER_CELL = 200
-# Random signs for all cells of a table, 3 seconds or so; the t test is for larger ones.
+# Language pairs whose values are held as one matrix.
+_BLOCK_PAIRS = 32
+# The least p-value of S random swaps is 1 / (1 + S), which Holm's correction multiplies by the number of language
+# pairs: with so many resamples per language pair it stays below 0.005.
+_RESAMPLES_PER_PAIR = 200
+# Random signs for all language pairs of a table, 3 seconds or so; the t test is for larger ones.
 _MOST_SIGNS = 10**9
 
 
@@ -161,51 +162,53 @@ def compare_language_pairs(
     second: Mapping[str, np.ndarray],
     test: Callable[[np.ndarray, np.ndarray], Comparison] | None = None,
 ) -> dict[str, Comparison]:
-    """Two systems in each cell of a table, such as the L x L pairs of languages, with Holm's correction over all.
+    """Two systems in each language pair of a table, such as the L x L language pairs, with Holm's correction over all.
 
-    The test is by randomization with 10,000 random swaps, or 200 for each cell where that is more: with fewer, nothing
-    in a large table could be significant after the correction. Where they would take too long (more than 10^9 random
-    signs, such as 150 cells of 300 queries or 70 of 1,200) it is the t test, with a p-value of at least 2 / 2^Q, the
-    least that any randomization of so many queries has. Either way no p-value is 0, and `test` of the result says
-    which of them it was.
+    The test is by randomization with 10,000 random swaps, or 200 for each language pair where that is more: with
+    fewer, nothing in a large table could be significant after the correction. Where they would take too long (more
+    than 10^9 random signs, such as 150 language pairs of 300 queries or 70 of 1,200) it is the t test, with a p-value
+    of at least 2 / 2^Q, the least that any randomization of so many queries has. Either way no p-value is 0, and
+    `test` of the result says which of them it was.
 
     Args:
-        first, second (`Mapping[str, np.ndarray]`): Of each cell a measure of each query, by two systems.
+        first, second (`Mapping[str, np.ndarray]`): Of each language pair a measure of each query, by two systems.
         test (`Callable`, *optional*): Such as `paired_randomization_test` or `paired_t_test`; by default as above.
 
     Returns:
-        `dict[str, Comparison]`: Of each cell, `adjusted_p_value` being the corrected one.
+        `dict[str, Comparison]`: Of each language pair, `adjusted_p_value` being the corrected one.
 
     Raises:
-        ValueError: When the systems do not have the same cells, or in one not the same queries.
+        ValueError: When the systems do not have the same language pairs, or in one not the same queries.
 
     Example:
 
         >>> first = {"de-en": np.array([0.9, 0.8, 0.7, 1.0]), "en-de": np.array([0.5, 0.2, 0.6, 0.4])}
         >>> second = {"de-en": np.array([0.5, 0.5, 0.6, 0.9]), "en-de": np.array([0.4, 0.3, 0.6, 0.4])}
-        >>> {cell: found.adjusted_p_value for cell, found in compare_language_pairs(first, second).items()}
+        >>> {pair: found.adjusted_p_value for pair, found in compare_language_pairs(first, second).items()}
         {'de-en': 0.25, 'en-de': 1.0}
     """
     if first.keys() != second.keys():
         unlike = sorted(first.keys() ^ second.keys())
-        raise ValueError(f"cells that only one of the systems has: {', '.join(unlike)}. Compare the same cells.")
+        raise ValueError(
+            f"language pairs that only one of the systems has: {', '.join(unlike)}. Compare the same language pairs."
+        )
     if test is None:
         test = _affordable_test(len(first), sum(map(len, first.values())))
     found = {}
-    for cell, values_Q in first.items():
+    for pair, values_Q in first.items():
         try:
-            found[cell] = test(values_Q, second[cell])
+            found[pair] = test(values_Q, second[pair])
         except ValueError as error:
-            raise ValueError(f"{cell}: {error}") from None
+            raise ValueError(f"{pair}: {error}") from None
     adjusted = holm(np.array([comparison.p_value for comparison in found.values()]))
     return {
-        cell: comparison._replace(adjusted_p_value=value)
-        for (cell, comparison), value in zip(found.items(), adjusted.tolist(), strict=True)
+        pair: comparison._replace(adjusted_p_value=value)
+        for (pair, comparison), value in zip(found.items(), adjusted.tolist(), strict=True)
     }
 
 
 def _affordable_test(num_language_pairs: int, num_values: int) -> Callable[[np.ndarray, np.ndarray], Comparison]:
-    num_resamples = max(10_000, _RESAMPLES_PER_CELL * num_language_pairs)
+    num_resamples = max(10_000, _RESAMPLES_PER_PAIR * num_language_pairs)
     if num_resamples * num_values <= _MOST_SIGNS:
         return partial(paired_randomization_test, num_resamples=num_resamples)
     return _cautious_t_test
@@ -271,18 +274,19 @@ def macro_interval(
     num_resamples: int = 2_000,
     seed: int = 0,
 ) -> Interval:
-    """Mean over cells of the mean over queries, with its confidence interval, by a bootstrap of parallel queries.
+    """Return the mean over language pairs of the mean over queries, with its CI, by a bootstrap of parallel queries.
 
-    In a table of languages the same query stands in many cells, in translation, and where it is hard it is hard in
-    many of them: the values are no independent draws. Hence queries are drawn again with replacement, each with all
-    its cells, as many as there are; that S times, and the ends are quantiles of the S means over cells. The cells are
-    not drawn: the interval is for other queries in the same languages. Where each cell has queries of its own, this is
-    the bootstrap of independent queries.
+    In a table of languages the same query stands in many language pairs, in translation, and where it is hard it is
+    hard in many of them: the values are no independent draws. Hence queries are drawn again with replacement, each
+    with all its language pairs, as many as there are; that S times, and the ends are quantiles of the S means over
+    language pairs. The language pairs are not drawn: the interval is for other queries in the same languages. Where
+    each language pair has queries of its own, this is the bootstrap of independent queries.
 
     Args:
-        values (`Sequence[np.ndarray]`): Of each cell a measure of each query, or its difference between two systems,
-            of shape `(Q,)`; NaN where a query does not count. A cell where none counts is left out.
-        queries (`Sequence[np.ndarray]`): Of each cell which queries those are, by number or name, of shape `(Q,)`.
+        values (`Sequence[np.ndarray]`): Of each language pair a measure of each query, or its difference between two
+            systems, of shape `(Q,)`; NaN where a query does not count. A language pair where none counts is skipped.
+        queries (`Sequence[np.ndarray]`): Of each language pair which queries those are, by number or name, of shape
+            `(Q,)`.
         confidence (`float`, *optional*, defaults to `0.95`): Share of the means inside, between 0 and 1.
         num_resamples (`int`, *optional*, defaults to `2000`): S.
         seed (`int`, *optional*, defaults to `0`): Of the draws.
@@ -296,7 +300,7 @@ def macro_interval(
 
     Example:
 
-        >>> # a query in both cells counts once, and the smaller cell for as much as the larger one
+        >>> # a query in both pairs counts once, and the smaller pair for as much as the larger one
         >>> half, queries = np.array([0.0, 1.0] * 50), np.arange(100)
         >>> mean, low, high = macro_interval([half, half], [queries, queries])
         >>> mean, round(low, 1), round(high, 1)
@@ -306,14 +310,16 @@ def macro_interval(
     """
     _check_confidence(confidence)
     if [*map(np.shape, values)] != [*map(np.shape, queries)]:
-        raise ValueError("values and queries are not of the same shapes: give the query of each value of each cell.")
+        raise ValueError(
+            "values and queries are not of the same shapes: give the query of each value of each language pair."
+        )
     counted = [~np.isnan(value_Q) for value_Q in values]
     if not any(map(np.any, counted)):
-        raise ValueError(f"no query counts: {len(values)} cells, none with a value that is a number.")
-    cells = [cell for cell in zip(values, queries, counted, strict=True) if cell[2].any()]
-    values = [value_Q[keep_Q] for value_Q, _, keep_Q in cells]
+        raise ValueError(f"no query counts: {len(values)} language pairs, none with a value that is a number.")
+    pairs = [pair for pair in zip(values, queries, counted, strict=True) if pair[2].any()]
+    values = [value_Q[keep_Q] for value_Q, _, keep_Q in pairs]
     mean = float(np.mean([value_Q.mean() for value_Q in values]))
-    units, unit_of = np.unique(np.concatenate([query_Q[keep_Q] for _, query_Q, keep_Q in cells]), return_inverse=True)
+    units, unit_of = np.unique(np.concatenate([query_Q[keep_Q] for _, query_Q, keep_Q in pairs]), return_inverse=True)
     blocks = _blocks(values, np.split(unit_of, np.cumsum([len(value_Q) for value_Q in values])[:-1]))
     rng, num_units = np.random.default_rng(seed), len(units)
     height = max(1, _BATCH_VALUES // (4 * num_units))
@@ -326,10 +332,10 @@ def macro_interval(
 
 
 def _blocks(values: list[np.ndarray], units: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Some cells each, as matrices: the units they have, the sum of values and the number of each unit by cell."""
+    """Yield matrices for blocks of language pairs: their units, and sum and number of values by unit and pair."""
     blocks = []
-    for start in range(0, len(values), _BLOCK_CELLS):
-        chosen = slice(start, start + _BLOCK_CELLS)
+    for start in range(0, len(values), _BLOCK_PAIRS):
+        chosen = slice(start, start + _BLOCK_PAIRS)
         present_U, row = np.unique(np.concatenate(units[chosen]), return_inverse=True)
         column = np.repeat(np.arange(len(values[chosen])), [len(value_Q) for value_Q in values[chosen]])
         sum_UC, number_UC = np.zeros((2, len(present_U), len(values[chosen])))
@@ -348,15 +354,15 @@ def _times_drawn(rng: np.random.Generator, num_resamples: int, num_units: int) -
 
 
 def _macro_means(times_SU: np.ndarray, blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Of each resample the mean over the cells that have a query in it."""
-    total_S, cells_S = np.zeros((2, len(times_SU)))
+    """Of each resample the mean over the language pairs that have a query in it."""
+    total_S, pairs_S = np.zeros((2, len(times_SU)))
     for present_U, sum_UC, number_UC in blocks:
         chosen_SU = times_SU[:, present_U]
         number_SC = chosen_SU @ number_UC
         there_SC = number_SC > 0
         total_S += np.divide(chosen_SU @ sum_UC, number_SC, out=np.zeros_like(number_SC), where=there_SC).sum(axis=1)
-        cells_S += there_SC.sum(axis=1)
-    return total_S / cells_S
+        pairs_S += there_SC.sum(axis=1)
+    return total_S / pairs_S
 
 
 def _check_confidence(confidence: float) -> None:

@@ -1,10 +1,10 @@
-"""The grid of a scaling study: which trials there are, and which commands make them.  It trains nothing itself.
+"""The grid of a scaling study: which trials there are, and which commands make them. It trains nothing itself.
 
 1. Languages stand in one order; a trial with L of them has the first L, so that sets are nested (`language_order`).
-2. An *arm* is a way to get a retriever.  The grid has a trial for each arm, L and seed; what an L cannot have is told
+2. An *arm* is a way to get a retriever. The grid has a trial for each arm, L and seed; what an L cannot have is told
    with the reason (`grid`).
 3. A trial has *stages*: a recipe with its options, run one after the other in the folder of the trial
-   (`stages_of`).  Paths within the study begin with `{study}`, so that it may lie anywhere.
+   (`stages_of`). Paths within the study begin with `{study}`, so that it may lie anywhere.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ ARMS = {
     "cross": Arm("cross-lingual batches", "cross=1", least=2),
     "hybrid": Arm("monolingual and cross-lingual batches in equal shares", "mono=0.5,cross=0.5", least=2),
     "pool": Arm("pool batches", "pool=1", least=2),
-    "mono_cross_pool": Arm("all three kinds in equal shares", "mono=1,cross=1,pool=1", least=2),
+    "mono_cross_pool": Arm("all three batch types in equal shares", "mono=1,cross=1,pool=1", least=2),
     "mixed": Arm("two languages for each item of a batch", "mixed=1", least=2),
-    "mlm": Arm("masked language modeling as of mBERT, evaluated untouched", mlm=True),
+    "mlm": Arm("masked language modeling as in mBERT, evaluated untouched", mlm=True),
     "mlm_hybrid": Arm("the same, then hybrid batches", "mono=0.5,cross=0.5", mlm=True, least=2),
 }
 

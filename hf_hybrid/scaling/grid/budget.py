@@ -7,8 +7,8 @@
 | `time` | seconds over those of a step in a short run | likewise |
 | `target_quality` | `max_steps` of the configuration, as a cap | as for `steps` |
 
-Of `mlm_hybrid` each stage has the budget of its own: its whole cost is the sum.  What has been resolved once stays in
-`study.json`, so that a study which goes on has the same plan.
+Of `mlm_hybrid` each stage has the budget of its own: its whole cost is the sum. What has been resolved once stays in
+`study.json`, so that a study that is resumed has the same plan.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ class BudgetResolver:
             if ARMS[trial["arm"]].mlm:
                 found["mlm_steps"][key] = self._mlm_steps(trial, times)
         target = self.study.aim._asdict() if self.study.aim else None
-        kind = self.study.budget
-        value = None if kind == "target_quality" else self.amount
+        budget_type = self.study.budget
+        value = None if budget_type == "target_quality" else self.amount
         return {
-            "type": kind,
+            "type": budget_type,
             "value": value,
             "target": target,
             "steps": found["steps"],
             "mlm_steps": found["mlm_steps"],
-            "how": _HOW[kind],
+            "how": _HOW[budget_type],
         }
 
     @property
@@ -176,7 +176,7 @@ class BudgetResolver:
         for pilot in pilots.values():
             if folder.status(pilot) != "finished":
                 place = folder.trial_path(pilot) / "log.txt"
-                raise ValueError(f"The short run {pilot['id']} did not come to its end, so no budget follows: {place}")
+                raise ValueError(f"The short run {pilot['id']} did not finish, so no budget follows: {place}")
         return {
             name: {stage["name"]: _step_time(RunFolder(folder.stage_path(stage))) for stage in pilot["stages"]}
             for name, pilot in pilots.items()

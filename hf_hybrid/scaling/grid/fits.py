@@ -1,7 +1,7 @@
 """`fits.json`: how each cost and quality goes with L, and how arms compare, each with its interval and its sentence.
 
-1. A quantity is a number of a row of `table.json` (`QUANTITIES`); a trial that failed, or is missing, has none, and one
-   that did not reach its target has `NOT_REACHED`.
+1. A quantity is a number of a row of `table.json` (`QUANTITIES`); a trial that failed, or is missing, has none, and
+   one that did not reach its target has `NOT_REACHED`.
 2. For each quantity and arm with at least two L: the law (`growth.fit_growth`), and of quality what each L changes
    against the fewest.
 3. For each pair of `COMPARED` arms: the ratio of costs, over all L that both have and at each; the difference of
@@ -73,7 +73,7 @@ QUANTITIES = {
     "monolingual/MAP": Quantity("monolingual MAP", "", _quality("quality", "monolingual/MAP"), False),
     "cross_lingual/MAP": Quantity("cross-lingual MAP", "", _quality("quality", "cross_lingual/MAP"), False),
     "multilingual/MAP": Quantity("multilingual MAP", "", _quality("quality", "multilingual/MAP"), False),
-    "bias/rank_distance": Quantity("rank distance", "places", _quality("quality", "bias/rank_distance"), False),
+    "bias/rank_distance": Quantity("rank distance", "ranks", _quality("quality", "bias/rank_distance"), False),
     "trained/monolingual/MAP": Quantity(
         "monolingual MAP of trained languages", "", _quality("trained", "monolingual/MAP"), False
     ),

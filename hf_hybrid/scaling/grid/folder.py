@@ -125,8 +125,8 @@ class StudyFolder:
 
     def lists_of(self, trial: Trial) -> list[str]:
         """Return the names of the lists of output folders of a trial: its own, and those of its stages."""
-        places = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in trial["stages"]]
-        folders = {Path(place).relative_to(self.path).as_posix(): None for place in places}
+        paths = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in trial["stages"]]
+        folders = {Path(place).relative_to(self.path).as_posix(): None for place in paths}
         return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"trials/{trial['id']}": None, **folders}]
 
     def stage_path(self, stage: Stage) -> Path:
@@ -140,12 +140,12 @@ class StudyFolder:
         return "failed" if (self.trial_path(trial) / "failure.json").exists() else "missing"
 
     def is_finished(self, stage: Stage) -> bool:
-        """Whether a stage has come to its end, as its own files say."""
+        """Whether a stage has finished, as its own files say."""
         run = RunFolder(self.stage_path(stage))
         try:
             evaluated = (run.path / "eval.json").exists() and run.read_eval()["after"] is not None
             return evaluated and (stage["name"] == "eval" or run.read_run()["status"] == "finished")
-        except (OSError, ValueError):  # damaged: its recipe says so, or writes it anew
+        except (OSError, ValueError):  # damaged: its recipe says so, or writes it again
             return False
 
     def read_failure(self, trial: Trial) -> Failure:
@@ -159,5 +159,5 @@ class StudyFolder:
             unfinished.write_text(json.dumps(failure, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def forget_failure(self, trial: Trial) -> None:
-        """It is run again, or has come to its end."""
+        """It is run again, or has finished."""
         self.open_trial(trial).delete("failure.json")

@@ -3,12 +3,12 @@
 1. Values come as L -> the values of the seeds, in the same order for all L.  None or NaN is a trial that failed, and
    `NOT_REACHED` one whose target was not reached within its budget: both are counted, and neither is passed over.
 2. Each seed is fitted by itself: a straight line `intercept + slope * L`, and a power law `factor * L ** exponent`, a
-   line through the logarithms.  A coefficient is the mean over the seeds (of the logarithms, for a factor).
+   line through the logarithms. A coefficient is the mean over the seeds (of the logarithms, for a factor).
 3. An interval is Student's over the seeds: they are what was drawn, and each went through all L.  It is exact for
-   normal noise that two seeds do not share, be it of each trial, of a seed as a whole or of how a seed grows.  It says
+   normal noise that two seeds do not share, be it of each trial, of a seed as a whole or of how a seed grows. It says
    what other seeds would give, and nothing of other languages, corpora or machines.
 4. The law is the one with the smaller error at an L that it was not fitted to; the line, unless the other's error is
-   less by more than a tenth.  A line is the weaker claim: it says nothing of a shape.
+   less by more than a tenth. A line is the weaker claim: it says nothing of a shape.
 5. A difference is only what an interval says: the words are made by `scaling/grid/sentences.py`.
 
 Why not the bootstrap alone: a resample of n seeds never leaves the range of these n, and the range of three values
@@ -22,7 +22,7 @@ interval of the slope held the true one):
 | of each seed, in all its trials | 95.0%                | 75.2%                           |
 | of the growth of each seed     | 95.4%                | 76.7%                           |
 
-Both stand in a `Fit`.  What is claimed rests on the first.
+Both stand in a `Fit`. What is claimed rests on the first.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Fit(TypedDict):
     coefficients: dict[str, float]  # intercept and slope, or factor and exponent
     intervals: dict[str, Ends | None]  # Student's over the seeds; None with one seed
     bootstrap_intervals: dict[str, Ends | None]  # percentiles over the seeds: too narrow, see the head of the module
-    errors: dict[str, float | None]  # of each law at an L left out, as a share of the mean value
+    errors: dict[str, float | None]  # of each law at a held-out L, as a share of the mean value
     chosen_because: str
     level: float
     languages: list[int]  # that are fitted
@@ -122,7 +122,7 @@ def fit_growth(values: Values, level: float = LEVEL, seed: int = 0) -> Fit:
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap's resamples.
 
     Returns:
-        `Fit`: Goes to JSON as it is. An L where a trial did not reach its target is left out of the fit, since those
+        `Fit`: Goes to JSON as it is. An L where a trial did not reach its target is excluded from the fit, since those
         that did are the cheaper ones; it is among the `points`, with how many did not.
 
     Raises:
@@ -379,10 +379,10 @@ def _choose(
         return "linear", "a power law needs values above 0"
     shares = f"{line:.2%} (line) against {power:.2%} (power law) of the mean value"
     if power < CLEARLY_LESS * line:
-        return "power", f"its error at an L left out is less by more than a tenth: {shares}"
+        return "power", f"its error at a held-out L is less by more than a tenth: {shares}"
     if line <= power:
-        return "linear", f"its error at an L left out is no larger: {shares}"
-    return "linear", f"the power law's error at an L left out is not less by more than a tenth: {shares}"
+        return "linear", f"its error at a held-out L is no larger: {shares}"
+    return "linear", f"the power law's error at a held-out L is not less by more than a tenth: {shares}"
 
 
 def _refuse_no_law(fit: Fit) -> tuple[float, float]:

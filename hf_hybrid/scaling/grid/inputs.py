@@ -95,7 +95,7 @@ def read_settings(study: StudyArguments) -> Settings:
 
     Raises:
         ValueError: On an option that the study itself decides.
-        SystemExit: On an option that the command does not know, as of `parse_arguments`.
+        SystemExit: On an option that the command does not know, as for `parse_arguments`.
     """
     train = _merged(study.train_config, study.words_of("train_options"), "train_options")
     mlm = _merged(study.mlm_config, study.words_of("mlm_options"), "mlm_options")
@@ -118,7 +118,7 @@ def read_settings(study: StudyArguments) -> Settings:
 
 def _merged(config: str, options: Mapping[str, str], place: str) -> dict[str, Any]:
     if refused := [name for name in options if name in OWN_OPTIONS]:
-        raise ValueError(f"{place}: the study itself decides on {refused[0]}; leave it out.")
+        raise ValueError(f"{place}: the study itself decides on {refused[0]}; omit it.")
     try:
         found = yaml.safe_load(find_settings(config).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -212,7 +212,7 @@ def _saved(part: ParallelCorpus, outputs: OutputFolder, name: str, begun: bool) 
             delete_folder(aside)
             raise ValueError(
                 f"{folder} holds other items or languages than this study would: choose another study_dir, or "
-                "--overwrite to begin anew."
+                "--overwrite to start over."
             )
         outputs.put_folder(aside, name)
     delete_folder(aside)

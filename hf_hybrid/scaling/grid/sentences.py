@@ -1,7 +1,7 @@
 """Fits, ratios and differences as sentences, each of which says what its interval allows and no more.
 
 A change is named where the whole interval lies on one side of no change (0 for a slope, an exponent or a difference, 1
-for a ratio), and nowhere else; without an interval nothing is claimed.  What failed, or did not reach its target, is
+for a ratio), and nowhere else; without an interval nothing is claimed. What failed, or did not reach its target, is
 part of the sentence.
 """
 
@@ -26,7 +26,7 @@ def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
         >>> fit = fit_growth({1: [1.0, 1.1, 1.0], 4: [1.1, 1.0, 1.1], 9: [1.0, 1.1, None]})
         >>> print(growth_sentence(fit, "step time", "s"))
         step time does not change measurably with L: exponent 0.0229
-        (95% interval -0.0774 to 0.123; L = 1 to 9, 3 seeds). 1 trial failed: 1 at L = 9.
+        (95% CI -0.0774 to 0.123; L = 1 to 9, 3 seeds). 1 trial failed: 1 at L = 9.
     """
     if fit["law"] is None:
         sentence = f"{quantity}: how it goes with L cannot be said, as {fit['chosen_because']}."
@@ -49,7 +49,7 @@ def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
         >>> from hf_hybrid.scaling.grid.growth import ratio
         >>> found = ratio({2: [1.0, 1.1, 1.05]}, {2: [2.0, 2.1, 2.2]})
         >>> print(ratio_sentence(found, "step time", "hybrid", "mBERT-style"))
-        step time of hybrid is less than that of mBERT-style: 0.5 times as much (95% interval 0.445 to 0.561; 3 seeds).
+        step time of hybrid is less than that of mBERT-style: 0.5 times as much (95% CI 0.445 to 0.561; 3 seeds).
     """
     value, (failed, of_first, of_second) = ratio["ratio"], (ratio["num_missing"], f"of {first}", f"of {second}")
     unreached = [
@@ -90,7 +90,7 @@ def difference_sentence(
         >>> from hf_hybrid.scaling.grid.growth import differences_from_fewest
         >>> (found,) = differences_from_fewest({1: [0.5, 0.6, 0.55], 8: [0.45, 0.56, 0.5]})
         >>> print(difference_sentence(found, "MAP", "L = 8", "L = 1"))
-        MAP is lower at L = 8 than at L = 1: by 0.0467 (95% interval of the difference -0.061 to -0.0323; 3 seeds).
+        MAP is lower at L = 8 than at L = 1: by 0.0467 (95% CI of the difference -0.061 to -0.0323; 3 seeds).
     """
     value, missing = difference["difference"], difference["num_missing"]
     lacking = f" {_counted(missing, 'seed')} without both values: a run failed or did not reach its target."
@@ -141,8 +141,8 @@ def _what_is_missing(points: Sequence[Point]) -> list[str]:
     sentences = []
     if failed:
         total = sum(count for _, count in failed)
-        places = ", ".join(f"{count} at L = {languages}" for languages, count in failed)
-        sentences.append(f"{_counted(total, 'trial')} failed: {places}.")
+        paths = ", ".join(f"{count} at L = {languages}" for languages, count in failed)
+        sentences.append(f"{_counted(total, 'trial')} failed: {paths}.")
     for point in points:
         if point["num_not_reached"]:
             runs = point["num_not_reached"] + point["num_values"]
@@ -164,7 +164,7 @@ def _side(interval: Ends | None, nothing: float) -> int | None:
 def _interval(interval: Ends | None, level: float, of: str = "") -> str:
     if interval is None:
         return "no interval"
-    return f"{level:.0%} interval{of} {_number(interval[0])} to {_number(interval[1])}"
+    return f"{level:.0%} CI{of} {_number(interval[0])} to {_number(interval[1])}"
 
 
 def _with_unit(value: float, unit: str) -> str:

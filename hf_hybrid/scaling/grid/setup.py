@@ -1,8 +1,8 @@
 """From what is asked to `study.json`: what all trials share is made once, then each trial has its commands.
 
 1. All that can be wrong with what is asked is looked for first, and nothing is written (`check_study`).
-2. What is asked is compared with the study that the folder holds.  One that has begun may only get more trials; before
-   that it is made anew where it differs, and with `overwrite` it is deleted (`open_study`).
+2. What is asked is compared with the study that the folder holds. One that has begun may only get more trials; before
+   that it is rebuilt where it differs, and with `overwrite` it is deleted (`open_study`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> A
         ValueError: When something of it cannot be, or the folder is not one of a study.
     """
     _refuse_other_folder(folder)
-    folder.outputs.check_kind("study")
+    folder.outputs.check_type("study")
     settings = read_settings(args)
     model, data = settings.model_args.model_name_or_path, settings.data_args
     if overwrite:
@@ -95,7 +95,7 @@ def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> A
 
 def _refuse_other_folder(folder: StudyFolder) -> None:
     """Refuse files of somebody else where there is no study yet."""
-    if folder.outputs.kind is not None or not folder.path.is_dir():
+    if folder.outputs.output_type is not None or not folder.path.is_dir():
         return
     names = sorted(path.name for path in folder.path.iterdir())
     strange = [name for name in names if not any(fnmatch(name, pattern) for pattern in _MAY_BE_THERE)]
@@ -103,9 +103,9 @@ def _refuse_other_folder(folder: StudyFolder) -> None:
         raise ValueError(f"{folder.path} is no study, but holds {strange[0]}: choose another study_dir, or a new one.")
 
 
-def _refuse_own_parts(folder: StudyFolder, places: Iterable[str | None]) -> None:
+def _refuse_own_parts(folder: StudyFolder, paths: Iterable[str | None]) -> None:
     parts = [(folder.path / name).resolve() for name in PARTS]
-    for place in places:
+    for place in paths:
         if place is not None and any(Path(place).resolve().is_relative_to(part) for part in parts):
             raise ValueError(f"--overwrite would delete {place}, which this study needs: choose another study_dir.")
 
@@ -138,8 +138,8 @@ def open_study(
     if earlier and (difference := _find_difference(earlier, fixed, resolver, asked.trials, shared)):
         if begun:
             raise ValueError(
-                f"{folder.path} holds another study: {difference}. Choose another study_dir, or --overwrite to begin "
-                "anew."
+                f"{folder.path} holds another study: {difference}. Choose another study_dir, or --overwrite to start "
+                "over."
             )
         earlier = None
         folder.outputs.delete("trials")  # short runs of the former study
@@ -214,7 +214,7 @@ def _make_bases(
         if note.exists() and begun:  # its tokenizer is of the texts of the largest set of languages
             raise ValueError(
                 f"{folder} was made of other texts than this study's: choose another study_dir, or --overwrite to "
-                "begin anew."
+                "start over."
             )
         outputs.delete("base")
         with outputs.writing("base/made_of.json") as unfinished:

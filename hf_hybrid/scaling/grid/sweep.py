@@ -1,9 +1,9 @@
 """Runs the trials of a study in processes of their own, some at a time.
 
-1. A trial that has come to its end is left alone; one that was stopped goes on, since each recipe does.
+1. A trial that has finished is left alone; one that was stopped is resumed, since each recipe resumes.
 2. A trial that fails leaves `failure.json` and its log, and the others run all the same.
 3. SIGTERM and SIGINT are passed on: each run saves a checkpoint, and the sweep ends with the exit status `RESUME_ME`.
-4. Where only the sweep was killed, its trials run on.  The next one waits for them before it takes over their folders.
+4. Where only the sweep was killed, its trials run on. The next one waits for them before it takes over their folders.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Sweep:
         return "finished"
 
     def _tidy(self, trial: Trial) -> None:
-        """Delete what only a run that goes on needs; the models stay."""
+        """Delete what only a resumed run needs; the models stay."""
         for stage in trial["stages"]:
             outputs = OutputFolder(self.folder.stage_path(stage))
             outputs.delete(*(path.name for path in checkpoint_folders(outputs)))

@@ -23,7 +23,7 @@ class Costs(TypedDict):
     """What a training took; None: not measured, or nothing was trained."""
 
     setup_time_s: float | None
-    step_time_s: float | None  # as of `measured_runs.typical_step_time`
+    step_time_s: float | None  # as for `measured_runs.typical_step_time`
     train_time_s: float | None
     num_steps: int | None
     num_parameters: int | None
@@ -54,8 +54,8 @@ class Row(_Trial, Costs):
 
     stages: dict[str, Costs]  # "mlm", "train", apart
     quality: dict[str, float]  # over all evaluation languages, as in multilingual/MAP, and bias
-    trained: dict[str, float]  # monolingual/MAP and the like, over pairs of languages that were trained on
-    unseen: dict[str, float]  # over pairs of languages that were not
+    trained: dict[str, float]  # monolingual/MAP and the like, over language pairs that were trained on
+    unseen: dict[str, float]  # over language pairs that were not
     target: TargetCost | None
 
 

@@ -1,7 +1,7 @@
 """What to change where a run does not fit in memory: options of ours, each with what it would take.
 
 The order is that of what they cost: first what changes nothing but time, then other machines, last another batch,
-which is another loss.  An option is offered where the high end of its memory fits; where none does, what comes
+which is another loss. An option is offered where the high end of its memory fits; where none does, what comes
 nearest is named.
 """
 

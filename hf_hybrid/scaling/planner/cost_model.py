@@ -1,14 +1,14 @@
-"""Costs of runs as sums of causes, each with a weight that is not negative, and intervals from runs left out.
+"""Costs of runs as sums of causes, each with a weight that is not negative, and intervals from held-out runs.
 
-1. A cost (time, memory) is a sum over causes (operations, bytes, texts, ...) of amount times weight.  More work never
-   takes less, so no weight is negative.  They are those with the least squared relative error (`scipy.optimize.nnls`).
-2. Each run is left out once: the weights of all others predict it, and it is off by a factor.
-3. The interval of a new run is jackknife+ (Barber et al. 2021, arXiv 1905.02928): over all runs left out, the
-   predictions without one, each times and divided by that one's factor; of these a low and a high one.  For runs drawn
+1. A cost (time, memory) is a sum over causes (operations, bytes, texts, ...) of amount times weight. More work never
+   takes less, so no weight is negative. They are those with the least squared relative error (`scipy.optimize.nnls`).
+2. Each run is held out once: the weights of all others predict it, and it is off by a factor.
+3. The interval of a new run is jackknife+ (Barber et al. 2021, arXiv 1905.02928): over all held-out runs, the
+   predictions without one, each times and divided by that one's factor; of these a low and a high one. For runs drawn
    like the measured ones it holds the truth at about its level, and at no less than 1 - 2 * (1 - level), however wrong
-   step 1 is.  Measured on made-up costs of three causes with 5% noise, 90% asked for: 92% of 970 new runs for N = 20,
+   step 1 is. Measured on made-up costs of three causes with 5% noise, 90% asked for: 92% of 970 new runs for N = 20,
    90% for N = 30; where the sum is the wrong law, 94% and 91%.
-4. That is a promise for runs like the measured ones alone.  Where a cause is beyond what was measured, the interval is
+4. That is a promise for runs like the measured ones alone. Where a cause is beyond what was measured, the interval is
    widened, by as much again for each doubling, and says no level; beyond `FARTHEST` times there is none.
 
 Shape letters: N runs, F causes.
@@ -93,14 +93,14 @@ class CostModel:
                 f"{len(costs_N)} measured runs are too few to plan from: give {FEWEST_RUNS} at the least."
             )
         if not (np.isfinite(costs_N).all() and (costs_N > 0).all()):
-            raise ValueError("A measured run has a time or a memory that is not above 0; leave it out.")
+            raise ValueError("A measured run has a time or a memory that is not above 0; omit it.")
         self.names = list(names)
         self._least_F, self._most_F = causes_NF.min(axis=0), causes_NF.max(axis=0)
         self.weights = _weights(causes_NF, costs_N)
         rows = np.arange(len(costs_N))
         self.weights_left_out_NF = np.array([_weights(causes_NF[rows != i], costs_N[rows != i]) for i in rows])
         predicted_N = (self.weights_left_out_NF * causes_NF).sum(axis=1)
-        self.errors_N = np.abs(np.log(np.maximum(predicted_N, 1e-300) / costs_N))  # of runs left out, as logarithms
+        self.errors_N = np.abs(np.log(np.maximum(predicted_N, 1e-300) / costs_N))  # of held-out runs, as logarithms
 
     def estimate(self, causes_F: np.ndarray, level: float = LEVEL) -> Estimate:
         """What a run with these causes would take.

@@ -1,7 +1,7 @@
 """A machine in numbers: what a plan must know of it, read from a small YAML or JSON file or from a run that was there.
 
 name: H100
-kind: gpu
+device_type: gpu
 num_devices: 8
 memory_per_device_gib: 79.6
 matrix_tflops: 798       # reached in a product of large matrices, not the data sheet's
@@ -27,8 +27,8 @@ import yaml
 if TYPE_CHECKING:
     from hf_hybrid.records.schema import Run
 
-KINDS, PRECISIONS = ("cpu", "gpu"), ("float32", "bf16")
-_TEXTS = {"name": None, "kind": KINDS, "precision": PRECISIONS, "currency": None}
+DEVICE_TYPES, PRECISIONS = ("cpu", "gpu"), ("float32", "bf16")
+_TEXTS = {"name": None, "device_type": DEVICE_TYPES, "precision": PRECISIONS, "currency": None}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Hardware:
 
     Args:
         name (`str`): Runs are of this machine where theirs is the same.
-        kind (`str`, *optional*, defaults to `"gpu"`): `gpu` or `cpu`, where a device is a process of its own.
+        device_type (`str`, *optional*, defaults to `"gpu"`): `gpu` or `cpu`, where a device is a process of its own.
         num_devices (`int`, *optional*, defaults to 1): Devices that a run may use.
         memory_per_device_gib (`float`, *optional*): Of a device; of a CPU it is the host's that counts.
         matrix_tflops (`float`, *optional*): 10^12 operations a second of a device in a product of large matrices, in
@@ -55,12 +55,12 @@ class Hardware:
 
     Example:
 
-        >>> Hardware("laptop", kind="cpu", host_memory_gib=16).num_devices
+        >>> Hardware("laptop", device_type="cpu", host_memory_gib=16).num_devices
         1
     """
 
     name: str
-    kind: str = "gpu"
+    device_type: str = "gpu"
     num_devices: int = 1
     memory_per_device_gib: float | None = None
     matrix_tflops: float | None = None
@@ -145,7 +145,7 @@ def hardware_of_run(run: Run) -> Hardware:
     peak_flops = config.get("peak_flops")
     return Hardware(
         name=host + (f", threads of a process: {threads}" if threads else "") if on_cpu else devices[0],
-        kind="cpu" if on_cpu else "gpu",
+        device_type="cpu" if on_cpu else "gpu",
         num_devices=max(run["world_size"], 1 if on_cpu else len(devices)),
         matrix_tflops=peak_flops / 1e12 if peak_flops else None,
         precision="bf16" if config.get("bf16") or config.get("fp16") else "float32",

@@ -114,9 +114,9 @@ def workload_of(folder: RunFolder) -> Workload:
 def typical_step_time(lines: Sequence[ResourceLine], resources: Resources) -> float:
     """The time of a step that nothing disturbed: the median over the lines of the log, by token.
 
-    The first `WARMUP_STEPS` steps are left out where others remain.  The mean would have in it whatever else the
-    machine did; the plain median would depend on which language pairs the middle of the lines was of, whose texts may be twice
-    as long as others', so that lines are compared by the token and the median is that of a mean step.
+    The first `WARMUP_STEPS` steps are excluded where others remain. The mean would have in it whatever else the
+    machine did; the plain median would depend on which language pairs the middle of the lines was of, whose texts may
+    be twice as long as others', so that lines are compared by the token and the median is that of a mean step.
 
     Example:
 
@@ -151,8 +151,8 @@ def _length_spread(resources: Resources, model: ModelSize, sequences: float) -> 
 
 def _strategy(run: Run) -> str:
     found = run["environment"].get("distributed") or {}
-    kind, stage = str(found.get("type")), found.get("stage")
-    return {"DEEPSPEED": f"zero{stage}", "FSDP": "fsdp2"}.get(kind, "ddp")
+    strategy, stage = str(found.get("type")), found.get("stage")
+    return {"DEEPSPEED": f"zero{stage}", "FSDP": "fsdp2"}.get(strategy, "ddp")
 
 
 def _evaluated_queries(folder: RunFolder, config: dict[str, Any]) -> int:

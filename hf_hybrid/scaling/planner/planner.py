@@ -2,11 +2,11 @@
 
 1. `CostModel`s learn set-up, step time and memory from the causes that `Workload` names, on one machine in one
    precision (see `scaling/planner/cost_model.py` for the intervals).
-2. For that machine, they predict.  For another, operations are scaled by the rates of the matrix products, what moves
+2. For that machine, they predict. For another, operations are scaled by the rates of the matrix products, what moves
    memory by the bandwidths, and what the host does not at all; where a bandwidth is not known the interval goes from
-   one of these to the other.  Of memory, weights and states are counted, and layers' outputs are taken for what was
-   measured, give or take a factor of two.  No run was made there, so such an interval says no level.
-3. What devices send each other is counted (`Workload.bytes_sent`).  Its time is learned where runs of several devices
+   one of these to the other. Of memory, weights and states are counted, and layers' outputs are taken for what was
+   measured, give or take a factor of two. No run was made there, so such an interval says no level.
+3. What devices send each other is counted (`Workload.bytes_sent`). Its time is learned where runs of several devices
    are among the measured ones; else it is bytes over the interconnect's rate, and the interval goes from all of it
    hidden behind the computation to none.
 4. Where the memory is not enough, `scaling/planner/advice.py` says what to change.
@@ -151,7 +151,7 @@ def plan(
         >>> from hf_hybrid.scaling.planner.workload import ModelSize
         >>> def work(width, batch_size):
         ...     return Workload(4, 1000, ModelSize(2, width, 8000), batch_size, tokens_per_text=10, steps=100)
-        >>> laptop = Hardware("laptop", kind="cpu", host_memory_gib=8)
+        >>> laptop = Hardware("laptop", device_type="cpu", host_memory_gib=8)
         >>> runs = [
         ...     Measured(str(n), laptop, work(width, n), work(width, n).flops / 1e10, 3.0, 0.5 + n / 1000, None, None)
         ...     for width in (64, 128, 256) for n in (16, 32, 64, 128)
@@ -213,7 +213,7 @@ class Planner:
         self.measured_on = measured_on or place
         self.hardware = hardware or self.measured_on
         self.same = (self.hardware.name, self.hardware.precision) == (place.name, place.precision)
-        self.on_gpu = self.hardware.kind == "gpu"
+        self.on_gpu = self.hardware.device_type == "gpu"
         self.halved = self.hardware.precision == "bf16"
         self.learned_bytes = self.same and any(run.workload.num_devices > 1 for run in self.runs)
         exchange: Causes = {"bytes sent": self.bytes_sent} if self.learned_bytes else {}
@@ -221,7 +221,7 @@ class Planner:
         self.setup = Learned(SETUP, self.runs, [run.setup_time_s for run in self.runs])
         host_gib = [run.host_memory_gib for run in self.runs]
         device_gib = [run.device_memory_gib for run in self.runs if run.device_memory_gib is not None]
-        measured_gpus = place.kind == "gpu" and len(device_gib) == len(self.runs)
+        measured_gpus = place.device_type == "gpu" and len(device_gib) == len(self.runs)
         on_host: Causes = {} if measured_gpus else {"texts": HOST_MEMORY["texts"]}
         self.memory = Learned({**TRAINING_MEMORY, **on_host}, self.runs, device_gib if measured_gpus else host_gib)
         self.host = Learned(HOST_MEMORY, self.runs, host_gib)
@@ -312,7 +312,7 @@ class Planner:
         return found if self.same else found._replace(level=None)
 
     def _host_memory_gib(self, work: Workload) -> Estimate | None:
-        """Beside GPUs; another kind of machine says nothing of it."""
+        """Beside GPUs; another type of machine does not predict it."""
         return self.host.estimate(work, self.level) if self.on_gpu and self.same else None
 
     def _energy_wh(self, work: Workload, total: Estimate) -> Estimate | None:
@@ -390,9 +390,11 @@ def _of_one_machine(measured: Sequence[Measured], hardware: Hardware | None) -> 
         if hardware and (run.hardware.name, run.hardware.precision) == (hardware.name, hardware.precision)
     ]
     runs = own or list(measured)
-    places = sorted({f"{run.hardware.name} in {run.hardware.precision}" for run in runs})
-    if len(places) != 1:
-        raise ValueError(f"Runs of one machine in one precision are needed; got {len(places)}: {'; '.join(places)}.")
+    machines = sorted({f"{run.hardware.name} in {run.hardware.precision}" for run in runs})
+    if len(machines) != 1:
+        raise ValueError(
+            f"Runs of one machine in one precision are needed; got {len(machines)}: {'; '.join(machines)}."
+        )
     return runs
 
 
@@ -410,7 +412,7 @@ def prediction_table(prediction: Prediction) -> str:
         ("set-up", found.setup_time_s, "s"),
         ("step", found.step_time_s, "s"),
         ("set-up and training", found.total_time_s.times(1 / 3600), "h"),
-        ("memory of a device" if hardware.kind == "gpu" else "memory of a process", found.memory_gib, "GiB"),
+        ("memory of a device" if hardware.device_type == "gpu" else "memory of a process", found.memory_gib, "GiB"),
         ("memory of a process on the host", found.host_memory_gib, "GiB"),
         ("energy", found.energy_wh, "Wh"),
         ("cost", found.cost, hardware.currency),
@@ -475,7 +477,7 @@ def _machine(option: str, path: str) -> Hardware:
 
 
 def _teaches(path: Path) -> bool:
-    """Whether a trial is a contrastive training that came to its end."""
+    """Whether a trial is a contrastive training that finished."""
     if not (path / "run.json").exists():
         return False
     run = RunFolder(path).read_run()
@@ -518,7 +520,7 @@ class PlanArguments:
     batch_size: int | None = option(None, "Queries that a batch contrasts, over all devices.")
     tokens_per_text: float | None = option(None, "Mean length of queries and passages.")
     steps: int | None = option(None, "Optimizer steps.")
-    mix: str = option("mono=0.5,cross=0.5", "Shares of the kinds of batches.")
+    mix: str = option("mono=0.5,cross=0.5", "Shares of the batch types.")
     num_devices: int | None = option(None, "Devices of the run; by default all of the machine.")
     strategy: str | None = option(None, "ddp, zero1, zero2, zero3 or fsdp2.")
     chunk_tokens: int | None = option(None, "Most tokens of one forward pass of a device.")

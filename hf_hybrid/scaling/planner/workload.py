@@ -1,6 +1,6 @@
 """What a training run has to do, in numbers that are known before it runs.
 
-A `Workload` has the size of the corpus, of the batches and of the model, and how devices share the work.  From it
+A `Workload` has the size of the corpus, of the batches and of the model, and how devices share the work. From it
 follow tokens, operations and bytes: the causes of time and memory that `planner.py` weighs.
 """
 
@@ -73,7 +73,7 @@ class Workload:
         tokens_per_text (`float`): Mean length of queries and passages as they are trained on, in tokens, prompts
             included. It depends on corpus and tokenizer: a tokenizer says it of a few hundred texts.
         steps (`int`): Optimizer steps.
-        mix (`str`, *optional*, defaults to `"mono=0.5,cross=0.5"`): Shares of the kinds of batches.
+        mix (`str`, *optional*, defaults to `"mono=0.5,cross=0.5"`): Shares of the batch types.
         max_positives (`int`, *optional*, defaults to 4): Most passages of a query in a pool batch; no more than L.
         num_negatives (`int`, *optional*, defaults to 0): Hard negatives beside each of them.
         length_spread (`float`, *optional*, defaults to 1.3): Mean of the squared length over the square of the mean.
@@ -156,7 +156,7 @@ class Workload:
 
     @property
     def planned_pairs(self) -> int:
-        """Pairs of languages that the plan goes through; a pool language pair is a language's."""
+        """Language pairs that the plan goes through; a pool language pair is a language's."""
         if self.language_pairs is not None:
             return self.language_pairs
         mix, count = MixConfig.parse(self.mix), self.languages
@@ -240,8 +240,8 @@ class Workload:
     def _batches(self) -> list[tuple[float, float]]:
         """Share and number of texts of the mix's batches: those of pools, and all others."""
         pool = MixConfig.parse(self.mix).pool
-        kinds = ((pool, min(self.max_positives, self.languages)), (1 - pool, 1))
-        return [(share, self.batch_size * (1 + n * (1 + self.num_negatives))) for share, n in kinds if share > 0]
+        batch_types = ((pool, min(self.max_positives, self.languages)), (1 - pool, 1))
+        return [(share, self.batch_size * (1 + n * (1 + self.num_negatives))) for share, n in batch_types if share > 0]
 
     @property
     def _most_of_chunk(self) -> float:

@@ -4,13 +4,13 @@
 |---|---|
 | `study.json`, `table.json`, `fits.json`, `step_profile.json` | as in the study |
 | `report.html`, `report.md` | the report, the same bytes that the copy itself gives |
-| `trials/*/run.json`, `plan.json`, `eval.json`, `resources.json` | of runs that came to their end |
+| `trials/*/run.json`, `plan.json`, `eval.json`, `resources.json` | of runs that finished |
 | `trials/*/resources.jsonl`, `curve.jsonl`, `events.jsonl` | their logs |
 | `trials/*/failure.json` | of trials that failed |
 | `manifest.json` | size and SHA-256 of each file |
 
-All is in published form: without secrets and paths of the machine.  There are no weights, no texts and no values of
-single queries.  Records of runs are written in few lines, for an `eval.json` has a number for each pair of languages
+All is in published form: without secrets and paths of the machine. There are no weights, no texts and no values of
+single queries. Records of runs are written in few lines, for an `eval.json` has a number for each language pair
 and measure.
 """
 
@@ -40,7 +40,7 @@ RECORDS = ("run.json", "plan.json", "eval.json", "resources.json", "resources.js
 
 
 def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
-    """Write the copy of a study whose report is written; an earlier copy gives way to it as a whole.
+    """Write the copy of a study whose report is written; an earlier copy is replaced by it as a whole.
 
     Args:
         folder (`str` or `Path`): The study.
@@ -159,7 +159,7 @@ def _dumps(value: Any, indent: int | None) -> str:
 
 
 def build_published_study(study: dict[str, Any]) -> dict[str, Any]:
-    """`study.json` without secrets and places of a machine; those within the study stay: its files are found by them.
+    """`study.json` without secrets and local paths; paths within the study stay: its files are found by them.
 
     Args:
         study (`dict`): Content of the file.
@@ -182,7 +182,7 @@ def build_published_trial(trial: Trial) -> dict[str, Any]:
 
 
 def _outside(value: Any) -> Any:
-    """Published, but for places within the study."""
+    """Publish, but keep paths within the study."""
     if isinstance(value, dict):
         return {key: _outside(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """The figures of a study's report: which there are, and the rows of each, from what the study's folder holds.
 
 1. `read_study` reads `study.json`, `table.json`, `fits.json` and, where it is, `step_profile.json`, without secrets
-   and places of a machine.
+   and local paths.
 2. Means and intervals over seeds are those of `growth.fit_growth`; a trial that failed is in none, and counted.
 3. A figure whose numbers nobody measured is not drawn, and the report says so.
 """
@@ -44,7 +44,7 @@ class Report(NamedTuple):
     Args:
         folder (`StudyFolder`): The study.
         study (`dict`): `study.json`, but for its trials.
-        trials (`list[Trial]`): Those, with the places of their files.
+        trials (`list[Trial]`): The trials, with the paths of their files.
         rows (`list[dict]`): Of `table.json`, a row a trial.
         fits (`dict`): `fits.json`.
         profile (`dict`, *optional*): `step_profile.json`, in the form of `benchmarks/step_profile.json`.
@@ -123,7 +123,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
 
 
 def _shown(value: Any) -> Any:
-    """What may be shown of a file: no secrets, no places of a machine, no characters that cannot be seen."""
+    """What may be shown of a file: no secrets, no local paths, no characters that cannot be seen."""
 
     def of(inner: Any) -> Any:
         if isinstance(inner, dict):
@@ -265,7 +265,7 @@ def bias_figures(report: Report) -> Iterator[Figure]:
 
 
 def curve_figures(report: Report) -> Iterator[Figure]:
-    """Quality while training went on, at the largest L."""
+    """Quality while training continued, at the largest L."""
     chosen = [row for row in report.rows if row["num_languages"] == report.most_languages]
     rows = [found for row in chosen if row["status"] == "finished" for found in _curve(report, row)]
     if rows:

@@ -162,7 +162,7 @@ def markdown_text(folder: str | os.PathLike[str]) -> str:
 
 
 def _in_a_line(value: Any) -> Any:
-    """A cell of a table: a number, or one with its interval."""
+    """Format a table entry: a number, or one with its interval."""
     if isinstance(value, dict):
         return f"{value['text']} ({value['small']})" if value["small"] else value["text"]
     return "–" if value is None else value

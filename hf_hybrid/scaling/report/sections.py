@@ -227,7 +227,7 @@ def _methods(report: Report) -> list[str]:
         "All trials of a seed begin with the same model, and are evaluated on the same queries and passages: of every "
         "query language against every passage language, and against the passages of all languages together.",
         "Each trial is a process of its own, whose times, peaks of memory and tokens its run folder tells.",
-        "A law (a line or a power of L) is fitted to each seed, and chosen by its error at an L left out.",
+        "A law (a line or a power of L) is fitted to each seed, and chosen by its error at a held-out L.",
     ]
     if target:
         found.append(
@@ -280,7 +280,7 @@ _BEST, _RANK_DISTANCE = "multilingual/MAP", "bias/rank_distance"  # the quality 
 
 
 _NOTHING = (
-    "Nothing can be said of hybrid batches: no such trial has come to its end at two numbers of languages, nor at one "
+    "Nothing can be said of hybrid batches: no such trial has finished at two numbers of languages, nor at one "
     "where mono or mlm_hybrid has."
 )
 
@@ -394,10 +394,10 @@ def main_table(report: Report) -> Table:
     """
     columns = {name: _by_place(growth_rows(report, name)) for name in _COLUMNS}
     columns = {name: found for name, found in columns.items() if found}
-    places = list(dict.fromkeys((row["arm"], row["num_languages"]) for row in in_order(report.rows)))
+    points = list(dict.fromkeys((row["arm"], row["num_languages"]) for row in in_order(report.rows)))
     rows = [
         [NAMES[arm], count or "–", *(_with_interval(found.get((arm, count))) for found in columns.values())]
-        for arm, count in places
+        for arm, count in points
         if any((arm, count) in found for found in columns.values())
     ]
     about = f"Means over {len(report.seeds)} seeds, with intervals of {report.fits['level']:.0%}."

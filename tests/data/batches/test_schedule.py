@@ -102,7 +102,7 @@ def test_a_pass_gives_every_item_once_and_parts_groups(
         passes = [np.concatenate(visits[pair.name][i : i + per_pass]) for i in (0, per_pass)]
         assert sorted(passes[0]) == sorted(passes[1]) == sorted(set(passes[0].tolist()))
         assert len(passes[0]) == pair.num_items
-        assert passes[0].tolist() != passes[1].tolist(), "the second pass must be dealt anew"
+        assert passes[0].tolist() != passes[1].tolist(), "the second pass must be shuffled again"
         sizes = {len(items) for items in visits[pair.name]}
         assert max(sizes) - min(sizes) <= 1
 

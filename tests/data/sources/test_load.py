@@ -190,7 +190,7 @@ def test_a_run_is_not_evaluated_on_what_it_is_trained_on(tmp_path: Path) -> None
     first, same = (
         write_folder(tmp_path / name, {"en": [item("1"), item("2")], "de": [item("1", "de")]}) for name in "ab"
     )
-    with pytest.raises(ValueError, match=r"--eval_corpus is the training corpus: leave it out"):
+    with pytest.raises(ValueError, match=r"--eval_corpus is the training corpus: omit it"):
         open_corpora(first, same)
     train, evaluated = open_corpora(first, same, eval_languages="en")
     assert (train.languages, evaluated.languages) == (("de", "en"), ("en",))
@@ -280,7 +280,7 @@ def test_pairs_with_two_texts_for_one_item(tmp_path: Path) -> None:
 
 def test_pairs_refuse_names_and_headers(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "en.jsonl", [item(1)])
-    with pytest.raises(ValueError, match="not a pair of languages; allowed are names such as en-de"):
+    with pytest.raises(ValueError, match="not a language pair; allowed are names such as en-de"):
         from_pairs(tmp_path)
     (tmp_path / "en.jsonl").unlink()
     (tmp_path / "en-de.tsv").write_text("1\tq\tp\n")

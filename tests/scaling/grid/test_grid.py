@@ -502,7 +502,7 @@ def test_a_plan_learns_from_the_trials_and_changes_only_what_is_given(tmp_path: 
     (trials / "bm25").mkdir()
     machine = tmp_path / "machine.yaml"
     name = hardware_of_run(RunFolder(trials / "0").read_run()).name
-    machine.write_text(json.dumps({"name": name, "kind": "cpu"}))
+    machine.write_text(json.dumps({"name": name, "device_type": "cpu"}))
     asked = PlanArguments(plan=str(machine), batch_size=48)
     found = plan_from_study(str(tmp_path), [6], asked)
     work = found.workload
@@ -515,7 +515,7 @@ def test_a_plan_learns_from_the_trials_and_changes_only_what_is_given(tmp_path: 
         plan_from_study(str(tmp_path), [6, 7], asked)
     with pytest.raises(ValueError, match="no finished training to learn from"):
         plan_from_study(str(tmp_path / "none"), [6], asked)
-    machine.write_text(json.dumps({"name": name, "kind": "cpu", "num_devices": 2, "interconnect_gb_per_s": 10}))
+    machine.write_text(json.dumps({"name": name, "device_type": "cpu", "num_devices": 2, "interconnect_gb_per_s": 10}))
     for one, devices in ((PlanArguments(str(machine)), 2), (PlanArguments(str(machine), num_devices=1), 1)):
         found = plan_from_study(str(tmp_path), [6], one)
         assert found.workload.num_devices == devices

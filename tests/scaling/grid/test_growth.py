@@ -256,7 +256,7 @@ def growth_with(name: str, value: float, interval: list[float]) -> Fit:
         ("slope", [0.0, 0.1], "does not change measurably"),
         ("slope", [0.01, 0.1], "grows with L"),
         ("slope", [-0.2, -0.1], "falls with L"),
-        ("exponent", [-0.03, 0.05], "does not change measurably with L: exponent 0.01 (95% interval -0.03 to 0.05"),
+        ("exponent", [-0.03, 0.05], "does not change measurably with L: exponent 0.01 (95% CI -0.03 to 0.05"),
         ("exponent", [0.01, 0.9], "grows with L, more slowly than in proportion"),
         ("exponent", [0.9, 1.1], "proportional growth (exponent 1) cannot be ruled out"),
         ("exponent", [1.1, 1.3], "faster than in proportion"),
@@ -280,7 +280,7 @@ def test_a_ratio_is_a_difference_where_its_interval_leaves_1_out(interval: list[
     found: Ratio = {**ratio({2: [1.0, 1.1]}, {2: [1.0, 1.0]}), "ratio": 1.05, "interval": interval}
     sentence = ratio_sentence(found, "time to the target", "hybrid", "mBERT-style")
     assert words in sentence
-    assert f"(95% interval {interval[0]:.3g} to {interval[1]:.3g}; 2 seeds)" in sentence
+    assert f"(95% CI {interval[0]:.3g} to {interval[1]:.3g}; 2 seeds)" in sentence
     if interval[0] <= 1 <= interval[1]:
         assert " less" not in sentence
         assert " more" not in sentence

@@ -127,7 +127,7 @@ def test_a_run_is_read_as_it_was(runs: list[RunFolder]) -> None:
         languages=4, batch_size=32, steps=20, language_pairs=16,
         model=ModelSize(2, 128, 8000, 12 * 2 * 128**2 + 8000 * 128, 12 * 2 * 128**2),
     )  # fmt: skip
-    assert found.hardware == Hardware(LAPTOP, kind="cpu")
+    assert found.hardware == Hardware(LAPTOP, device_type="cpu")
     expected_s = SECONDS["step"] + SECONDS["flop"] * found.workload.flops + SECONDS["text"] * 64
     assert found.step_time_s == pytest.approx(expected_s + SECONDS["weight"] * found.workload.model.parameters)
 
@@ -272,16 +272,16 @@ def test_noise_lies_within_the_intervals(tmp_path: Path) -> None:
 
 
 def test_runs_of_two_machines_are_not_mixed(measured: list[Measured]) -> None:
-    elsewhere = [run._replace(hardware=Hardware("other", kind="cpu")) for run in measured]
+    elsewhere = [run._replace(hardware=Hardware("other", device_type="cpu")) for run in measured]
     with pytest.raises(ValueError, match="got 2: Linux"):
         Planner([*measured, *elsewhere])
-    planner = Planner([*measured, *elsewhere], Hardware("other", kind="cpu"))  # those of the machine count
+    planner = Planner([*measured, *elsewhere], Hardware("other", device_type="cpu"))  # those of the machine count
     assert len(planner.runs) == len(measured)
     assert planner.same
 
 
 def test_energy_and_cost_follow_the_time(measured: list[Measured]) -> None:
-    machine = Hardware(LAPTOP, kind="cpu", price_per_device_hour=0.5, power_per_device_w=60)
+    machine = Hardware(LAPTOP, device_type="cpu", price_per_device_hour=0.5, power_per_device_w=60)
     found = plan(measured, machine, work())
     assert found.energy_wh == found.total_time_s.times(60 / 3600)._replace(level=None)
     assert found.cost == found.total_time_s.times(0.5 / 3600)
@@ -307,7 +307,7 @@ def test_far_work_is_said_to_be_far(measured: list[Measured]) -> None:
 
 
 def small_machine(host_gib: float) -> Hardware:
-    return Hardware(LAPTOP, kind="cpu", host_memory_gib=host_gib)
+    return Hardware(LAPTOP, device_type="cpu", host_memory_gib=host_gib)
 
 
 def test_what_fits_is_told_from_what_may_not(measured: list[Measured]) -> None:
@@ -537,7 +537,7 @@ def test_the_machine_of_a_run_on_gpus(tmp_path: Path) -> None:
 
 def test_how_devices_share_the_work_is_read(tmp_path: Path) -> None:
     kinds = {("DEEPSPEED", 2): "zero2", ("FSDP", 2): "fsdp2", ("MULTI_GPU", None): "ddp", ("NO", None): "ddp"}
-    for number, ((kind, stage), strategy) in enumerate(kinds.items()):
-        environment = {"distributed": {"type": kind, "stage": stage}}
+    for number, ((device_type, stage), strategy) in enumerate(kinds.items()):
+        environment = {"distributed": {"type": device_type, "stage": stage}}
         folder = write_run_folder(tmp_path / str(number), environment=environment, world_size=2)
         assert workload_of(folder).strategy == strategy

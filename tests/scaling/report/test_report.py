@@ -189,7 +189,7 @@ def test_the_answer_is_three_sentences_of_the_fits_with_intervals(study: Path) -
     text = (study / "report.md").read_text(encoding="utf-8")
     sentences = re.findall(r"^\d\. (.*)$", text, re.MULTILINE)
     assert len(sentences) == 3
-    assert all("95% interval" in sentence for sentence in sentences)
+    assert all("95% CI" in sentence for sentence in sentences)
     assert fits["growth"]["train_time_s"]["hybrid"]["sentence"].removesuffix(".") in sentences[0]
     at_largest = fits["ratios"]["target/train_time_s"]["hybrid/mlm_hybrid"]["by_languages"]["4"]
     assert f"at L = 4, {at_largest['sentence']}".removesuffix(".") in sentences[1].replace("&#95;", "_")
@@ -275,7 +275,7 @@ def test_every_kind_of_spec_is_valid_for_vega_lite(page: str) -> None:
 
 def test_a_study_of_one_trial_has_a_report(small: Path, page: str) -> None:
     text, table = read(small), (small / "report.md").read_text(encoding="utf-8")
-    assert "Nothing can be said of hybrid batches: no such trial has come to its end at two numbers of" in table
+    assert "Nothing can be said of hybrid batches: no such trial has finished at two numbers of" in table
     assert "Nothing can be said of hybrid batches" in text
     assert "&#96;" not in table
     assert "One seed: there are no intervals" in text

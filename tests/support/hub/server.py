@@ -196,7 +196,7 @@ def environment(hub: HubServer, home: Path, token: str | None = None) -> dict[st
 
 
 def api(hub: HubServer, token: str | None = None) -> HfApi:
-    """The client in this process; without a token it is nobody, whoever is logged in on this machine."""
+    """The client in this process; without a token it is nobody, anyone who is logged in on this machine."""
     return HfApi(endpoint=hub.url, token=token or False)
 
 
