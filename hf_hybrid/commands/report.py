@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_hybrid.scaling.grid.folder import StudyFolder
-from hf_hybrid.scaling.report.copy import copy_study, refuse_copy
+from hf_hybrid.scaling.report.copy import copy_study, is_copy, open_study, refuse_copy
 from hf_hybrid.scaling.report.page import write_report
 from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.options import explain_errors, option, parse_arguments
@@ -54,10 +54,15 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid report") -
         )
         if not args.study:
             raise ValueError("study: name the folder of a study, as in: hf-hybrid report runs/sample-study")
-        if args.copy_to:
-            refuse_copy(StudyFolder(args.study), Path(os.path.abspath(args.copy_to)))
-        page, text = write_report(args.study, args.step_profile)
-        print(f"{page}\n{text}")
-        if args.copy_to:
-            sizes = [path.stat().st_size for path in copy_study(args.study, args.copy_to).rglob("*") if path.is_file()]
-            print(f"{args.copy_to}: {size_words(sum(sizes))} in {len(sizes)} files")
+        copies = [Path(name) for name in (args.copy_to, args.study if is_copy(args.study) else None) if name]
+        with open_study(args.study) as folder:
+            for target in copies:
+                refuse_copy(StudyFolder(folder), Path(os.path.abspath(target)))
+            page, text = write_report(folder, args.step_profile)
+            for target in copies:
+                copy_study(folder, target)
+        if not is_copy(args.study):
+            print(f"{page}\n{text}")
+        for target in copies:
+            sizes = [path.stat().st_size for path in target.iterdir() if path.is_file()]
+            print(f"{target}: {size_words(sum(sizes))} in {len(sizes)} files")

@@ -15,6 +15,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData, get_token
 
+from hf_hybrid.records.archive import TRIALS_NAME, open_trials
 from hf_hybrid.records.manifest import checkpoints, find_damage, read_manifest
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import (
@@ -295,8 +296,7 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, license: str | Non
         raise HubError(f"{folder} is no folder. {UNSENT}")
     if not (folder / "study.json").is_file():
         raise HubError(f"{folder} is no study: it has no study.json; for a run omit --study. {UNSENT}")
-    # a copy, of recipes/report.py --copy_to, is in published form and has a manifest: it goes as it is
-    is_copy = (folder / MANIFEST_NAME).is_file()
+    is_copy = (folder / TRIALS_NAME).is_file()  # of recipes/report.py --copy_to: it is in published form already
     paths = list(all_files(folder) if is_copy else _of_study(folder))
     runs = [path.parent for path in paths if path.name == "run.json" and path.parent.name != BUNDLE_NAME]
     bundles = {run: bundle_files(run) if is_finished(run) else {} for run in runs}
@@ -312,7 +312,9 @@ def study_files(folder: str | os.PathLike[str], repo_id: str, license: str | Non
         found |= {(run.relative_to(folder) / name).as_posix(): content for name, content in files.items()}
     if CARD_NAME not in found:
         verifiable = [run.relative_to(folder).as_posix() for run in runs if bundles[run]]
-        records: list[Run] = [publishable(RunFolder(run).read_run()) for run in runs]
+        with open_trials(folder) as place:  # the runs of a copy are in its archive
+            of_runs = [path.parent for path in place.glob("trials/**/run.json")] if is_copy else runs
+            records: list[Run] = [publishable(RunFolder(run).read_run()) for run in of_runs]
         found[CARD_NAME] = _card(repo_id, records, verifiable, license).encode()
     return found
 

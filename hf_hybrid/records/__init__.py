@@ -5,6 +5,7 @@
 * `output_folder`: `OutputFolder`: replace and delete only listed files
 * `run_folder`: `RunFolder`: read and write the files of one run
 * `events`: what happened when, as lines on stderr and in `events.jsonl`
+* `archive`: the records of all trials of a study in one Parquet file
 * `manifest`: sizes and hashes of the files of a folder; whole checkpoints
 * `environment`: versions, devices and git revision
 * `scores`: scores in other shapes: flat, or a matrix of language pairs

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ from hf_hybrid import __version__
 from hf_hybrid.evaluation.aggregate import scores_of_queries
 from hf_hybrid.hub.model_card import CARD_NAME
 from hf_hybrid.metrics.beir_cross_lingual import ranking
+from hf_hybrid.records.archive import TRIALS_NAME, DamagedArchive
 from hf_hybrid.records.environment import find_installed_version
 from hf_hybrid.records.manifest import read_manifest
 from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME, Scores
 from hf_hybrid.scaling.grid.fits import make_fits
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
-from hf_hybrid.scaling.report.copy import NEEDED, names_of
+from hf_hybrid.scaling.report.copy import COPY_NAMES, names_of, open_study
+from hf_hybrid.scaling.report.figures import PROFILE_NAME
 from hf_hybrid.scaling.report.page import (
     MARKDOWN_NAME,
     REPORT_NAME,
@@ -55,7 +57,7 @@ from .file_checks import check_schema
 from .findings import OK, UNKNOWN, WRONG, Finding, check, compare, compare_texts
 from .plan_checks import check_plan
 from .score_checks import check_scores
-from .study_evidence import ALL_TRIALS, NO_VALUES, StageEvidence, StudyEvidence, as_written, over_runs
+from .study_evidence import NO_VALUES, StageEvidence, StudyEvidence, as_written, over_runs
 from .study_trials import check_study
 
 _NEAR_NOTHING = 1e-12  # differences of values that are all but the same, on machines that add up in another order
@@ -76,27 +78,25 @@ def check_files(evidence: StudyEvidence) -> Iterator[Finding]:
         told = "only a copy has one, of recipes/report.py --copy_to: nothing tells what the files of the study were"
         yield Finding("manifest", UNKNOWN, MANIFEST_NAME, told)
         return
-    paths = {path.relative_to(evidence.path).as_posix(): path for path in evidence.path.rglob("*") if path.is_file()}
-    added = (MANIFEST_NAME, CARD_NAME)  # the card and hidden files are those of a repository
-    paths = {name: path for name, path in paths.items() if name not in added and not name.startswith(".")}
-    listed = read_manifest(evidence.path / MANIFEST_NAME)
-    for name in sorted({*paths, *listed, *NEEDED}):
+    paths = {path.name: path for path in evidence.source.iterdir() if path.name[0] != "."}
+    for name in (MANIFEST_NAME, CARD_NAME):  # the card is that of a repository
+        paths.pop(name, None)
+    listed = read_manifest(evidence.source / MANIFEST_NAME)
+    for name in sorted({*paths, *listed, *COPY_NAMES}):
         if name not in paths:
             yield Finding("manifest", WRONG, name, "is missing")
         elif name not in listed:
             yield Finding("manifest", WRONG, name, f"is not in {MANIFEST_NAME}: it was added")
+        elif name not in (*COPY_NAMES, PROFILE_NAME):
+            yield Finding("manifest", WRONG, name, "is no part of a copy")
         else:
             found = {"bytes": paths[name].stat().st_size, "sha256": sha256(paths[name])}
-            yield from _of_all("manifest", name, listed[name], found)
-    for name in sorted({*paths} - {*names_of(evidence.studies, evidence.study)}):
+            yield from compare("manifest", name, listed[name], found)
+    unpacked = {
+        path.relative_to(evidence.path).as_posix() for path in evidence.path.glob("trials/**/*") if path.is_file()
+    }
+    for name in sorted(unpacked - {*names_of(evidence.studies, evidence.study)}):
         yield Finding("manifest", WRONG, name, "is no part of a copy")
-
-
-def _of_all(check: str, name: str, expected: Any, found: Any) -> Iterator[Finding]:
-    """What is right in files of trials is counted together."""
-    for finding in compare(check, name, expected, found):
-        right = finding.status == OK and name.startswith("trials/")
-        yield finding._replace(place=f"{ALL_TRIALS}/{Path(name).name}") if right else finding
 
 
 # Runs
@@ -258,15 +258,22 @@ STUDY_CHECKS: dict[str, Check] = {
 }
 
 
-def check_study_folder(folder: str | os.PathLike[str]) -> Iterator[Finding]:
-    """What all checks find in a study, or in a copy.
+def check_study_folder(folder: str | os.PathLike[str], names: Sequence[str] = ()) -> Iterator[Finding]:
+    """Run the checks of a study, or of a copy.
 
     Args:
-        folder (`str` or `Path`): Where it lies.
+        folder (`str` or `Path`): The study.
+        names (`Sequence[str]`, *optional*): Only these of `STUDY_CHECKS`; all by default.
     """
-    evidence = StudyEvidence(Path(folder), Path(folder))
-    for name, check_folder in STUDY_CHECKS.items():
-        yield from run_check(name, check_folder, evidence)
+    source = Path(folder)
+    try:
+        with open_study(source) as path:
+            evidence = StudyEvidence(path, source)
+            for name in names or STUDY_CHECKS:
+                yield from run_check(name, STUDY_CHECKS[name], evidence)
+    except DamagedArchive as error:
+        yield from run_check("manifest", check_files, StudyEvidence(source, source))
+        yield Finding("schema", WRONG, TRIALS_NAME, str(error))
 
 
 # Made again

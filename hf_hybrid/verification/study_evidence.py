@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME
+from hf_hybrid.records.schema import PER_QUERY_NAME
 from hf_hybrid.scaling.grid.arms import Stage, Trial
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import Table, make_table
+from hf_hybrid.scaling.report.copy import is_copy
 
 from .evidence import Check, Evidence, run_check
 from .findings import OK, UNKNOWN, Finding
@@ -23,7 +25,16 @@ NO_VALUES = "a copy of a study has no values of single queries, which scores fol
 
 
 class StudyEvidence(Evidence):
-    """The files of a study; what else is given is not used, for no texts are read."""
+    """The files of a study; corpora are not used, because no texts are read.
+
+    Args:
+        path (`Path`): The study, or the unpacked files of a copy.
+        source (`Path`): The folder that is verified.
+    """
+
+    def __init__(self, path: Path, source: Path) -> None:
+        super().__init__(path, path)
+        self.source = source
 
     @cached_property
     def studies(self) -> StudyFolder:
@@ -43,7 +54,7 @@ class StudyEvidence(Evidence):
     @property
     def is_copy(self) -> bool:
         """Whether recipes/report.py --copy_to wrote it."""
-        return (self.path / MANIFEST_NAME).is_file()
+        return is_copy(self.source)
 
     @cached_property
     def table(self) -> Table:

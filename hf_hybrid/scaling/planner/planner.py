@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from hf_hybrid.data.batches.mix import MixConfig
+from hf_hybrid.records.archive import open_trials
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.utils.options import option, split_words
 
@@ -463,7 +464,9 @@ def plan_from_study(study_dir: str, counts: Sequence[int], wanted: PlanArguments
     assert wanted.plan is not None
     hardware = _machine("plan", wanted.plan)
     measured_on = _machine("measured_on", wanted.measured_on) if wanted.measured_on else None
-    runs = [read_measured(RunFolder(path)) for path in wanted.folders(study_dir) if wanted.runs or _teaches(path)]
+    with open_trials(study_dir) as folder:
+        paths = wanted.folders(str(folder))
+        runs = [read_measured(RunFolder(path)) for path in paths if wanted.runs or _teaches(path)]
     if not runs:
         raise ValueError(f"{study_dir} has no finished training to learn from; name run folders with --runs.")
     work = build_workload(runs, counts[0], {"num_devices": hardware.num_devices, **wanted.given()})

@@ -1,17 +1,13 @@
-"""A small copy of a study, to be kept with code: all that its report is made of, and by which it is verified.
+"""A small copy of a study, to commit with code or to publish: what its report is built from and verified by.
 
 | file | content |
 |---|---|
 | `study.json`, `table.json`, `fits.json`, `step_profile.json` | as in the study |
-| `report.html`, `report.md` | the report, the same bytes that the copy itself gives |
-| `trials/*/run.json`, `plan.json`, `eval.json`, `resources.json` | of runs that finished |
-| `trials/*/resources.jsonl`, `curve.jsonl`, `events.jsonl` | their logs |
-| `trials/*/failure.json` | of trials that failed |
+| `trials.parquet` | records of all trials (`records/archive.py`): JSON files and logs, `failure.json` of failed ones |
+| `report.html`, `report.md` | the report |
 | `manifest.json` | size and SHA-256 of each file |
 
-All is in published form: without secrets and paths of the machine. There are no weights, no texts and no values of
-single queries. Records of runs are written in few lines, for an `eval.json` has a number for each language pair
-and measure.
+A copy is in published form: without secrets and local paths, weights, texts and values of single queries.
 """
 
 from __future__ import annotations
@@ -19,10 +15,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_hybrid.records.archive import TRIALS_NAME, DamagedArchive, open_trials, write_archive
 from hf_hybrid.records.manifest import read_manifest, write_manifest
 from hf_hybrid.records.output_folder import put_files
 from hf_hybrid.records.schema import EVENTS_NAME, MANIFEST_NAME
@@ -35,7 +33,8 @@ from hf_hybrid.utils.strict_json import read_json, read_json_lines
 from .figures import PROFILE_NAME
 from .page import MARKDOWN_NAME, REPORT_NAME
 
-NEEDED = ("study.json", "table.json", "fits.json", REPORT_NAME, MARKDOWN_NAME)
+_NEEDED = ("study.json", "table.json", "fits.json", REPORT_NAME, MARKDOWN_NAME)
+COPY_NAMES = (*_NEEDED, TRIALS_NAME)  # files that every copy has
 RECORDS = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)
 
 
@@ -54,15 +53,19 @@ def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -
             copy, or a file of the study is missing or damaged.
     """
     study, target = StudyFolder(folder), Path(os.path.abspath(target))
-    if lacking := [name for name in NEEDED if not (study.path / name).is_file()]:
+    if lacking := [name for name in _NEEDED if not (study.path / name).is_file()]:
         raise ValueError(f"{study.path} has no {lacking[0]}: a copy is of a study whose report is written.")
     refuse_copy(study, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{UNFINISHED}{target.name}")
     delete_folder(aside)  # left by a kill
     try:
-        for name in names_of(study, study.read("study.json")):
-            _copy(study.path / name, aside / name)
+        aside.mkdir()
+        texts = {name: _published_text(study.path / name) for name in names_of(study, study.read("study.json"))}
+        write_archive(aside / TRIALS_NAME, {name: text for name, text in texts.items() if "/" in name})
+        for name, text in texts.items():
+            if "/" not in name:
+                (aside / name).write_text(text, encoding="utf-8", newline="")
         write_manifest(aside)
         own = _files_of_copy(target)
         if set(files_in(target)) <= {*own}:
@@ -107,7 +110,7 @@ def refuse_copy(folder: StudyFolder, target: Path) -> None:
             "that one yourself."
         )
     own = _files_of_copy(target)
-    names = {MANIFEST_NAME, *NEEDED, *names_of(folder, folder.read("study.json"))}
+    names = {MANIFEST_NAME, *COPY_NAMES, PROFILE_NAME}
     if taken := sorted(name for name in names if (target / name).exists() and name not in own):
         raise ValueError(
             f"copy_to={str(target)!r} holds {taken[0]}, which is not of the copy: {MANIFEST_NAME} does not list it. "
@@ -123,14 +126,42 @@ def _identity(study: Mapping[str, Any]) -> dict[str, Any]:
     return {"corpus": corpora, **settings, "budget": budget}
 
 
-def names_of(folder: StudyFolder, study: Study) -> list[str]:
-    """The files of a copy, by their names in the folder of the study, but for the manifest; those that are there.
+def is_copy(folder: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is a copy of a study, and not the study itself."""
+    return any((Path(folder) / name).is_file() for name in (TRIALS_NAME, MANIFEST_NAME))
+
+
+@contextmanager
+def open_study(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Provide a folder with the files of a study: the study itself, or a temporary folder with those of a copy.
 
     Args:
-        folder (`StudyFolder`): The study, or a copy.
+        folder (`str` or `Path`): A study or a copy.
+
+    Raises:
+        DamagedArchive: When the records of a copy cannot be read.
+    """
+    if not is_copy(folder):
+        yield Path(folder)
+        return
+    if not (Path(folder) / TRIALS_NAME).is_file():
+        raise DamagedArchive(f"{folder} has no {TRIALS_NAME}.")
+    with open_trials(folder) as place:
+        for path in Path(folder).iterdir():
+            if path.is_file() and path.name != TRIALS_NAME:
+                shutil.copyfile(path, place / path.name)
+        StudyFolder(place).outputs.note(*files_in(place))  # these files are ours
+        yield place
+
+
+def names_of(folder: StudyFolder, study: Study) -> list[str]:
+    """Return the files of a study whose content is in a copy, by their paths in it; those that exist.
+
+    Args:
+        folder (`StudyFolder`): The study.
         study (`Study`): Its `study.json`.
     """
-    names = [*NEEDED, PROFILE_NAME]
+    names = [*_NEEDED, PROFILE_NAME]
     for trial in study["trials"]:
         of_trial = [folder.trial_path(trial) / "failure.json"]
         if folder.status(trial) == "finished":
@@ -139,18 +170,14 @@ def names_of(folder: StudyFolder, study: Study) -> list[str]:
     return [name for name in names if (folder.path / name).is_file()]
 
 
-def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _published_text(path: Path) -> str:
     if path.suffix == ".json":
         content = read_json(path)
         shown = build_published_study(content) if path.name == "study.json" else publishable(content)
-        lines, indent = [shown], None if path.name in RECORDS else 1
-    elif path.suffix == ".jsonl":
-        lines, indent = publishable(read_json_lines(path)), None
-    else:
-        shutil.copyfile(path, target)
-        return
-    target.write_text("".join(f"{_dumps(line, indent)}\n" for line in lines), encoding="utf-8")
+        return f"{_dumps(shown, None if path.name in RECORDS else 1)}\n"
+    if path.suffix == ".jsonl":
+        return "".join(f"{_dumps(line, None)}\n" for line in publishable(read_json_lines(path)))
+    return path.read_bytes().decode("utf-8")
 
 
 def _dumps(value: Any, indent: int | None) -> str:
