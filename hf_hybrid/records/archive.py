@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 TRIALS_NAME = "trials.parquet"  # the records of all trials of a study
 _PAGE_BYTES = 64 * 2**20  # one page: similar files are compressed together
-_LEVEL = 19  # of zstd
+_LEVEL = 22  # of zstd
 
 
 class DamagedArchive(ValueError):

@@ -338,10 +338,10 @@ def test_a_name_that_is_taken_beside_a_report_a_copy_and_a_card(place: Place, tm
     check_refused("report.py", "report.md", study.path, lambda: report(place, study.path), said)
     folder = Path(shutil.copytree(made(place, "copy"), tmp_path / "copy"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"]["table.json"]
+    del manifest["files"]["fits.json"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    said = r"holds table\.json, which is not of the copy: manifest\.json does not list it"
-    check_refused("report.py --copy_to", "table.json", folder, lambda: copy(place, folder), said)
+    said = r"holds fits\.json, which is not of the copy: manifest\.json does not list it"
+    check_refused("report.py --copy_to", "fits.json", folder, lambda: copy(place, folder), said)
     folder = Path(shutil.copytree(made(place, "card"), tmp_path / "card"))
     add(folder, ".eval_results/x.yaml")
     lines = (folder / OUTPUTS_NAME).read_text().splitlines(keepends=True)

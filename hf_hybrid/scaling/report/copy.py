@@ -2,8 +2,8 @@
 
 | file | content |
 |---|---|
-| `study.json`, `table.json`, `fits.json`, `step_profile.json` | as in the study |
-| `trials.parquet` | records of all trials (`records/archive.py`): JSON files and logs, `failure.json` of failed ones |
+| `study.json`, `fits.json`, `step_profile.json` | as in the study |
+| `trials.parquet` | records of all trials (`records/archive.py`): JSON files and logs; and `table.json` |
 | `report.html`, `report.md` | the report |
 | `manifest.json` | size and SHA-256 of each file |
 
@@ -34,7 +34,7 @@ from .figures import PROFILE_NAME
 from .page import MARKDOWN_NAME, REPORT_NAME
 
 _NEEDED = ("study.json", "table.json", "fits.json", REPORT_NAME, MARKDOWN_NAME)
-COPY_NAMES = (*_NEEDED, TRIALS_NAME)  # files that every copy has
+COPY_NAMES = (*(name for name in _NEEDED if name != "table.json"), TRIALS_NAME)  # files that every copy has
 RECORDS = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)
 
 
@@ -62,9 +62,9 @@ def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -
     try:
         aside.mkdir()
         texts = {name: _published_text(study.path / name) for name in names_of(study, study.read("study.json"))}
-        write_archive(aside / TRIALS_NAME, {name: text for name, text in texts.items() if "/" in name})
+        write_archive(aside / TRIALS_NAME, {name: text for name, text in texts.items() if _is_archived(name)})
         for name, text in texts.items():
-            if "/" not in name:
+            if not _is_archived(name):
                 (aside / name).write_text(text, encoding="utf-8", newline="")
         write_manifest(aside)
         own = _files_of_copy(target)
@@ -126,6 +126,10 @@ def _identity(study: Mapping[str, Any]) -> dict[str, Any]:
     return {"corpus": corpora, **settings, "budget": budget}
 
 
+def _is_archived(name: str) -> bool:
+    return "/" in name or name == "table.json"
+
+
 def is_copy(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder is a copy of a study, and not the study itself."""
     return any((Path(folder) / name).is_file() for name in (TRIALS_NAME, MANIFEST_NAME))
@@ -174,15 +178,14 @@ def _published_text(path: Path) -> str:
     if path.suffix == ".json":
         content = read_json(path)
         shown = build_published_study(content) if path.name == "study.json" else publishable(content)
-        return f"{_dumps(shown, None if path.name in RECORDS else 1)}\n"
+        return f"{_dumps(shown)}\n"
     if path.suffix == ".jsonl":
-        return "".join(f"{_dumps(line, None)}\n" for line in publishable(read_json_lines(path)))
+        return "".join(f"{_dumps(line)}\n" for line in publishable(read_json_lines(path)))
     return path.read_bytes().decode("utf-8")
 
 
-def _dumps(value: Any, indent: int | None) -> str:
-    separators = (",", ":") if indent is None else None
-    return json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def build_published_study(study: dict[str, Any]) -> dict[str, Any]:
