@@ -115,7 +115,8 @@ def add_setup(rows: list[Row], args: argparse.Namespace) -> Row:
         same = medians(measure_setup("ours", args, count, args.peer_items, args.repeats))
         peer = measure_setup("peer", args, count, args.peer_items, 1)[0] if peer_goes_on else None
         peer_goes_on = peer is not None and peer["setup_time_s"] < args.peer_seconds
-        ratio = {name: peer[name] / same[name] for name in ("setup_time_s", "host_memory_mib")} if peer else None
+        names = ("setup_time_s", "host_memory_mib")  # what is too small to measure has no ratio
+        ratio = {name: peer[name] / same[name] if same[name] else None for name in names} if peer else None
         row |= {"ours": medians(own), "ours_at_peer_items": same, "peer": peer, "ratio": ratio}
         runs += [(count, run) for run in own]
         print(setup_line(row), flush=True)

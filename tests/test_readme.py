@@ -24,7 +24,6 @@ READMES = [
     "recipes/README.md",
     "accelerate_configs/README.md",
     "model_cards/README.md",
-    "benchmarks/README.md",
     "CONTRIBUTING.md",
 ]
 SMALLER = "--max_steps 2 --max_eval_queries 3 --evaluate_before false --energy none --use_cpu true --bf16 false"

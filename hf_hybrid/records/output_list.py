@@ -3,7 +3,7 @@
 | line                                            | meaning                                                 |
 |-------------------------------------------------|---------------------------------------------------------|
 | `{"format": "hf_hybrid outputs", "version": 1}` | the header                                              |
-| `{"output_type": "run"}`                               | what the folder holds: see `OutputFolder.begin`         |
+| `{"type": "run"}`                               | what the folder holds: see `OutputFolder.begin`         |
 | `{"file": "model/config.json"}`                 | a recipe is about to write this file, or has written it |
 | `{"deleted": "model/config.json"}`              | a recipe has deleted it                                 |
 

@@ -25,8 +25,8 @@ from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.inputs import token_premiums
 from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.training import run as runs
-from hf_hybrid.training import trainer
 from hf_hybrid.training.interruption import RESUME_ME
+from hf_hybrid.training.plan_trainer import PlanTrainer
 from tests.support.recipe_runs import REPOSITORY, Ended, recipes_here, write_jsonl_corpus
 from tests.support.toy_runs import At
 from tests.support.toys import toy_corpus, toy_encoder
@@ -303,7 +303,7 @@ class TestASmallStudy:
         self, study: StudyFolder, place: Path, run: Run, stages: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         stops = [("MlmTrainer", 3), ("HybridTrainer", 3)]  # checkpoints are written before that, not at it
-        made = trainer.HybridTrainer.__init__
+        made = PlanTrainer.__init__
 
         def stopped(self: Any, *args: Any, **kwargs: Any) -> None:
             made(self, *args, **kwargs)
@@ -313,7 +313,7 @@ class TestASmallStudy:
         def stop(**_: Any) -> None:
             raise SystemExit(RESUME_ME)
 
-        monkeypatch.setattr(trainer.HybridTrainer, "__init__", stopped)
+        monkeypatch.setattr(PlanTrainer, "__init__", stopped)
         words = ["--config", asked(place, study_dir=str(place / "stopped"))]
         words += ["--only", "zero_shot-*,mlm_hybrid-*"]
         other = StudyFolder(place / "stopped")

@@ -353,7 +353,7 @@ FORGERIES = [
     Forgery("the total of tokens", totals(tokens=10**6), "resources.json: tokens"),
     Forgery("tokens of a line", line(1, tokens=plus(1)), "resources.json: tokens"),
     Forgery("pairs of two lines, in exchange", exchanged, "line 1: pairs"),
-    Forgery("the kind of a line", line(0, kind=lambda kind: "pool"), "line 1: kind"),
+    Forgery("the batch type of a line", line(0, batch_type=lambda found: "pool"), "line 1: batch_type"),
     Forgery("the step of a line", line(0, step=plus(1)), "resources.jsonl, line"),
     Forgery("the energy", totals(energy_wh=0.75), "resources.json: energy_wh"),
     Forgery("the energy, skipped", totals(energy_wh=None, energy_source=None), "resources.json: energy_wh"),
