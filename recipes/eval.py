@@ -5,7 +5,7 @@
         --passage_prompt "passage: " --save_runs
     accelerate launch recipes/eval.py --model runs/mine/model --corpus miracl --settings monolingual
 
-The same command resumes where a killed one stopped. The output folder is by default one for each model and corpus;
+The same command resumes a killed one. The output folder is by default one for each model and corpus;
 one that holds another evaluation is refused, unless `--overwrite` replaces it.
 """
 

@@ -6,7 +6,7 @@
     accelerate launch recipes/train.py --model_name_or_path runs/sample-mlm/model --train_corpus sample
 
 The text is all queries and passages of the training corpus. The last line fine-tunes what such a run has left.
-The same command continues with a run that was stopped, from its newest checkpoint; `--overwrite` starts it over.
+The same command resumes a run from its newest checkpoint; `--overwrite` starts it over.
 Without a config, a corpus and a model it runs the settings sample/mlm: the built-in corpus and a small encoder.
 """
 

@@ -5,7 +5,7 @@
     accelerate launch recipes/train.py --dry_run --mix mono=1,cross=1,pool=1
     accelerate launch recipes/train.py --like user/name --output_dir runs/again
 
-The same command continues with a run that was stopped, from its newest checkpoint; `--overwrite` starts it over.
+The same command resumes a run from its newest checkpoint; `--overwrite` starts it over.
 Without a config, a corpus and a model it runs the settings sample/hybrid: the built-in corpus and a small encoder.
 """
 

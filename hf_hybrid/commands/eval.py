@@ -5,7 +5,7 @@
         --passage_prompt "passage: " --save_runs true
     hf-hybrid eval --model runs/mine/model --corpus miracl --settings monolingual --num_processes 2
 
-The same command resumes where a killed one stopped. The output folder is by default one for each model and corpus. A
+The same command resumes a killed one. The output folder is by default one for each model and corpus. A
 folder that holds another evaluation is refused, unless `--overwrite` replaces it.
 Launchers of processes start it as `accelerate launch -m hf_hybrid eval`, or by the recipe eval.py.
 """

@@ -6,7 +6,7 @@
     hf-hybrid push --metric --repo_id user/beir_cross_lingual --public
     hf-hybrid push --study runs/study --repo_id user/study-results
 
-A new repository is private unless `--public` says otherwise. The same command resumes where one was broken off.
+A new repository is private unless `--public` says otherwise. The same command completes an interrupted push.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ class LanguageRanks(NamedTuple):
         pool_rank_R (`np.ndarray` of shape `(R,)`): Rank among all, `np.inf` where an approximate search did not find
             it.
         pool_last_R (`np.ndarray` of shape `(R,)`): The last rank that the passages tied with it share there.
-        same_language_share_Q (`np.ndarray` of shape `(Q,)`): Share of the query's own language in the top k.
-        first_QP (`np.ndarray` of shape `(Q, P)`): Passages at the top k of the pool, -1 for none.
+        same_language_share_Q (`np.ndarray` of shape `(Q,)`): Share of the query's own language in its top k.
+        first_QP (`np.ndarray` of shape `(Q, P)`): Top-k passages of the pool, -1 for none.
         best (`dict[str, TopK]`): Longer rankings by passage language and `"*"`, by place in that language or the pool;
             empty where nobody asked for rankings.
     """

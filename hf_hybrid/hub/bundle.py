@@ -61,7 +61,7 @@ _OTHERS = ("curve.jsonl", "card.json", CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, 
 
 
 def write_bundle(folder: str | os.PathLike[str]) -> Path:
-    """Make the bundle of a finished run; one that is there is replaced by it as a whole.
+    """Write the bundle of a finished run. It replaces an earlier bundle as a whole.
 
     Args:
         folder (`str` or `Path`): The run folder.

@@ -120,7 +120,7 @@ class HybridEncoder(nn.Module):
             **settings: `pooling`, `normalize`, `query_prompt`, `passage_prompt`, `max_length`, over what is found.
 
         Raises:
-            ValueError: When the model is no encoder, or its layout or settings are not those that are known.
+            ValueError: When the model is no encoder, or its layout or settings are unknown.
             OSError: When there is no such model, or it has no safetensors.
         """
         name, wanted = os.fspath(name_or_path), {key: value for key, value in settings.items() if value is not None}

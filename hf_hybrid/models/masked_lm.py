@@ -173,7 +173,7 @@ class MaskedLanguageModel(HybridEncoder):
 
 
 class _Given(nn.Module):
-    """In the place of the encoder in transformers' model: its states are those that it is given."""
+    """Takes the place of the encoder in transformers' model, and returns the states that it is given."""
 
     def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=inputs_embeds)

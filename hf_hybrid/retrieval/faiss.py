@@ -23,7 +23,7 @@ NUM_RANKED = 1000
 _EXACT_UP_TO = 20_000  # passages: a search of so few is fast as it is
 _TRAINING_VECTORS_A_LIST = 64
 _PROBED = 1 / 16  # of all lists are looked at
-_BLOCK_QUERIES = 1024  # whose top k of all languages are held at once: with 16 languages 200 MiB
+_BLOCK_QUERIES = 1024  # their top k in all languages is held at once: with 16 languages 200 MiB
 
 
 class FaissPool:

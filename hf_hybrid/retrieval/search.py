@@ -74,7 +74,7 @@ class Block(NamedTuple):
         pool_R (`np.ndarray` of shape `(R,)`): Passages of the pool that do.
         score_R (`np.ndarray` of shape `(R,)`): Its score.
         share_B (`np.ndarray` of shape `(B,)`): Share of the query language in the top k.
-        first_BP (`np.ndarray` of shape `(B, P)`): Passages at the top k, by place in the pool, -1 for none.
+        first_BP (`np.ndarray` of shape `(B, P)`): Top-k passages, by position in the pool, -1 for none.
         best (`list[TopK]`): The top k in each language, then in the pool; empty where nobody asked.
     """
 
@@ -318,7 +318,7 @@ class _Share:
         self._last_B1, self._tied_B2 = torch.tensor([[torch.nan]]), torch.zeros(1, 2, dtype=torch.int64)
 
     def add(self, scores_BT: torch.Tensor, start: int, before: _Top | None, tile: _Top, now: _Top) -> None:
-        """Take in a tile, its top k, and those of all passages before and with it."""
+        """Add a tile, given its top k and the top k of all passages up to it."""
         last_B1 = now.score_BP[:, : self._k][:, -1:]
         tied_B2 = self._listed(tile, last_B1)
         if tile.score_BP.shape[1] < scores_BT.shape[1]:

@@ -95,7 +95,7 @@ def _nothing(_: Path) -> None:
 def rotate(
     run_folder: str | os.PathLike[str], limit: int | None, keep: Sequence[str | os.PathLike[str] | None]
 ) -> None:
-    """Delete all but `limit` checkpoints; those that no run wrote here stay too.
+    """Delete all but `limit` checkpoints. Checkpoints that no run wrote here stay.
 
     Args:
         run_folder (`str` or `Path`): Where they lie.

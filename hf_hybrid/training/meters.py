@@ -66,7 +66,7 @@ class Meter(Protocol):
 
 
 class _CounterMeter:
-    """Counters of joules that only grow, but for those that start again at `wrap`.
+    """Counters of joules that grow, and may start again from 0 at `wrap`.
 
     Args:
         source (`str`): Name of the meter.

@@ -197,7 +197,7 @@ def check_figures(evidence: StudyEvidence) -> Iterator[Finding]:
 
 
 def check_page(evidence: StudyEvidence) -> Iterator[Finding]:
-    """Both texts against those that the files give."""
+    """Compare both texts with the texts that the files give."""
     page, text = (_report(evidence, name) for name in (REPORT_NAME, MARKDOWN_NAME))
     by = _GENERATOR.search(page or "")
     release = f"it was made by hf-hybrid {by[1]}; here is {__version__}" if by and by[1] != __version__ else None

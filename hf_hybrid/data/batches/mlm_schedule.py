@@ -133,7 +133,7 @@ class LanguageBlocks:
         return {SIDE_PLURALS[side]: [int(row) for own, _, row in texts if own == side] for side in (QUERY, PASSAGE)}
 
     def _beginning(self, number: int) -> tuple[int, int]:
-        """Place of the first document of a block in its pass, and the tokens of it that blocks from before have."""
+        """Place of the first document of a block in its pass, and the tokens of it that earlier blocks have."""
         _, pass_number, place = self.key(number)
         order, end_D = self._deal(pass_number)
         first = place * self._room

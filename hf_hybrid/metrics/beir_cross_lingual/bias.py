@@ -1,8 +1,8 @@
 """Language bias: do documents, and queries, fare the same in every language? (numpy and a SciPy tail, leaf)
 
 * `peer`: relevant documents of all languages have the same expected rank.
-* `recall_by_language`: which share of the relevant documents of each language the top k have.
-* `same_language_share`: how much of the top k the language of the query has.
+* `recall_by_language`: the share of the relevant documents of each language that is in the top k.
+* `same_language_share`: the share of the top k in the query's language.
 * `mrc`: parallel queries get the same ranking.
 * `rank_distance`: how far the first and the last relevant document of a query lie apart.
 * `mlrs`: documents rise when they are translated into the language of the query.
@@ -11,7 +11,7 @@ All of them say how far languages lie apart, none how good a ranking is: read th
 that a single evaluation of a pool gives, under the names and at the depths that results have.
 
 Shape letters: Q queries, R relevant documents of all queries together, L languages, N retrieved documents of all
-queries together, K top k of a ranking.
+queries together, K documents of a top k.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def recall_by_language(
 def same_language_share(
     query_N: np.ndarray, score_N: np.ndarray, language_N: np.ndarray, language_Q: np.ndarray, cutoff: int = 10
 ) -> np.ndarray:
-    """Share of the top k that documents in the query's own language have; in [0, 1].
+    """Return the share of the top k in the query's own language, in [0, 1].
 
     Neither way is better in itself: in a pool of parallel documents a system without bias has 1 / L on average, more
     means that it prefers the query's language. Documents that tie for the last ranks share them, so the order of the

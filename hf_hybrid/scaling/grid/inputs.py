@@ -201,7 +201,7 @@ def save_inputs(inputs: Inputs, outputs: OutputFolder, begun: bool) -> Inputs:
 
 
 def _saved(part: ParallelCorpus, outputs: OutputFolder, name: str, begun: bool) -> ParallelCorpus:
-    """The part as files of its own; those that are there are kept where they are of the same part."""
+    """Write a part of a corpus to its own files, unless they exist and hold the same part."""
     folder = outputs.path / name
     aside = folder.with_name(f"{UNFINISHED}{folder.name}")
     delete_folder(aside)

@@ -165,7 +165,7 @@ class Sweep:
         return {**os.environ, **threads, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": str(self.threads > 1).lower()}
 
     def _stop(self) -> None:
-        """Tell the trials that run; those that have not begun will not."""
+        """Stop the running trials, and start no others."""
         with self._lock:
             self._stopping.set()
             for process in self._running:

@@ -73,7 +73,7 @@ def read_measured(folder: RunFolder) -> Measured:
 def workload_of(folder: RunFolder) -> Workload:
     """What a run had to do: from its arguments, its plan and its corpus, and no time or memory of it.
 
-    The lengths of texts are those that it counted: a tokenizer would have told them before.
+    The lengths of texts are those that the run counted.
 
     Args:
         folder (`RunFolder`): The run.

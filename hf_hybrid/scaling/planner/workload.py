@@ -168,7 +168,7 @@ class Workload:
 
     @property
     def flops(self) -> float:
-        """Operations of a device in a step, with those that are done again, without which it would not fit."""
+        """Return the operations of a device in a step, including recomputed ones."""
         return self._encoder_flops(self.batches_per_step * self.sequences / self.num_devices) * self._repeated
 
     @property

@@ -333,7 +333,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _colored(data: str, rows: Sequence[Row], chosen: Any) -> Any:
-    """A chart of rows in the colors of their arms, in which those that were not chosen are pale."""
+    """Return a chart with rows in the colors of their arms; arms that are not selected are pale."""
     import altair as alt
 
     colors = [_STYLES[arm].color for arm in _arms(rows)]

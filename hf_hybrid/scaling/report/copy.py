@@ -39,7 +39,7 @@ RECORDS = ("run.json", "plan.json", "eval.json", "resources.json", "resources.js
 
 
 def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
-    """Write the copy of a study whose report is written; an earlier copy is replaced by it as a whole.
+    """Write the copy of a study that has a report. It replaces an earlier copy as a whole.
 
     Args:
         folder (`str` or `Path`): The study.
@@ -159,7 +159,7 @@ def open_study(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def names_of(folder: StudyFolder, study: Study) -> list[str]:
-    """Return the files of a study whose content is in a copy, by their paths in it; those that exist.
+    """Return the paths of the files of a study whose content is in a copy.
 
     Args:
         folder (`StudyFolder`): The study.

@@ -45,7 +45,7 @@ _SAFE = "".join(character for character in map(chr, range(32, 127)) if character
 def write_report(
     folder: str | os.PathLike[str], step_profile: str | os.PathLike[str] | None = None
 ) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` in the folder of a study; earlier ones are replaced.
+    """Write `report.html` and `report.md` to the folder of a study, in place of earlier ones.
 
     Args:
         folder (`str` or `Path`): The study.

@@ -108,7 +108,7 @@ def _range(report: Report) -> str:
 
 
 def _plan(report: Report) -> Table:
-    """For each arm and L: trials, and optimizer steps of the plan beside those that ran."""
+    """Return trials, planned and completed optimizer steps for each arm and L."""
     rows = []
     for arm, count in dict.fromkeys((row["arm"], row["num_languages"]) for row in in_order(report.rows)):
         trials = [row for row in report.rows if (row["arm"], row["num_languages"]) == (arm, count)]
