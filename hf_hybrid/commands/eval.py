@@ -51,7 +51,7 @@ PATIENCE = timedelta(hours=12)
 
 @dataclass
 class EvaluationArguments:
-    """What `eval` evaluates, on what, and what it leaves."""
+    """Options of `eval`: model, corpus, measures and outputs."""
 
     model: str | None = option(None, "Hub id or folder of the model.")
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")

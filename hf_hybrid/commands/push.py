@@ -41,7 +41,7 @@ _OF_RUNS = ("card_folder", "unfinished", "keep_card", *_OF_CARDS)
 
 @dataclass
 class PushArguments:
-    """What `push` publishes, and where."""
+    """Options of `push`: what to publish, and where."""
 
     run: str | None = option(None, "Run folder, whose model is published; also the first word of the command.")
     metric: bool = option(False, "Publish the metric beir_cross_lingual as a Space.")

@@ -27,7 +27,7 @@ from .console import introduction
 
 @dataclass
 class ReportArguments:
-    """What a report is made of."""
+    """Options of `report`."""
 
     study: str | None = option(None, "Folder of a study; also the first word.")
     step_profile: str | None = option(

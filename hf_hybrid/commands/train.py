@@ -102,7 +102,7 @@ def describe(corpus: ParallelCorpus, role: str) -> str:
 
 
 def describe_comparison(name: str, differs: list[str]) -> str:
-    """Whether this is the run that was named, and if not, why."""
+    """Say whether this is the named run, and if not, where it differs."""
     return f"not the run of {name}: {'; '.join(differs)}" if differs else f"the same run as that of {name}"
 
 
@@ -116,7 +116,7 @@ Next: --train_corpus FOLDER --model_name_or_path MODEL trains on your own corpus
 
 
 def wire_words(trainer: HybridTrainer) -> str:
-    """What a step sends, on several processes; nothing on one."""
+    """Return a sentence on the bytes that a step sends; nothing for one process."""
     resources = trainer.resource_log.summary()
     if (sent := resources["bytes_sent"]) is None:
         return ""

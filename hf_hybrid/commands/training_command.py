@@ -1,4 +1,4 @@
-"""What `train` and `mlm` share: their options, and what they say of a run that has ended."""
+"""Shared code of `train` and `mlm`: reading options, and the summary at the end of a run."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ PATHS = ("output_dir", "train_corpus", "eval_corpus", "model_name_or_path", "cac
 
 @dataclass
 class VerifyArguments:
-    """What is verified, and with what."""
+    """Options of `verify`."""
 
     path: str | None = option(None, "Bundle, run folder, downloaded repository or study; also the first word.")
     train_corpus: str | None = option(

@@ -219,7 +219,7 @@ class ParallelCorpus:
     # Views
 
     def select_languages(self, languages: Sequence[str]) -> ParallelCorpus:
-        """The same corpus in some languages, in the order given; items without any text left are dropped and counted.
+        """Return the corpus in some languages, in the given order. Items without any text are dropped and counted.
 
         Raises:
             ValueError: if a language is unknown, given twice, or none is given.

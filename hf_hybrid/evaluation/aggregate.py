@@ -31,7 +31,7 @@ KEYS = ("query_language", "passage_language", "query_id")
 
 
 class LanguageRanks(NamedTuple):
-    """Where the relevant passages of the queries of one language stand.
+    """Ranks of the relevant passages of the queries of one language.
 
     Args:
         query_language (`str`): The language of the queries.
@@ -125,7 +125,7 @@ def query_values(ranks: LanguageRanks, settings: Sequence[str], measures: Sequen
 
 
 def _bias(ranks: LanguageRanks) -> dict[str, np.ndarray]:
-    """What says of language bias, by query."""
+    """Return the values of language bias of each query."""
     return bias.bias_by_query(
         ranks.relevant.query_R,
         ranks.pool_rank_R,
@@ -190,7 +190,7 @@ class Tally:
 
     @property
     def empty(self) -> bool:
-        """Whether no query had a relevant passage in any of the settings."""
+        """Whether no query has a relevant passage in any setting."""
         return not (self._means.pairs or self._means.pool)
 
     def add(self, ranks: LanguageRanks, values: Sequence[QueryValues], measures: Sequence[str]) -> None:

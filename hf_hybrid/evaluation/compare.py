@@ -137,7 +137,7 @@ def compare(
 
 
 def comparison_table(found: Mapping[str, Any]) -> str:
-    """What `compare` found, as text: a line for each measure and setting.
+    """Return a comparison as text: one line per measure and setting.
 
     Example:
 
@@ -214,7 +214,7 @@ def _refuse_unlike(
 
 
 def _evaluated(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What an evaluation says that it was on, without what it does not know."""
+    """Return the known facts of what an evaluation measured."""
     if not (Path(folder) / "eval.json").exists():
         return {}
     found = RunFolder(folder).read_eval().get("evaluated") or {}

@@ -185,7 +185,7 @@ def what_is_evaluated(
     max_queries: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """What `eval.json` says of an evaluation besides its scores; `more` is written as it is."""
+    """Return what `eval.json` records besides scores; `more` is included unchanged."""
     found = {"corpus": corpus.source, "corpus_fingerprint": corpus.fingerprint, "languages": list(corpus.languages)}
     return {**found, "settings": list(settings), "measures": list(measures), "max_queries": max_queries, **more}
 

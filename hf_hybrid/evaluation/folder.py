@@ -88,7 +88,7 @@ def _asks(query: str, passage: str, settings: Sequence[str]) -> bool:
 
 
 def _identity(evaluated: Mapping[str, Any], same_corpus: bool) -> dict[str, Any]:
-    """What makes another evaluation of it; the corpus by its name, where it is not the same."""
+    """Return the differences that make it another evaluation."""
     arguments = evaluated.get("arguments", {})
     name, languages = arguments.get("corpus"), evaluated.get("languages", [])
     words = f"{name} in {len(languages)} languages, fingerprint {str(evaluated.get('corpus_fingerprint'))[:8]}"

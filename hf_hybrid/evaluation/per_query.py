@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside `eval.json`: values of single queries, rankings and judgments in TREC's form.
+"""Files of an evaluation beside `eval.json`: values of single queries, rankings and qrels in TREC format.
 
 | file | content |
 |---|---|

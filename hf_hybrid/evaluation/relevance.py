@@ -1,4 +1,4 @@
-"""What is relevant to the queries of one language, read from the items of a corpus.
+"""Relevance judgments of the queries of one language, from the items of a corpus.
 
 Shape letters: Q queries of a language, N passages of the pool, I items, R relevant passages of all the queries.
 """
@@ -28,7 +28,7 @@ def find_queries_with_qrels(corpus: ParallelCorpus, language: int, max_queries: 
 
 
 def judgments(corpus: ParallelCorpus, language: int, candidates: list[np.ndarray], query_rows: np.ndarray) -> Relevant:
-    """What is relevant to some queries of one language, in all languages.
+    """Return the relevant passages of some queries of one language, in all languages.
 
     Args:
         corpus (`ParallelCorpus`): Its items are the judgments.

@@ -101,7 +101,7 @@ def files_of(bundle: Path) -> list[str]:
 
 
 def belongs(name: str) -> bool:
-    """Whether a bundle may have a file of this name.
+    """Return whether a bundle may have a file of this name.
 
     Example:
 
@@ -141,7 +141,7 @@ def _write_records(source: RunFolder, copy: RunFolder) -> None:
 
 
 def _until_the_last_stop(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What belongs to the run: a push of it, for one, comes later, and must not make another bundle."""
+    """Return the events of the run. A later push is not part of it, and must not change the bundle."""
     stops = [number for number, event in enumerate(events, start=1) if event.get("event") == "stop"]
     return events[: stops[-1]] if stops else events
 

@@ -1,4 +1,4 @@
-"""What the Hub reads of a model card: the YAML at its head, and `.eval_results/`.
+"""Metadata of a model card for the Hub: its YAML header, and `.eval_results/`.
 
 The Hub takes languages as ISO 639 codes of two or three letters and finer ones under `language_bcp47`, licenses that
 it knows by name, and ids of models and data sets that are on it. It omits what is not known.
@@ -41,7 +41,7 @@ _SCORE_DIGITS = 6
 
 
 class CardFiles(NamedTuple):
-    """What a card is made of, as it stands in the files of a run folder.
+    """The content of the run folder that a card is built from.
 
     Args:
         run (`Run`): `run.json`.
@@ -59,7 +59,7 @@ class CardFiles(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the model: that of its repository, or of its run folder."""
+        """Name of the model: that of its repository or run folder."""
         return to_plain_text((self.options.get("repo_id") or self.folder).rsplit("/", 1)[-1])
 
     @property
@@ -69,12 +69,12 @@ class CardFiles(NamedTuple):
 
     @property
     def languages(self) -> list[str]:
-        """Those that were trained on."""
+        """Training languages."""
         return list(self.run["corpus"]["items_per_language"])
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """What `run.json` tells of the model; empty in older files it did."""
+        """The model in `run.json`; empty in older files."""
         return self.run.get("model", {})
 
     @property
@@ -86,7 +86,7 @@ class CardFiles(NamedTuple):
 
     @property
     def by_recipe(self) -> bool:
-        """Whether a recipe started the run, so that its arguments say on what; else a program of its own did."""
+        """Whether a recipe started the run, so that its arguments name the corpora."""
         return "train_corpus" in self.run["config"]
 
     @property
@@ -100,23 +100,23 @@ class CardFiles(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """What training and the evaluations in it computed with."""
+        """The precision of training and of its evaluations."""
         return next((name for name in ("bf16", "fp16") if self.run["config"].get(name)), "float32")
 
     @property
     def held_out(self) -> bool:
-        """Whether the scores are of items that were held out of the training corpus."""
+        """Whether the scores are for items held out of the training corpus."""
         no_other = self.run["config"].get("eval_corpus") is None
         return no_other and bool(self.evaluated) and self.evaluated.get("corpus") == self.run["corpus"].get("source")
 
     @property
     def scores(self) -> Scores | None:
-        """Those after training."""
+        """Scores after training."""
         return self.evaluation["after"]
 
     @property
     def evaluated(self) -> Mapping[str, Any]:
-        """What was evaluated on what; empty in older files it was written down."""
+        """What was evaluated; empty in older files."""
         return self.evaluation.get("evaluated", {})
 
 
@@ -143,7 +143,7 @@ def check_options(options: CardOptions) -> None:
 
 
 def is_hub_id(name: Any) -> bool:
-    """Whether a repository on the Hub could have this name.
+    """Return whether a repository on the Hub could have this name.
 
     Example:
 
@@ -280,13 +280,13 @@ def eval_results(files: CardFiles) -> list[EvalResult]:
 
 
 def corpus_name(source: Mapping[str, Any]) -> str:
-    """What a corpus is called: its preset, its Hub id, or its folder."""
+    """Return the name of a corpus: its preset, its Hub id, or its folder."""
     names = (source.get(key) for key in ("preset", "id", "path", "format"))
     return next((str(name) for name in names if name), "a corpus without a name")
 
 
 def name_eval_corpus(files: CardFiles) -> str:
-    """What the evaluation corpus is called."""
+    """Return the name of the evaluation corpus."""
     name = corpus_name(files.evaluated.get("corpus") or {})
     return f"items held out of {name}" if files.held_out else name
 
@@ -330,7 +330,7 @@ def _subset(preset: Preset, language: str) -> str:
 
 
 def hardware(run: Run) -> str:
-    """What a run ran on, in words.
+    """Describe the hardware of a run.
 
     Example:
 

@@ -64,7 +64,7 @@ def _known(value: Any, shown: Callable[[Any], str] = "{:,}".format) -> str:
 
 
 def facts(files: CardFiles) -> Markdown:
-    """What the model is."""
+    """Build the section on the model."""
     model, prompts = files.model, files.model.get("prompts") or {}
     base = files.base_model
     start = f"[{escape(base)}](https://huggingface.co/{base})" if base else None
@@ -275,7 +275,7 @@ def _source(source: Mapping[str, Any], license: str | None) -> list[Any]:
 
 
 def resources(files: CardFiles) -> dict[str, Any]:
-    """What the run cost."""
+    """Build the section on costs."""
     found = files.resources
     if found is None:
         return {}
@@ -395,7 +395,7 @@ def results(files: CardFiles) -> dict[str, Any]:
 
 
 def has_pictures(files: CardFiles) -> bool:
-    """Whether the card refers to heat maps: there are several pairs, and they could be drawn."""
+    """Return whether the card has heat maps: there are several pairs, and they can be drawn."""
     several = files.scores is not None and len(files.scores["pairs"]) > 1
     return several and files.options.get("pictures") is not False
 
@@ -427,7 +427,7 @@ def _arrow(before: float | None, after: float | None, name: str) -> Any:
 
 
 def language_means(scores: Scores, measure: str) -> dict[str, tuple[float | None, float | None, float | None]]:
-    """Of each language: alone, mean over others as the queries' language, and as the passages'.
+    """Return scores of each language: monolingual, mean as query language, and mean as passage language.
 
     Example:
 
@@ -472,12 +472,12 @@ def _bias_table(before: Scores | None, after: Scores | None) -> Markdown:
 
 
 def describe_shown_rows(number: int, first: str, last: str) -> str:
-    """Which rows a table has, where not all."""
+    """Say which rows a shortened table has."""
     return f", the {EXTREMES} {first} the {EXTREMES} {last} of {number}" if number > MOST_ROWS else ""
 
 
 def languages_of(scores: Scores) -> list[str]:
-    """Those that have a pair."""
+    """Return the languages that have a pair."""
     return list(language_means(scores, first_measure(scores))) if scores["pairs"] else []
 
 
@@ -485,7 +485,7 @@ _WEAKEST = 3  # languages that are named
 
 
 def limits(files: CardFiles) -> list[Markdown]:
-    """What the figures do not say."""
+    """Build the section on limitations."""
     run, model, source = files.run, files.model, files.run["corpus"].get("source") or {}
     most = {"length": model.get("max_length"), "query_length": _told(files, "max_query_length")}
     counts = run["corpus"].get("texts")  # absent in older files it was written down

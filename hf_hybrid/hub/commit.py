@@ -39,7 +39,7 @@ Content = Path | bytes
 
 @dataclass(frozen=True)
 class PushOptions:
-    """How to push, whatever is pushed.
+    """Options of a push.
 
     Args:
         private (`bool`, *optional*, defaults to `True`): Of a repository that is made; others stay as they are.
@@ -69,7 +69,7 @@ class PushOptions:
 
 
 class Remote(NamedTuple):
-    """What is there.
+    """Describe what is there.
 
     Args:
         exists (`bool`): The repository.
@@ -87,7 +87,7 @@ class Remote(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """What a push came to.
+    """Result of a push.
 
     Args:
         target (`Target`): Where it went.
@@ -148,7 +148,7 @@ class Pusher:
         return Commit(self.target, remote, deleted, oid, pr_url)
 
     def try_out(self, files: Mapping[str, Content]) -> Commit:
-        """What `push` would do, as far as that can be seen; nothing is changed, here or there."""
+        """Return what `push` would do. It changes nothing, here or on the Hub."""
         remote, deleted, problem = None, list[str](), None
         with careful_client(self.token):
             try:
@@ -169,7 +169,7 @@ class Pusher:
     # Looking
 
     def look(self) -> Remote:
-        """What is there now."""
+        """Read the current state."""
         try:
             return retrying(self._look, "looking at the repository")
         except Exception as error:
@@ -285,7 +285,7 @@ class Pusher:
         return None
 
     def _places(self) -> list[tuple[str, str | None]]:
-        """Where a commit may have gone: the branch, or one of the latest proposals."""
+        """Yield the revisions that may contain a commit: the branch, or one of the latest pull requests."""
         if not self.options.create_pr:
             return [(self.target.revision, None)]
         found = self._api.list_repo_refs(**self._repo, include_pull_requests=True).pull_requests or []
@@ -328,7 +328,7 @@ class Target(NamedTuple):
 
 
 class Entry(TypedDict):
-    """What is known of a branch."""
+    """State of a branch."""
 
     commit: str | None  # of the last push; None before the first has finished
     files: list[str]  # that pushes have put there
@@ -359,11 +359,11 @@ class PushRecord:
         self.path = Path(path)
 
     def entry(self, target: Target) -> Entry:
-        """What is known of a branch."""
+        """State of a branch."""
         return self._read().get(_key(target)) or Entry(commit=None, files=[], begun=None, begun_files=[])
 
     def files(self, target: Target) -> set[str]:
-        """What pushes from here have put into a repository, to whatever branch: branches begin as copies of others."""
+        """Return the files that pushes from here put into a repository, on any branch: a branch begins as a copy."""
         same = _key(target._replace(revision=""))
         return {name for key, entry in self._read().items() if key.startswith(same) for name in entry["files"]}
 

@@ -1,4 +1,4 @@
-"""What can go wrong between here and the Hub: what is tried again, and what is said of the rest."""
+"""Errors of the Hub: which are retried, and how the others are explained."""
 
 from __future__ import annotations
 
@@ -126,20 +126,20 @@ def find_failed_request(error: BaseException | None) -> HTTPError | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """What the Hub answered; `None` where there was no answer."""
+    """Return the response of the Hub, or `None` if there was none."""
     response = getattr(find_failed_request(error), "response", None)
     return None if response is None else int(response.status_code)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether it may go well later as it is: no answer, or one that says so."""
+    """Return whether an error is temporary: no response, or one that says so."""
     if find_failed_request(error) is None:  # Xet storage has its own errors
         return isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, OfflineModeIsEnabled)
     return status_of(error) in (None, *_TRANSIENT)
 
 
 def read_retry_after_s(error: BaseException) -> float | None:
-    """How long the server asks to wait."""
+    """Return how long the server asks to wait."""
     response = getattr(find_failed_request(error), "response", None)
     if response is None:
         return None

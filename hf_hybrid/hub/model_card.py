@@ -88,7 +88,7 @@ def write_card(folder: str | os.PathLike[str], options: CardOptions | None = Non
 
 
 def can_draw() -> bool:
-    """Whether pictures can be drawn here."""
+    """Return whether pictures can be drawn here."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -141,7 +141,7 @@ def card_text(folder: str | os.PathLike[str]) -> str:
 
 
 def read_files(folder: str | os.PathLike[str], options: CardOptions | None = None) -> CardFiles:
-    """What a card is made of, without secrets and paths of this machine.
+    """Read what a card is built from, without secrets and local paths.
 
     Args:
         folder (`str` or `Path`): The run folder.

@@ -1,4 +1,4 @@
-"""What of a run and of the metric goes to the Hub, and what must not.
+"""The files of a run, a study and the metric that go to the Hub, and those that must not.
 
 A file is given as its path, or as the bytes to send where those are others than on the disk.
 """
@@ -50,7 +50,7 @@ _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
 
 
 def run_files(folder: str | os.PathLike[str]) -> Files:
-    """What is published of a run beside its model: the card with its pictures, what it was made from, the bundle."""
+    """Return the published files of a run beside its model: the card with its pictures and records, and the bundle."""
     folder = Path(folder)
     found: Files = {name: build_published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
     card = folder / CARD_NAME
@@ -78,7 +78,7 @@ def bundle_files(folder: Path) -> Files:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has finished; a bundle of one that has not is of an earlier state of it."""
+    """Return whether a run has finished. The bundle of an unfinished run shows an earlier state."""
     return (folder / "run.json").is_file() and RunFolder(folder).read_run()["status"] == "finished"
 
 
@@ -110,7 +110,7 @@ def list_manifest_files(folder: Path) -> Files:
 
 
 def checkpoint_files(folder: Path) -> Files:
-    """Those files of a checkpoint that are its model, without the state of training."""
+    """Return the model files of a checkpoint, without the training state."""
     try:
         names: list[str] = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["model_files"]
     except (OSError, ValueError, KeyError) as error:
@@ -119,7 +119,7 @@ def checkpoint_files(folder: Path) -> Files:
 
 
 def build_published_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
-    """All that is published of a run, by its path in the repository.
+    """Return all published files of a run, by path in the repository.
 
     Args:
         folder (`str` or `Path`): The run folder.
@@ -142,7 +142,7 @@ def build_published_files(folder: str | os.PathLike[str], unfinished: bool = Fal
 
 
 def _no_run(folder: Path) -> str | None:
-    """Why a folder is no run, and what to give instead; None for a run."""
+    """Say why a folder is no run, and what to give instead; `None` for a run."""
     around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
     if (around / "run.json").is_file() and _PART.fullmatch(folder.resolve().name):
         return f"is a part of a run: give its run folder, {around}"
@@ -183,7 +183,7 @@ def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> F
 
 
 def all_files(folder: Path) -> Iterator[Path]:
-    """Those of a folder and its folders, but for hidden ones, what Python compiled, and the records kept here."""
+    """Yield the files below a folder, without hidden files, compiled Python, and local records."""
     if not folder.is_dir():
         raise HubError(f"{folder} is no folder. {UNSENT}")
     for path in sorted(folder.iterdir()):
@@ -348,7 +348,7 @@ def _published_text(path: Path) -> Path | bytes:
 
 
 def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], license: str | None) -> str:
-    """What the data set is, which corpora its runs were trained on, and how to check them."""
+    """Build the card of a data set: its content, the training corpora of its runs, and how to verify them."""
     name = to_plain_text(repo_id.rsplit("/", 1)[-1])
     languages, finer = hub_languages(sorted({code for run in runs for code in run["corpus"]["items_per_language"]}))
     known: dict[str, Any] = {**license_fields(license), "language": languages or None, "language_bcp47": finer or None}

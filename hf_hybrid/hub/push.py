@@ -54,7 +54,7 @@ _NOBODY = (
 
 
 class Pushed(NamedTuple):
-    """What a push came to.
+    """Result of a push.
 
     Args:
         commit (`Commit`): Where it went, and what it found there.
@@ -229,7 +229,7 @@ def _push(pusher: Pusher, files: Files, message: str, stay: frozenset[str] = fro
 
 
 def card_options(folder: Path, repo_id: str | None, given: CardOptions | None) -> CardOptions:
-    """What the card is to say besides the records: as given, else as before; and its repository."""
+    """Return the options of the card: those given, else the stored ones; and its repository."""
     options: dict[str, Any] = {**RunFolder(folder).read_card_options()}
     options.update({name: value for name, value in (given or {}).items() if value is not None})
     return cast(CardOptions, {**options, "repo_id": repo_id})
@@ -312,7 +312,7 @@ def to_be_published(folder: Path, options: CardOptions, keep_card: bool) -> Iter
 
 
 def can_renew(folder: Path) -> bool:
-    """Whether card and bundle may be written to a run folder, or a file that no recipe wrote is in the way."""
+    """Return whether card and bundle may be written to a run folder: no foreign file has their names."""
     pictures = [f"{PICTURES_NAME}/{name}" for name in PICTURE_NAMES]
     there = [f"{BUNDLE_NAME}/{name}" for name in files_in(folder / BUNDLE_NAME) if belongs(name)]
     return not OutputFolder(folder).find_taken(CARD_NAME, "card.json", *pictures, *there)
@@ -365,12 +365,12 @@ def _refuse_another_run(folder: Path, target: Path) -> None:
 
 
 def _is_of_bundle(folder: Path, card: bytes) -> bool:
-    """Whether a card is that of the bundle, which no hand wrote."""
+    """Return whether a card equals that of the bundle, so that nobody edited it."""
     bundled = folder / BUNDLE_NAME / CARD_NAME
     return bundled.is_file() and bundled.read_bytes() == card
 
 
 def _is_up_to_date(folder: Path, text: str, options: CardOptions) -> bool:
-    """Whether the card of the files has these options, and its pictures are there."""
+    """Return whether the card has these options, and its pictures exist."""
     there = all((folder / name).exists() for name in pictures_in(text.encode()))
     return there and options == RunFolder(folder).read_card_options()

@@ -38,7 +38,7 @@ _UNKNOWN_TERMS = ("position_bias", "softcap", "s_aux")
 
 
 def can_pack(backbone: PreTrainedModel) -> bool:
-    """Whether a model computes the same on packed sequences as on padded ones.
+    """Return whether a model computes the same on packed sequences as on padded ones.
 
     It must take positions, leave attention to a registered function, and attend in both directions. MPNet and its like
     add a bias that depends on the distance of two tokens in the row; MobileBERT mixes neighbors of the row.
@@ -55,7 +55,7 @@ def can_pack(backbone: PreTrainedModel) -> bool:
 
 
 def choose_attention(backbone: PreTrainedModel, attention: str) -> str:
-    """What `attention` means for a model.
+    """Return the attention implementation that `attention` selects for a model.
 
     Args:
         backbone (`PreTrainedModel`): The model.
@@ -81,7 +81,7 @@ def position_offset(backbone: PreTrainedModel) -> int:
 
 
 def flash_runs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the variable-length flash kernel runs: half precision on a GPU of compute capability 8.0 or later.
+    """Return whether the varlen flash kernel runs: half precision on a GPU of compute capability 8.0 or later.
 
     Example:
 

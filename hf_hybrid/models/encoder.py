@@ -163,7 +163,7 @@ class HybridEncoder(nn.Module):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """What FSDP shards as a whole: the layers. Accelerate shards the word embeddings by themselves, so a module
+        """Modules that FSDP shards as a whole: the layers. Accelerate shards word embeddings on their own, so a module
         that holds them must not be sharded before."""
         words = self.get_input_embeddings()
         holders = {type(module).__name__ for module in self.backbone.modules() if words in module.modules()}
@@ -171,7 +171,7 @@ class HybridEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.backbone.device
 
     @property

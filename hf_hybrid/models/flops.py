@@ -37,7 +37,7 @@ def encoder_flops(
 
 
 def encoder_shape(model: Any) -> tuple[int, int, int] | None:
-    """What `encoder_flops` must know of a model.
+    """Return the numbers of a model that `encoder_flops` needs.
 
     A token is multiplied with the weights of the linear layers of the blocks and with a language model's output.
     Embeddings are looked up, not multiplied, and a pooler sees one token of a sequence. Sharded models count whole.

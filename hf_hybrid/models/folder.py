@@ -32,7 +32,7 @@ _WEIGHTS = "model.safetensors"
 
 
 class LoadedModel(NamedTuple):
-    """What a folder or Hub repository holds.
+    """The content of a folder or Hub repository.
 
     Args:
         backbone (`PreTrainedModel`): Without a task head.
@@ -48,7 +48,7 @@ class LoadedModel(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a sentence-transformers layout says of a model.
+    """Settings of a model in a sentence-transformers layout.
 
     Args:
         settings (`dict[str, Any]`): `pooling` ("mean" or "cls"), `normalize`, `query_prompt`, `passage_prompt`, and
@@ -269,7 +269,7 @@ def read_dense_weights(folder: str | os.PathLike[str]) -> dict[str, torch.Tensor
 
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
-    """What the libraries raise at a damaged file has no common class, and seldom says where."""
+    """Name the damaged file: the errors of the libraries have no common class and seldom name it."""
     try:
         yield
     except OSError:
@@ -304,13 +304,13 @@ def _module(name: str, entry: Any) -> tuple[str, str]:
 
 
 def _has_pooler(config: Any) -> bool:
-    """Whether the model has a dense layer with tanh over the first token's state, as BERT has."""
+    """Return whether the model has a dense layer with tanh over the first token's state, as BERT has."""
     model_class: Any = MODEL_MAPPING.get(type(config), None)
     return inspect.isclass(model_class) and "add_pooling_layer" in inspect.signature(model_class).parameters
 
 
 def _is_pooler(projection: nn.Sequential | None, pooling: str, config: Any) -> bool:
-    """Whether a projection could be the backbone's own pooler, and so be saved as that."""
+    """Return whether a projection can be saved as the backbone's own pooler."""
     if projection is None or pooling != "cls" or not _has_pooler(config):
         return False
     linear, activation = projection
@@ -330,7 +330,7 @@ def _load_tensors(name: str, revision: str | None, path: str) -> dict[str, torch
 
 
 def _read_json(name: str, revision: str | None, path: str, module_type: type = dict) -> Any:
-    """What a file holds, an object or a list; `None` where there is no such file."""
+    """Read a JSON object or list; `None` if there is no such file."""
     file = find_file(name, revision, path)
     content = None if file is None else read_json(file)
     if file is not None and not isinstance(content, module_type):

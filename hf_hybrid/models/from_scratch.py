@@ -1,4 +1,4 @@
-"""What a small encoder is made of where there is no checkpoint: a tokenizer of one's own texts, and random weights."""
+"""Parts of a small encoder from scratch: a tokenizer trained on texts, and random weights."""
 
 from __future__ import annotations
 

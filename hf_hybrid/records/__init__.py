@@ -1,4 +1,4 @@
-"""What a run leaves on disk, in files that later tools read without torch.
+"""Files of a run, which later tools read without torch.
 
 * `schema`: names of files and what each holds
 * `output_list`: `outputs.jsonl`, the list of the files that recipes wrote to a folder

@@ -1,4 +1,4 @@
-"""What a run ran on: versions of packages, processor, devices and git revision."""
+"""The environment of a run: versions of packages, processor, devices and git revision."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def normal_name(name: str) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on, for `run.json`: versions, devices, host, and the git revision of the working directory.
+    """Return the environment for `run.json`: versions, devices, host, and the git revision of the working directory.
 
     Example:
 

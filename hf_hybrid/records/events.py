@@ -1,4 +1,4 @@
-"""What happens in a run, one line for each event: `2026-11-26T10:12:13Z rank=0 checkpoint step=100 path=runs/x ...`.
+"""Events of a run, one per line: `2026-11-26T10:12:13Z rank=0 checkpoint step=100 path=runs/x ...`.
 
 Events go where Python's logging takes the logger `hf_hybrid`, and to `events.jsonl` of the run folder. Secrets are
 taken out of every line: tokens of the Hub, and what stands before the host name in an address.

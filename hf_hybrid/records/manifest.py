@@ -37,7 +37,7 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
 
 
 class Entry(TypedDict):
-    """What a manifest says of a file."""
+    """Entry of a manifest."""
 
     bytes: int
     sha256: str
@@ -64,7 +64,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def find_damage(folder: str | os.PathLike[str]) -> str | None:
-    """What is wrong with a folder that has a manifest; `None` where all is as it was written.
+    """Say how a folder differs from its manifest; `None` if it does not.
 
     Example:
 

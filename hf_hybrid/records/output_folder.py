@@ -87,7 +87,7 @@ class OutputFolder:
 
     @property
     def output_type(self) -> str | None:
-        """What the folder holds: `run`, `evaluation`, `study`, `model card`, `model`, `corpus`; `None` if none."""
+        """Type of output: `run`, `evaluation`, `study`, `model card`, `model`, `corpus`; `None` if none."""
         self._list.refresh()
         return self._list.output_type or _type_of_files(self.path)
 

@@ -87,7 +87,7 @@ class CurveLine(TypedDict):
 
 
 class Share(TypedDict):
-    """What one language or one language pair took."""
+    """Costs of one language or one language pair."""
 
     steps: int
     tokens: int
@@ -95,7 +95,7 @@ class Share(TypedDict):
 
 
 class BytesSent(TypedDict):
-    """What the processes sent each other in training, over all of them and all steps."""
+    """Bytes that all processes sent in training."""
 
     embeddings: int  # counted: embeddings and their gradients
     weights: int  # weights and their gradients, by the formula

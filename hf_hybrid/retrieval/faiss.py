@@ -76,7 +76,7 @@ class FaissPool:
 
 
 def _at_least(part: TopK, query_R: np.ndarray, score_R: np.ndarray, size: int) -> np.ndarray:
-    """How many passages of a language of `size` reach a score; infinite where the list may lack some."""
+    """Count the passages of a language that reach a score; infinite if the list may lack some."""
     at_least_RP = part.score_BP[query_R] >= score_R[:, None]
     unknown_R = at_least_RP.all(axis=1) & (at_least_RP.shape[1] < size)
     return np.where(unknown_R, np.inf, at_least_RP.sum(axis=1))

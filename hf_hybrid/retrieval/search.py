@@ -41,7 +41,7 @@ _RESIDENT_BYTES = 2**30
 
 
 class Relevant(NamedTuple):
-    """What is relevant to the queries of one language, by query; a passage by its place in the pool."""
+    """Relevant passages of the queries of one language, by query; a passage is its position in the pool."""
 
     query_R: np.ndarray
     language_R: np.ndarray
@@ -66,7 +66,7 @@ class TopK(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What the rankings of a block of queries are reduced to.
+    """Ranks and top-k passages of a block of queries.
 
     Args:
         own_R (`np.ndarray` of shape `(R,)`): Passages of its language that score at least as high as each relevant
@@ -110,7 +110,7 @@ class Pool(Protocol):
 
 
 def block_height(sizes: Sequence[int]) -> int:
-    """How many queries to rank at once: of a large pool as many as passages of a tile, so that it is seldom read."""
+    """Return how many queries to rank at once: more for a large pool, so that it is read less often."""
     whole = _BLOCK_SCORES // sum(sizes)
     return whole if whole >= _ENOUGH_QUERIES else isqrt(_BLOCK_SCORES)
 
@@ -122,7 +122,7 @@ class ScoredPool:
 
     @property
     def block_height(self) -> int:
-        """As many queries as all scores may be held of."""
+        """Number of queries whose scores fit in memory."""
         return max(1, _BLOCK_SCORES // sum(self.sizes))
 
     def scores(self, language: int, queries: slice, passages: slice = slice(None)) -> torch.Tensor:
@@ -267,7 +267,7 @@ class _Top(NamedTuple):
 
 
 class _TopKCounter:
-    """What a `Block` says, of the tiles that were added; they come in order."""
+    """Collects a `Block` from tiles, which come in order."""
 
     def __init__(
         self, sizes: Sequence[int], language: int, relevant: Relevant, score_R: np.ndarray, num_first: int, top_k: int
@@ -380,7 +380,7 @@ def _merged(before: _Top | None, tile: _Top, k: int) -> _Top:
 def _count_in_rows(
     scores_BT: torch.Tensor, query_R: np.ndarray, score_R: np.ndarray, bounds_R2: np.ndarray
 ) -> np.ndarray:
-    """Of one language and of all, how many passages of a tile reach a score: `(R, 2)`, int64.
+    """Count the passages of a tile that reach a score, in one language and in all: `(R, 2)`, int64.
 
     Args:
         scores_BT (`torch.Tensor` of shape `(B, T)`): Finite scores.

@@ -31,7 +31,7 @@ _DEFAULT_STEPS = 1000
 
 @dataclass
 class EncoderArguments:
-    """Which encoder is trained, and how it reads text."""
+    """Options of the encoder: which one, and how it reads text."""
 
     model_name_or_path: str | None = option(
         None,
@@ -76,7 +76,7 @@ class EncoderArguments:
 
 @dataclass
 class ModelArguments(EncoderArguments):
-    """Which encoder is trained, and how it reads queries and passages."""
+    """Options of the encoder, with the length of queries."""
 
     max_query_length: int = option(
         64, "Most tokens of a query in training, prompt included.", within=(3, 1_000_000), decides=MODEL
@@ -85,7 +85,7 @@ class ModelArguments(EncoderArguments):
 
 @dataclass
 class DataArguments:
-    """Which corpora a run trains and evaluates on."""
+    """Options of the corpora to train and evaluate on."""
 
     train_corpus: str = option(
         "sample", "Training corpus: a folder or preset; 'sample' is built in.", decides=MODEL, study=SETS

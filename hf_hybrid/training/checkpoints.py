@@ -112,7 +112,7 @@ def rotate(
 
 
 def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed_bytes: int) -> None:
-    """Where one process has failed all do, instead of waiting for it."""
+    """Raise on all processes if one has failed, so that none waits for it."""
     problem: Exception | None = None
     try:
         stage(folder)

@@ -1,4 +1,4 @@
-"""What the wrapper of a model (DDP, FSDP2, DeepSpeed) sends of weights and gradients, by formula."""
+"""Bytes of weights and gradients that DDP, FSDP2 and DeepSpeed send, by formula."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def weight_bytes_sent(
     last: bool = True,
     replicas: int = 1,
 ) -> int:
-    """What one process sends of weights and gradients for one batch: a formula, as no one counts it.
+    """Return the bytes of weights and gradients that one process sends for one batch, by formula.
 
     In a ring of W processes each sends (W - 1) / W of the bytes in an all-gather or a reduce-scatter, and twice that
     in an all-reduce (Patarasuk and Yuan 2009). With n chunks, an encoder goes forward once and back once where n is

@@ -123,7 +123,7 @@ class FiniteGuard:
 
 
 def _skips_by_itself(optimizer: Any, norm: Any) -> bool:
-    """Whether a fused optimizer on a GPU takes `found_inf`, so that the host need not wait."""
+    """Return whether a fused optimizer on a GPU takes `found_inf`, so that the host need not wait."""
     on_gpu = isinstance(norm, torch.Tensor) and norm.device.type == "cuda"
     fused = (
         all(group.get("fused") for group in optimizer.param_groups) if hasattr(optimizer, "param_groups") else False

@@ -65,7 +65,7 @@ def backward_in_chunks(
     value, cache = _loss_and_gradient(embedded, loss)  # Step (2)
 
     def surrogate(number: int) -> torch.Tensor:
-        """What has the loss's gradient with respect to the parameters, by way of one chunk."""
+        """Return a scalar with the gradient of the loss with respect to the parameters, through one chunk."""
         set_random_state(states[number], device)
         return (encode(chunks[number]) * cache[number]).sum()
 

@@ -1,4 +1,4 @@
-"""What makes two runs the same run; and the settings of an earlier run, to start it again (`--like`)."""
+"""The identity of a run, and the settings of an earlier run for `--like`."""
 
 from __future__ import annotations
 

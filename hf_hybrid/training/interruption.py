@@ -1,4 +1,4 @@
-"""How a scheduler supervises a run: it watches a heartbeat, and sends SIGTERM before it takes the machine away."""
+"""Supervision of a run: signals, a heartbeat, and one process per folder."""
 
 from __future__ import annotations
 

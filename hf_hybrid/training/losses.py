@@ -96,7 +96,7 @@ def _info_nce(
 def _negatives(
     rows_XD: torch.Tensor, columns_YD: torch.Tensor, groups_X: torch.Tensor, groups_Y: torch.Tensor
 ) -> torch.Tensor:
-    """Of each row, the logarithm of the sum of exponentials of its scores with columns of other groups."""
+    """Return, for each row, the log-sum-exp of its scores with columns of other groups."""
     same_XY = groups_X[:, None] == groups_Y[None, :]
     # The least finite number, not -inf: a row without negatives must have a zero gradient, not NaN.
     least = torch.finfo(rows_XD.dtype).min

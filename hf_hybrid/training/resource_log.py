@@ -1,4 +1,4 @@
-"""What a run costs: time, tokens, FLOPs, memory and energy, for the run, each language and each language pair.
+"""Costs of a run: time, tokens, FLOPs, memory and energy, in total, per language and per language pair.
 
 1. The trainer tells the callback what each batch holds (`ResourceLogCallback.record_step`).
 2. The callback takes the time of each step: the host's clock on CPU, CUDA events on CUDA, read without waiting.
@@ -44,7 +44,7 @@ _LINE_SUMS = ("train_time_s", "data_wait_s", "num_steps", "num_pairs", "tokens",
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one batch holds: sums over ranks, the same on every rank, but for padding, waiting and what was sent.
+    """Facts about one batch: sums over ranks, except for padding, waiting time and sent bytes, which are this rank's.
 
     Args:
         batch_type (`str`): `mono`, `cross`, `pool`, or another trainer's word.
@@ -244,7 +244,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self._started_at = time.perf_counter()  # for the set-up of another `train()` of the same trainer
 
     def state(self) -> dict[str, Any]:
-        """What the trainer puts in a checkpoint, so that a resumed run resumes from these totals."""
+        """Return the totals that the trainer saves in a checkpoint."""
         saved = {"totals": asdict(self.totals), "line_start": self._line_start}
         arguments = {"energy": self.energy, "peak_flops": self.peak_flops}  # not the folder: checkpoints are published
         return {"args": arguments, "attributes": {"saved": saved}}
@@ -369,7 +369,7 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
 
 
 def _line_start(totals: _Totals) -> dict[str, Any]:
-    """Where a line begins: the sums it is counted from, and the batch types and language pairs that it has seen."""
+    """Return the start of a line: the sums so far, and no batch types and language pairs yet."""
     return {**{name: getattr(totals, name) for name in _LINE_SUMS}, "batch_types": [], "language_pairs": []}
 
 

@@ -44,7 +44,7 @@ class RunCheckpoints:
 
     @property
     def layout(self) -> str:
-        """How a checkpoint spreads the training state over files."""
+        """Layout of the training state in a checkpoint."""
         strategy, state = self._accelerator.distributed_type, self._accelerator.state
         if strategy == DistributedType.DEEPSPEED:
             return f"DeepSpeed ZeRO-{state.deepspeed_plugin.zero_stage}"

@@ -63,7 +63,7 @@ _OF_MODELS = re.compile(
 
 
 class RunResult(NamedTuple):
-    """What a run has measured.
+    """Scores of a run.
 
     Args:
         before (`Scores`, *optional*): Before training.
@@ -127,7 +127,7 @@ def run_training(
 
 
 def already_done(folder: RunFolder) -> str:
-    """What is said where nothing was trained."""
+    """Return the message for a run that has already finished."""
     return f"{folder.path} holds this very run, which has finished. --overwrite starts it over."
 
 
@@ -139,7 +139,7 @@ def run_log_level(args: RunArguments) -> int:
 
 
 def _find_foreign(folder: RunFolder) -> str | None:
-    """In words, why a run must not write to the folder, before it has done anything."""
+    """Say why a run must not write to the folder; `None` if it may."""
     if distributed.rank() != 0:
         return None
     outputs = folder.outputs
@@ -202,7 +202,7 @@ def _step_of_model(trainer: PlanTrainer) -> int:
 def _find_former(
     trainer: PlanTrainer, folder: RunFolder, evaluated: dict[str, Any]
 ) -> tuple[str | None, Scores | None, Scores | None]:
-    """In words, what of another run would be lost; and the scores that the folder holds of this one.
+    """Say what of another run would be lost, and return the scores of this run in the folder.
 
     Those after training are given only where the run has finished.
     """

@@ -1,4 +1,4 @@
-"""What any program needs: files, JSON, options, text. Knows nothing of retrieval.
+"""General tools: files, JSON, options, text. Knows nothing of retrieval.
 
 * `files`: write a file or folder whole or not at all; hashes; the cache folder
 * `strict_json`: read JSON without duplicate keys, NaN or surprises

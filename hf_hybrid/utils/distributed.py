@@ -50,7 +50,7 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def device() -> torch.device:
-    """Where tensors must be for a collective: NCCL takes those on a GPU alone."""
+    """Return the device for tensors of a collective: NCCL needs a GPU."""
     import torch
 
     on_gpu = world_size() > 1 and _dist().get_backend() == "nccl"
@@ -58,7 +58,7 @@ def device() -> torch.device:
 
 
 def any_rank(here: bool) -> bool:
-    """Whether something is so on any rank. The hosts ask each other: no one waits for a device."""
+    """Return whether something holds on any rank. The hosts communicate, so that nobody waits for a device."""
     if world_size() == 1:
         return here
     import torch
@@ -103,7 +103,7 @@ def leave_at_exit() -> None:
 
 
 def from_first(value: Any) -> Any:
-    """What the first process has, on all of them."""
+    """Return the value of the first process, on all processes."""
     if world_size() == 1:
         return value
     values = [value]
@@ -112,7 +112,7 @@ def from_first(value: Any) -> Any:
 
 
 def from_all(value: Any) -> list[Any]:
-    """What each process has, by rank, on all of them."""
+    """Return the values of all processes by rank, on all processes."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -121,7 +121,7 @@ def from_all(value: Any) -> list[Any]:
 
 
 def to_first(value: Any) -> list[Any]:
-    """What each process has, by rank, on the first; an empty list on the others."""
+    """Return the values of all processes by rank, on the first; an empty list on the others."""
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None

@@ -83,7 +83,7 @@ def size_words(count: int) -> str:
 
 
 def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Whether a file that was written with `sealed=True` is there as it was written."""
+    """Return whether a file written with `sealed=True` exists unchanged."""
     path = Path(path)
     try:
         seal = json.loads(_seal(path).read_text(encoding="utf-8"))
@@ -193,7 +193,7 @@ def delete_unfinished(folder: str | os.PathLike[str], older_than_s: float = _ABA
 
 
 def cache_folder(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """Where things are kept from one process to the next.
+    """Return the folder of caches.
 
     Args:
         chosen (`str` or `Path`, *optional*): By default `$HF_HYBRID_CACHE`, where it is set and not empty, else

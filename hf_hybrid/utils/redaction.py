@@ -44,7 +44,7 @@ def redact(text: str) -> str:
 
 
 def redact_json(value: Any) -> Any:
-    """The same for all texts in lists and dictionaries."""
+    """Redact all texts in lists and dictionaries."""
     if isinstance(value, dict):
         return {key: redact_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -94,7 +94,7 @@ def publishable(value: Any) -> Any:
 
 
 def publishable_text(text: str) -> str:
-    """The same for a text of any length, such as a table or a log.
+    """Return a text of any length, such as a table or a log, as it may be published.
 
     Example:
 
@@ -116,7 +116,7 @@ def _publishable_value(text: str) -> str:
 
 
 def _last_part(place: Any) -> Any:
-    """Of a place; an address of the web, and what is no text, stays as it is."""
+    """Return the last part of a path; URLs and other values are returned unchanged."""
     if not isinstance(place, str) or re.match("https?://", place):
         return place
     path = PureWindowsPath(place)  # which knows both separators

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def loads(text: str, finite: bool = False) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Args:
         text (`str`): The text.

@@ -25,7 +25,7 @@ def visible(text: str) -> str:
 
 
 def to_plain_text(text: str, most: int = MOST_CHARACTERS) -> str:
-    """What is visible of a text, in words with single spaces.
+    """Return the visible text, in words with single spaces.
 
     Args:
         text (`str`): From anywhere.

@@ -32,7 +32,7 @@ _NEGATIVES_STREAM = 3  # beside the streams of the schedule
 
 
 class Targets(TypedDict):
-    """What the loss must know of a global batch; the same on all ranks but for what is said to be local.
+    """Groups and positives of a global batch, for the loss; equal on all ranks unless a field says that it is local.
 
     Keys:
         query_groups_Q (`torch.Tensor`): Group of every query, rank after rank.
@@ -57,7 +57,7 @@ class Targets(TypedDict):
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """What the resource log says of a global batch: sums over all ranks, `sum_squared_lengths` in tokens squared."""
+    """Facts about a global batch, for the resource log: sums over all ranks, `sum_squared_lengths` in tokens^2."""
 
     batch_type: str
     language_pair: str

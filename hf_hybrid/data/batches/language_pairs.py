@@ -1,4 +1,4 @@
-"""Which language pairs a corpus has under patterns of language pairs, and which items belong to each.
+"""The language pairs of a corpus that match some patterns, and the items of each pair.
 
 Shape letters: B items of a batch, L languages, M languages that a language pair's passages may have.
 """

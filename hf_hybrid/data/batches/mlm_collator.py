@@ -27,7 +27,7 @@ _CONTINUES, _BEGINS = "##", ("▁", "Ġ")  # how WordPiece marks a part of a wor
 
 
 class Masking:
-    """Which tokens of a block are to be predicted, and what the model reads in their place.
+    """Masking: chooses the tokens to predict, and what the model reads in their place.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): With a mask token.

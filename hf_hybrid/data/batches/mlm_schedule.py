@@ -116,7 +116,7 @@ class LanguageBlocks:
         return len(self._row_D)
 
     def key(self, number: int) -> tuple[int, int, int]:
-        """What a block follows from, beside the seed: language, pass and place in it."""
+        """Return the key of a block beside the seed: language, pass and position in it."""
         pass_number, place = divmod(int(number), self.blocks_a_pass)
         return self._column, pass_number % self.num_duplicates if self.num_duplicates else pass_number, place
 
@@ -128,7 +128,7 @@ class LanguageBlocks:
         return np.concatenate([self.ends.before, content, self.ends.after]).astype(np.int64)
 
     def rows(self, number: int) -> dict[str, list[int]]:
-        """Which rows of the corpus a block has text of, by side."""
+        """Return the rows of the corpus whose text is in a block, by side."""
         texts = self._texts(number)
         return {SIDE_PLURALS[side]: [int(row) for own, _, row in texts if own == side] for side in (QUERY, PASSAGE)}
 

@@ -1,4 +1,4 @@
-"""Which items, in which languages, make up the global batch of each step.
+"""The schedule: items and languages of the global batch of each step.
 
 A schedule is a pure function of (corpus, mix, global batch size, number of steps, seed). It is made in three steps:
 

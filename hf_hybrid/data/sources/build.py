@@ -39,7 +39,7 @@ def build_once(
 
 
 def source_of(corpus_format: str, folder: StrPath) -> dict[str, Any]:
-    """What is said about a folder: its name, not where it lies, and the license of a data set card in it."""
+    """Describe a folder: its name, not its path, and the license of a data set card in it."""
     found = {"format": corpus_format, "path": Path(folder).absolute().name}
     card = Path(folder) / "README.md"
     if card.is_file():

@@ -50,7 +50,7 @@ def add_judged(writer: CorpusWriter, language: str, data: Judged) -> None:
 
 
 def drop_unusable(data: Judged, bad: BadRows) -> Judged:
-    """The same set without judgments that name what is not there, or that say something twice."""
+    """Drop qrels that name unknown queries or documents, and duplicates."""
     rows = {}
     keep = np.ones(len(data.judgments), dtype=bool)
     for column, noun, table in (("query-id", "query", data.queries), ("corpus-id", "document", data.documents)):

@@ -60,7 +60,7 @@ class Preset:
 
     @property
     def url(self) -> str:
-        """Where its card is."""
+        """URL of its card."""
         return f"https://huggingface.co/datasets/{self.repo}"
 
 
@@ -203,7 +203,7 @@ def _as_rows(path: Path, table: pa.Table) -> Rows:
 
 
 def _only(source: Rows, ids: pa.ChunkedArray) -> Rows:
-    """Of a collection of millions only what the triples name: training needs no other candidates."""
+    """Keep only the passages that the triples name: training needs no other candidates."""
     wanted = {str(number) for number in np.unique(ids.to_numpy())}
     return source._replace(rows=((number, row) for number, row in source.rows if row["_id"] in wanted))
 

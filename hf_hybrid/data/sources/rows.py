@@ -41,12 +41,12 @@ class Rows(NamedTuple):
     rows: Iterable[tuple[int, Mapping[str, Any]]]
 
     def where(self, number: int) -> str:
-        """Where a row is, for messages."""
+        """Return file and line of a row, for messages."""
         return f"{self.name}, {self.unit} {number}"
 
 
 class BadRows:
-    """What happens to a bad row.
+    """Policy for bad rows: refuse, or drop and count them.
 
     Args:
         on_bad_row (`str`, *optional*, defaults to `"refuse"`): `"refuse"` raises at the first one, `"skip"` leaves
@@ -134,7 +134,7 @@ def integer(value: Any) -> int:
 
 
 def optional(check: Check) -> Check:
-    """The same check, but missing, null and empty are allowed and give `None`."""
+    """Check a field that may be missing, null or empty, and return `None` then."""
     return lambda value: None if value is None or value == "" else check(value)
 
 

@@ -236,7 +236,7 @@ def _weekdays(day: int) -> dict[str, str]:
 
 @cache
 def _name(language: str, gap: str, code: str) -> str | None:
-    """What fills a gap in one language; `None` where CLDR has no name for the code."""
+    """Return the CLDR name that fills a gap in one language, or `None`."""
     if gap not in NAMES:  # years, percents, codes and endonyms are the same in all languages
         return code
     name = NAMES[gap](Locale(language), code)

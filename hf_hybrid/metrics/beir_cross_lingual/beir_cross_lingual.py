@@ -92,7 +92,7 @@ def _columns(values: str, dtype: str) -> dict[str, Any]:
 
 
 class _Arguments(NamedTuple):
-    """What `compute` was asked for."""
+    """Options of `compute`."""
 
     policy: str
     k_values: tuple[int, ...]
@@ -268,7 +268,7 @@ def _predictions(rows: Any) -> list[dict[str, Any]]:
 
 
 def _references(rows: Any) -> list[dict[str, Any]]:
-    """The same for references."""
+    """Check and convert references."""
     rows = _listed(rows, "references")
     rank_runs([], rows)
     for row in rows:
@@ -297,7 +297,7 @@ def _row(query_id: str, doc_ids: Iterable[str], name: str, values: Any) -> dict[
 
 
 def _present(rows: list[dict[str, Any]], side: str) -> list[dict[str, Any]]:
-    """What was added, without what `add_batch` filled up with."""
+    """Return the added entries, without the padding of `add_batch`."""
     found = [row for row in rows if row["query_id"]]
     twice = [name for name, count in Counter(row["query_id"] for row in found).items() if count > 1]
     if twice:

@@ -42,7 +42,7 @@ def bias_by_query(
     num_queries: int,
     same_language_share_Q: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """What the ranks of relevant documents in one pool say of bias, for the queries of one language.
+    """Ranks of relevant documents in one pool, for the bias of the queries of one language.
 
     Args:
         query_R (`np.ndarray` of shape `(R,)`): Query of each relevant document, from 0.
@@ -86,7 +86,7 @@ def bias_by_query(
 
 
 def lacks_rank_distance(found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which queries have relevant documents in several languages and did not retrieve all of them.
+    """Return the queries with relevant documents in several languages that did not retrieve all of them.
 
     Args:
         found (`Mapping[str, np.ndarray]`): What `bias_by_query` gave.

@@ -86,7 +86,7 @@ def _nearest(name: str) -> str:
 
 @dataclass(frozen=True)
 class Policy:
-    """How a package evaluates.
+    """The evaluation rules of a package.
 
     Args:
         name (`str`): What it is called in messages and results.

@@ -203,7 +203,7 @@ def rank_runs(
     references: Iterable[Mapping[str, Any]],
     policy: str | Policy = "hf_hybrid",
 ) -> Ranked:
-    """Where the relevant documents stand in runs.
+    """Rank the relevant documents in runs.
 
     Args:
         predictions (`Iterable[Mapping]`): One `{"query_id", "doc_ids", "scores"}` a query, higher scores first
@@ -354,7 +354,7 @@ def macro(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _counting(ranked: Ranked, rules: Policy) -> np.ndarray:
-    """Which queries count, `(Q,)`."""
+    """Return which queries count, `(Q,)`."""
     has_relevant_Q = np.bincount(ranked.query_R, minlength=len(ranked.query_ids)) > 0
     counts_Q = np.ones(len(ranked.query_ids), dtype=bool)
     if rules.not_in_run == "left_out":
@@ -383,7 +383,7 @@ def _discounted(gain_R: np.ndarray, rank_R: np.ndarray, k: float) -> np.ndarray:
 
 
 def _place_in_block(block_R: np.ndarray, key_R: np.ndarray) -> np.ndarray:
-    """How many entries of the same block come before each one when a block is sorted by key, ties in their order."""
+    """Return the position of each entry in its block when blocks are sorted by key, ties in their order."""
     order = np.lexsort((key_R, block_R))
     sorted_block = block_R[order]
     place_R = np.empty(len(order), dtype=np.int64)

@@ -180,7 +180,7 @@ def pool_bias(predictions: Rows, references: Rows, languages: Languages, policy:
 
 
 def _language_bias(ranked: Ranked, predictions: Rows, languages: Languages, rules: Policy) -> dict[str, Any]:
-    """The same for the queries of one language."""
+    """Score the queries of one language."""
     own_language, num_queries = languages.of_query[ranked.query_ids[0]], len(ranked.query_ids)
     found, language_R = np.unique([languages.of_document[name] for name in ranked.doc_ids_R], return_inverse=True)
     names = found.tolist()

@@ -346,7 +346,7 @@ def _blocks(values: list[np.ndarray], units: list[np.ndarray]) -> list[tuple[np.
 
 
 def _times_drawn(rng: np.random.Generator, num_resamples: int, num_units: int) -> np.ndarray:
-    """How often each of the units came in so many draws, by resample."""
+    """Count how often each unit is drawn in each resample."""
     drawn_SU = rng.integers(num_units, size=(num_resamples, num_units))
     drawn_SU += np.arange(num_resamples)[:, None] * num_units
     times = np.bincount(drawn_SU.ravel(), minlength=drawn_SU.size)
@@ -354,7 +354,7 @@ def _times_drawn(rng: np.random.Generator, num_resamples: int, num_units: int) -
 
 
 def _macro_means(times_SU: np.ndarray, blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Of each resample the mean over the language pairs that have a query in it."""
+    """Return the mean over the language pairs that have a query, for each resample."""
     total_S, pairs_S = np.zeros((2, len(times_SU)))
     for present_U, sum_UC, number_UC in blocks:
         chosen_SU = times_SU[:, present_U]
@@ -371,7 +371,7 @@ def _check_confidence(confidence: float) -> None:
 
 
 def _differences(first_Q: np.ndarray, second_Q: np.ndarray) -> np.ndarray:
-    """Of the queries that count; those must be the same for both."""
+    """Return the values of the queries that count, which must be the same for both."""
     first_Q, second_Q = np.asarray(first_Q, dtype=np.float64), np.asarray(second_Q, dtype=np.float64)
     if first_Q.shape != second_Q.shape or first_Q.ndim != 1:
         raise ValueError(f"values of shapes {first_Q.shape} and {second_Q.shape}: give one for each query of both.")

@@ -17,7 +17,7 @@ ORDERS = ("size", "scripts")
 
 @dataclass
 class StudyArguments:
-    """What is compared, at what budget, and how trials run.
+    """Options of a study: what is compared, at what budget, and how trials run.
 
     Raises:
         ValueError: On a value that is not supported; the message says what is allowed.

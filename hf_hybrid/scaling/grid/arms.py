@@ -39,7 +39,7 @@ class Arm(NamedTuple):
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train."""
+        """Whether the arm trains."""
         return self.mlm or self.mix is not None
 
 
@@ -79,7 +79,7 @@ class Trial(TypedDict):
 
 
 class Absent(TypedDict):
-    """What the grid cannot have."""
+    """A combination that cannot exist."""
 
     id: str
     arm: str
@@ -116,7 +116,7 @@ class Target(NamedTuple):
         return cls(found[1], value)
 
     def is_reached(self, value: float) -> bool:
-        """Whether a value is at least as good."""
+        """Return whether a value reaches the target."""
         lower = self.measure.partition("/")[2] in LOWER_IS_BETTER
         return value <= self.value if lower else value >= self.value
 
@@ -257,7 +257,7 @@ def budget_key(arm: str, num_languages: int) -> str:
 
 
 def stages_of(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_steps: Mapping[str, int]) -> list[Stage]:
-    """What makes a trial.
+    """Return the stages of a trial.
 
     Args:
         trial (`Trial`): Of `grid`.
@@ -351,7 +351,7 @@ def select_trials(trials: Sequence[Trial], only: str | None, number: int | None)
 
 
 def difference_of_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What all trials share and is no longer the same, in words; None where all is.
+    """Say which shared setting has changed; `None` if none has.
 
     Args:
         earlier, now (`Mapping[str, Any]`): Contents of `study.json`, of `now` only these.
@@ -363,7 +363,7 @@ def difference_of_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -
 
 
 def difference_of_trials(earlier: Sequence[Trial], now: Sequence[Trial]) -> str | None:
-    """Why the trials are not the earlier ones and perhaps more, in words; None where they are.
+    """Say why the trials do not include the earlier ones; `None` if they do.
 
     Example:
 

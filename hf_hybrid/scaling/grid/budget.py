@@ -1,4 +1,4 @@
-"""How many steps each arm has at each L, so that all trials have the same of what the budget says.
+"""Steps of each arm at each L, so that all trials have the same budget.
 
 | budget | contrastive training | masked language modeling |
 |---|---|---|
@@ -100,7 +100,7 @@ class BudgetResolver:
 
     @property
     def amount(self) -> float:
-        """Of steps, tokens or seconds."""
+        """The budget in steps, tokens or seconds."""
         return self.settings.args.max_steps if self.study.amount is None else self.study.amount
 
     def _steps(self, trial: Trial, times: Mapping[str, dict[str, float]]) -> int:
@@ -158,7 +158,7 @@ class BudgetResolver:
 
     @property
     def languages(self) -> list[str]:
-        """That any trial may train on."""
+        """Items that any trial may train on."""
         largest = self.inputs.sets[max(self.inputs.sets)]
         return list(dict.fromkeys([*largest, *({"en"} & set(self.inputs.train.languages))]))
 

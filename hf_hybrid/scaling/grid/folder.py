@@ -30,7 +30,7 @@ STATUSES = ("finished", "failed", "missing", "absent")
 
 
 class Budget(TypedDict):
-    """What all trials have the same of."""
+    """The budget that all trials share."""
 
     type: str
     value: float | None
@@ -87,7 +87,7 @@ class StudyFolder:
         self.path, self.outputs = Path(path), OutputFolder(path, "study_dir")
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether a file exists."""
         return (self.path / name).exists()
 
     def write(self, name: str, content: Any) -> None:
@@ -130,7 +130,7 @@ class StudyFolder:
         return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"trials/{trial['id']}": None, **folders}]
 
     def stage_path(self, stage: Stage) -> Path:
-        """Where the files of a stage go."""
+        """Return the folder of a stage."""
         return Path(in_study(stage["folder"], str(self.path)))
 
     def status(self, trial: Trial) -> str:
@@ -140,7 +140,7 @@ class StudyFolder:
         return "failed" if (self.trial_path(trial) / "failure.json").exists() else "missing"
 
     def is_finished(self, stage: Stage) -> bool:
-        """Whether a stage has finished, as its own files say."""
+        """Return whether a stage has finished, by its files."""
         run = RunFolder(self.stage_path(stage))
         try:
             evaluated = (run.path / "eval.json").exists() and run.read_eval()["after"] is not None
@@ -149,7 +149,7 @@ class StudyFolder:
             return False
 
     def read_failure(self, trial: Trial) -> Failure:
-        """How a trial failed."""
+        """Read how a trial failed."""
         content: Failure = read_json(self.trial_path(trial) / "failure.json")
         return content
 
@@ -159,5 +159,5 @@ class StudyFolder:
             unfinished.write_text(json.dumps(failure, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def forget_failure(self, trial: Trial) -> None:
-        """It is run again, or has finished."""
+        """Delete the failure of a trial, which runs again or has finished."""
         self.open_trial(trial).delete("failure.json")

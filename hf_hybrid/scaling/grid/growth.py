@@ -1,4 +1,4 @@
-"""How a cost or a quality goes with the number of languages L, and how two ways to train compare: values to intervals.
+"""Growth laws of costs and quality with the number of languages L, and comparisons of two arms, with intervals.
 
 1. Values come as L -> the values of the seeds, in the same order for all L.  None or NaN is a trial that failed, and
    `NOT_REACHED` one whose target was not reached within its budget: both are counted, and neither is passed over.
@@ -157,7 +157,7 @@ def fit_growth(values: Values, level: float = LEVEL, seed: int = 0) -> Fit:
 
 
 def predict(fit: Fit, languages: int) -> float:
-    """What a fit says of a number of languages; ValueError where it has no law.
+    """Predict a value for a number of languages; a ValueError if the fit has no law.
 
     Example:
 
@@ -169,7 +169,7 @@ def predict(fit: Fit, languages: int) -> float:
 
 
 def differences_from_fewest(values: Values, level: float = LEVEL) -> list[Difference]:
-    """What each number of languages changes against the fewest, seed by seed: the curse of multilinguality, if it is.
+    """Compare each number of languages with the fewest, seed by seed: the curse of multilinguality, if there is one.
 
     Each interval holds by itself: of many, some miss by chance.
 
@@ -341,7 +341,7 @@ def _percentiles(of_seeds: np.ndarray, level: float, seed: int) -> Ends | None:
 
 
 def _student(of_seeds: np.ndarray, level: float) -> Ends | None:
-    """Of the mean; None with fewer than two values."""
+    """Return the CI of the mean; `None` with fewer than two values."""
     if len(of_seeds) < 2:
         return None
     half = float(stats.t.ppf((1 + level) / 2, len(of_seeds) - 1) * stats.sem(of_seeds)) if np.ptp(of_seeds) else 0.0

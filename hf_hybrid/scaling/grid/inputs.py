@@ -1,4 +1,4 @@
-"""What all trials of a study share: settings, corpora and base models.
+"""Inputs that all trials of a study share: settings, corpora and base models.
 
 1. Settings are those of a YAML file and of options over it, less what the study itself decides.
 2. Without an evaluation corpus, items are held out once, of the largest set of languages, and both parts are written
@@ -46,7 +46,7 @@ _MOST_COUNTED = 2000  # items whose tokens are counted by language
 
 
 class Settings(NamedTuple):
-    """What trials begin with.
+    """Settings of all trials.
 
     Args:
         train, mlm (`dict`): Options of `train.py` and of `mlm.py`, as their configuration files have them.
@@ -129,7 +129,7 @@ def _merged(config: str, options: Mapping[str, str], place: str) -> dict[str, An
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
-    """As on a command line."""
+    """Return settings as words of a command line."""
     given = {name: value for name, value in settings.items() if value is not None}
     return [word for name, value in given.items() for word in (f"--{name}", _text(value))]
 
@@ -220,7 +220,7 @@ def _saved(part: ParallelCorpus, outputs: OutputFolder, name: str, begun: bool) 
 
 
 def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
-    """What `study.json` says of a corpus."""
+    """Return the record of a corpus for `study.json`."""
     counts = corpus.pair_counts()
     return {
         "fingerprint": corpus.fingerprint,
@@ -275,13 +275,13 @@ def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:
 
 
 def build_shared_options(study: StudyArguments, settings: Settings, inputs: Inputs) -> Shared:
-    """What the commands of all trials have."""
+    """Return the options of all trials."""
     base = settings.model_args.model_name_or_path
     return Shared(inputs.options, evaluation_options(settings, inputs), base, study.eval_every, study.own_cache)
 
 
 def token_premiums(corpus: ParallelCorpus, tokenizer: Any) -> dict[str, dict[str, float]]:
-    """What texts of a language take of a tokenizer, on items that are in English too (Petrov et al. 2023).
+    """Return the tokenizer premium of each language, on items that also exist in English (Petrov et al. 2023).
 
     Args:
         corpus (`ParallelCorpus`): Parallel texts, of which the first 2,000 items are counted.

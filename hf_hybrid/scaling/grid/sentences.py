@@ -13,7 +13,7 @@ from .growth import Difference, Ends, Fit, Point, Ratio
 
 
 def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
-    """How a quantity goes with the number of languages.
+    """Return a sentence on the growth of a quantity with the number of languages.
 
     Args:
         fit (`Fit`): Of `growth.fit_growth`.
@@ -37,7 +37,7 @@ def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
 
 
 def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
-    """How a first arm compares with a second.
+    """Return a sentence on the ratio of two arms.
 
     Args:
         ratio (`Ratio`): Of `growth.ratio`.
@@ -76,7 +76,7 @@ def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
 def difference_sentence(
     difference: Difference, quantity: str, first: str, second: str, unit: str = "", level: float = 0.95
 ) -> str:
-    """How far apart two groups of runs are.
+    """Return a sentence on the difference of two groups of runs.
 
     Args:
         difference (`Difference`): Of `growth.differences` or `growth.differences_from_fewest`.
@@ -110,7 +110,7 @@ def difference_sentence(
 
 
 def _growth(name: str, interval: Ends | None, quantity: str) -> str:
-    """What may be said of a slope or an exponent with such an interval."""
+    """Return the claim that an interval of a slope or an exponent allows."""
     side = _side(interval, 0.0)
     if side is None:
         return f"{quantity} against L, of one seed, from which no growth follows"

@@ -179,7 +179,7 @@ def _what_trials_share(args: StudyArguments, settings: Settings, inputs: Inputs)
 def _find_difference(
     earlier: Study, fixed: Mapping[str, Any], resolver: BudgetResolver, trials: Sequence[Trial], shared: Shared
 ) -> str | None:
-    """Why the earlier study is not a part of the one that is asked for, in words; None where it is."""
+    """Say why the earlier study is not part of the requested one; `None` if it is."""
     study, known = resolver.study, earlier["budget"]
     # another target is another way to read the same runs
     budget = {"type": study.budget, "value": None if study.budget == "target_quality" else resolver.amount}
@@ -197,7 +197,7 @@ def _with_stages(trials: Sequence[Trial], shared: Shared, budget: Budget) -> lis
 
 
 def _base_paths(args: StudyArguments, settings: Settings) -> dict[int, str]:
-    """Of the base models by seed; one, where it is a checkpoint."""
+    """Return the path of the base model of each seed; one path for a checkpoint."""
     if settings.model_args.model_name_or_path is not None:
         return {1: settings.model_args.model_name_or_path}
     return {seed: str(Path(args.study_dir, "base", f"seed-{seed}")) for seed in sorted({*args.seed_list, 1})}

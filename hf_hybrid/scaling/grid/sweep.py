@@ -159,7 +159,7 @@ class Sweep:
         return code
 
     def environment(self) -> Mapping[str, str]:
-        """Of a trial's process."""
+        """Return the environment of a trial's process."""
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
         threads = {name: str(self.threads) for name in names}
         return {**os.environ, **threads, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": str(self.threads > 1).lower()}
@@ -178,7 +178,7 @@ def num_cores() -> int:
 
 
 def last_line(log: Path, code: int) -> str:
-    """What a log says last, or how its process ended.
+    """Return the last line of a log, or how its process ended.
 
     Example:
 
@@ -198,7 +198,7 @@ def last_line(log: Path, code: int) -> str:
 
 
 def has_begun(folder: StudyFolder) -> bool:
-    """Whether a trial has files of its own; the short runs before a budget of time are no trials."""
+    """Return whether any trial has files; pilot runs of a time budget do not count."""
     trials = [path for path in folder.path.glob("trials/*") if not path.name.startswith("pilot-")]
     trials = [path for path in trials if folder.outputs.lists(f"trials/{path.name}/{OUTPUTS_NAME}")]
     return any(

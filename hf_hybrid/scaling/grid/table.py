@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Costs(TypedDict):
-    """What a training took; None: not measured, or nothing was trained."""
+    """Costs of training; `None` if not measured or nothing was trained."""
 
     setup_time_s: float | None
     step_time_s: float | None  # as for `measured_runs.typical_step_time`
@@ -141,7 +141,7 @@ def _after(folder: StudyFolder, stage: Stage) -> Scores | None:
 
 
 def _curve(folder: StudyFolder, trainings: Sequence[Stage], untrained: Mapping[str, float] | None) -> list[Point]:
-    """Of all stages, each beginning where the one before it ended."""
+    """Return the points of all stages, each beginning where the one before it ended."""
     points: list[Point] = []
     for stage in trainings:
         after = _after(folder, stage)
@@ -171,7 +171,7 @@ def _costs(run: RunFolder) -> Costs:
 
 
 def _all_costs(stages: Sequence[Costs]) -> Costs:
-    """Of stages one after the other."""
+    """Return the costs of all stages together."""
     found: dict[str, Any] = dict(stages[-1])
     columns = {name: [stage[name] for stage in stages] for name in (*_ADDED_UP, *_PEAKS)}  # type: ignore[literal-required]
     found.update({name: None if None in columns[name] else sum(columns[name]) for name in _ADDED_UP})
@@ -260,7 +260,7 @@ class Point(NamedTuple):
 
 
 class TargetCost(TypedDict):
-    """What a target took; None where it was not reached."""
+    """Cost of a target; `None` if it was not reached."""
 
     measure: str
     value: float
@@ -303,7 +303,7 @@ def _continue_from(start: Point, point: Point) -> Point:
 
 
 def cost_to_target(points: Sequence[Point], target: Target) -> TargetCost:
-    """What a run took until it had a quality.
+    """Return the cost of a run until it reached a quality.
 
     The cost lies on the straight line between the first point that reaches the target and the point before it. A first
     point that reaches it says at most what it cost. A target that is not reached has no cost.

@@ -1,4 +1,4 @@
-"""What to change where a run does not fit in memory: options of ours, each with what it would take.
+"""Advice for a run that does not fit in memory: options to change, each with its predicted costs.
 
 The order is that of what they cost: first what changes nothing but time, then other machines, last another batch,
 which is another loss. An option is offered where the high end of its memory fits; where none does, what comes

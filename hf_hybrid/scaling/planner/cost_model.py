@@ -49,7 +49,7 @@ class Estimate(NamedTuple):
     level: float | None
 
     def times(self, factor: float) -> Estimate:
-        """The same of so many."""
+        """Return the cause in a multiple."""
         low, high = (None if end is None else end * factor for end in (self.low, self.high))
         return Estimate(self.value * factor, low, high, self.level)
 
@@ -103,7 +103,7 @@ class CostModel:
         self.errors_N = np.abs(np.log(np.maximum(predicted_N, 1e-300) / costs_N))  # of held-out runs, as logarithms
 
     def estimate(self, causes_F: np.ndarray, level: float = LEVEL) -> Estimate:
-        """What a run with these causes would take.
+        """Predict the cost of a run with these causes.
 
         Args:
             causes_F (`np.ndarray` of shape `(F,)`): Its amounts.

@@ -33,7 +33,7 @@ _TEXTS = {"name": None, "device_type": DEVICE_TYPES, "precision": PRECISIONS, "c
 
 @dataclass(frozen=True)
 class Hardware:
-    """What is known of a machine. None: not known, so that what depends on it is not predicted.
+    """Description of a machine. `None` means unknown: what depends on it is not predicted.
 
     Args:
         name (`str`): Runs are of this machine where theirs is the same.
@@ -116,7 +116,7 @@ def read_hardware(path: str | Path) -> Hardware:
 
 
 def _find_problem(found: Any, known: Sequence[str]) -> str | None:
-    """What is wrong with the keys, in words."""
+    """Say what is wrong with the keys."""
     if not isinstance(found, dict):
         return f"got {found!r}, which are no lines of `name: value`"
     for key in map(str, found):

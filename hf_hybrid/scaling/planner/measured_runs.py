@@ -71,7 +71,7 @@ def read_measured(folder: RunFolder) -> Measured:
 
 
 def workload_of(folder: RunFolder) -> Workload:
-    """What a run had to do: from its arguments, its plan and its corpus, and no time or memory of it.
+    """Read the workload of a run from its arguments, its plan and its corpus.
 
     The lengths of texts are those that the run counted.
 

@@ -1,4 +1,4 @@
-"""What a run will take, before it is made: from runs that were, and from what is known of a machine.
+"""Prediction of the cost of a run, from measured runs and the description of a machine.
 
 1. `CostModel`s learn set-up, step time and memory from the causes that `Workload` names, on one machine in one
    precision (see `scaling/planner/cost_model.py` for the intervals).
@@ -75,7 +75,7 @@ _BY_THE_HOST = ("batches", "passes through layers", "texts of a batch")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run will take. None: nothing known says it.
+    """Predicted costs of a run. `None` means unknown.
 
     Args:
         hardware (`Hardware`): Where.
@@ -180,7 +180,7 @@ class Learned:
         self.model = CostModel(list(causes), causes_NF, np.array(costs, dtype=float))
 
     def amounts(self, work: Workload) -> np.ndarray:
-        """Of each cause, in the order of the weights."""
+        """Return the amount of each cause, in the order of the weights."""
         return np.array([amount(work) for amount in self.causes.values()], dtype=float)
 
     def estimate(self, work: Workload, level: float = LEVEL) -> Estimate:
@@ -229,7 +229,7 @@ class Planner:
         self.alike = self.on_gpu == measured_gpus
 
     def predict(self, work: Workload) -> Prediction:
-        """What a workload will take, and what to change where it does not fit.
+        """Predict the costs of a workload, and what to change if it does not fit.
 
         Args:
             work (`Workload`): What a run has to do.
@@ -268,7 +268,7 @@ class Planner:
     # Steps 1 to 3
 
     def step_time(self, work: Workload) -> Estimate:
-        """Of a step, in seconds."""
+        """Predict the time of a step in seconds."""
         sent, found = self.bytes_sent(work), self.step.estimate(work, self.level)
         if not self.same:
             times_F = self.step.amounts(work) * self.step.model.weights
@@ -292,7 +292,7 @@ class Planner:
         return work.bytes_sent(self.halved)
 
     def memory_gib(self, work: Workload) -> Estimate:
-        """Of a device, or of a process on a CPU."""
+        """Predict the memory of a device, or of a process on a CPU."""
         if self.same:
             return self.memory.estimate(work, self.level)
         parts = dict(zip(self.memory.causes, self.memory.amounts(work) * self.memory.model.weights, strict=True))
@@ -302,7 +302,7 @@ class Planner:
         return Estimate(value, value - kept / 2, value + kept, None)
 
     def memory_limit_gib(self, work: Workload) -> float | None:
-        """What there is for a device, or for each of the processes of a CPU."""
+        """Return the available memory of a device, or of each process of a CPU."""
         if self.on_gpu:
             return self.hardware.memory_per_device_gib
         host_gib = self.hardware.host_memory_gib
@@ -313,7 +313,7 @@ class Planner:
         return found if self.same else found._replace(level=None)
 
     def _host_memory_gib(self, work: Workload) -> Estimate | None:
-        """Beside GPUs; another type of machine does not predict it."""
+        """Predict host memory beside GPUs; another type of machine does not predict it."""
         return self.host.estimate(work, self.level) if self.on_gpu and self.same else None
 
     def _energy_wh(self, work: Workload, total: Estimate) -> Estimate | None:
@@ -321,7 +321,7 @@ class Planner:
         return total.times(power_w / 3600)._replace(level=None) if power_w else None
 
     def power_w(self, work: Workload) -> float | None:
-        """Of all devices: the median of the measured runs, or what the description of the machine says."""
+        """Return the power of all devices: the median of the measured runs, or that of the machine's description."""
         measured_w = [run.power_w / run.workload.num_devices for run in self.runs if run.power_w]
         if self.same and len(measured_w) == len(self.runs):
             return float(np.median(measured_w)) * work.num_devices
@@ -333,7 +333,7 @@ class Planner:
         return total.times(price * work.num_devices / 3600) if price else None
 
     def _scales(self) -> tuple[np.ndarray, np.ndarray]:
-        """How much of each cause's time the other machine takes, at best and at worst."""
+        """Return the lowest and highest factor on each cause's time on the other machine."""
         here, there = self.measured_on, self.hardware
         if here.matrix_tflops is None or there.matrix_tflops is None:
             raise ValueError(
@@ -384,7 +384,7 @@ def fits(memory: Estimate, limit_gib: float | None) -> bool | None:
 
 
 def _of_one_machine(measured: Sequence[Measured], hardware: Hardware | None) -> list[Measured]:
-    """Those of the hardware, else all, which must be of one machine."""
+    """Return the runs of the machine, else all, which must be of one machine."""
     own = [
         run
         for run in measured
@@ -480,7 +480,7 @@ def _machine(option: str, path: str) -> Hardware:
 
 
 def _teaches(path: Path) -> bool:
-    """Whether a trial is a contrastive training that finished."""
+    """Return whether a trial is a finished contrastive training."""
     if not (path / "run.json").exists():
         return False
     run = RunFolder(path).read_run()
@@ -530,7 +530,7 @@ class PlanArguments:
     gradient_checkpointing: bool | None = option(None, "Keep the layers' inputs only.")
 
     def given(self) -> dict[str, Any]:
-        """What is given of the run.
+        """Return the given options of the run.
 
         Example:
 

@@ -1,4 +1,4 @@
-"""What a training run has to do, in numbers that are known before it runs.
+"""The workload of a training run, in numbers that are known before it runs.
 
 A `Workload` has the size of the corpus, of the batches and of the model, and how devices share the work. From it
 follow tokens, operations and bytes: the causes of time and memory that `planner.py` weighs.
@@ -63,7 +63,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run has to do.
+    """Workload of a run.
 
     Args:
         languages (`int`): L, of the training corpus.
@@ -217,7 +217,7 @@ class Workload:
         return self._encoder_flops(2 * self.evaluated_queries / self.num_devices) / 3  # forward only
 
     def bytes_sent(self, halved: bool) -> float:
-        """What a device sends in a step: weights and gradients by formula, embeddings as the loss gathers them.
+        """Return the bytes that a device sends in a step: weights, gradients and gathered embeddings, by formula.
 
         Args:
             halved (`bool`): Whether weights are sent in 16 bits, as FSDP2 and DeepSpeed do in mixed precision.
@@ -254,7 +254,7 @@ class Workload:
 
     @property
     def _repeated(self) -> float:
-        """Of all operations: a forward pass is a third, and cached chunks and checkpointed layers do it again."""
+        """Return the repeated share of operations: a forward pass is a third, repeated by chunks and checkpointing."""
         chunked = sum(share for share, sequences in self._batches() if self._chunks(sequences) > 1)
         return 1 + chunked / 3 + self.gradient_checkpointing / 3
 

@@ -55,7 +55,7 @@ _LETTERS = 32  # that fit side by side under a heat map on a phone
 
 
 class Style(NamedTuple):
-    """How an arm is drawn."""
+    """Color and shape of an arm."""
 
     color: str
     shape: str
@@ -230,7 +230,7 @@ def bar_chart(data: str, rows: Sequence[Row], title: str) -> Spec:
 
 @_unchecked
 def parts_chart(data: str, rows: Sequence[Row]) -> Spec:
-    """Where the time of a step goes: a bar a run, a color a part.
+    """Return a chart of the time of a step: one bar per run, one color per part.
 
     Args:
         data (`str`): Name of the rows.
@@ -287,7 +287,7 @@ def program() -> str:
 
 
 def _schema_version() -> str:
-    """Of the specs that altair writes, as in 6.4."""
+    """Version of the specs that altair writes, such as 6.4."""
     import altair as alt
 
     found = re.match(r"v(\d+\.\d+)", alt.SCHEMA_VERSION)

@@ -78,7 +78,7 @@ def copy_study(folder: str | os.PathLike[str], target: str | os.PathLike[str]) -
 
 
 def _files_of_copy(target: Path) -> list[str]:
-    """What an earlier copy has written, as its own manifest says."""
+    """Return the files of an earlier copy, from its manifest."""
     manifest = target / MANIFEST_NAME
     return [*read_manifest(manifest), MANIFEST_NAME] if manifest.is_file() else []
 
@@ -119,7 +119,7 @@ def refuse_copy(folder: StudyFolder, target: Path) -> None:
 
 
 def _identity(study: Mapping[str, Any]) -> dict[str, Any]:
-    """What copies of one study have in common; a study may get more trials."""
+    """Return what copies of one study share; a study may get more trials."""
     corpora = {part: found["fingerprint"] for part, found in study["corpus"].items()}
     budget = {name: study["budget"][name] for name in ("type", "value")}
     settings = {name: study[name] for name in ("base", "train_settings", "mlm_settings", "eval_every")}

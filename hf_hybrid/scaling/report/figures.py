@@ -39,7 +39,7 @@ _DIGITS = 5  # that count, of a number in a figure
 
 
 class Report(NamedTuple):
-    """What a report is made of.
+    """Options of `report`.
 
     Args:
         folder (`StudyFolder`): The study.
@@ -64,7 +64,7 @@ class Report(NamedTuple):
 
     @property
     def seeds(self) -> list[int]:
-        """Of the study."""
+        """Number of seeds of the study."""
         return list(self.study["seeds"])
 
     def stages(self, trial_id: str) -> dict[str, RunFolder]:
@@ -74,7 +74,7 @@ class Report(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """How a quantity of the study is shown.
+    """Title, unit and scale of a quantity.
 
     Args:
         title (`str`): Of its figure.
@@ -123,7 +123,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
 
 
 def _shown(value: Any) -> Any:
-    """What may be shown of a file: no secrets, no local paths, no characters that cannot be seen."""
+    """Return the content of a file without secrets, local paths and invisible characters."""
 
     def of(inner: Any) -> Any:
         if isinstance(inner, dict):
@@ -220,7 +220,7 @@ def _rounded(value: float) -> float | None:
 
 
 def growth_figures(report: Report, shown: Mapping[str, Shown]) -> Iterator[Figure]:
-    """Of what was measured."""
+    """Return the figures of measurements."""
     for quantity, (title, axis, caption) in shown.items():
         rows, name = growth_rows(report, quantity), file_name(quantity)
         if any(row["mean"] is not None for row in rows):
@@ -228,7 +228,7 @@ def growth_figures(report: Report, shown: Mapping[str, Shown]) -> Iterator[Figur
 
 
 def file_name(quantity: str) -> str:
-    """Of a quantity's figure, and of the files that are downloaded.
+    """Return the columns of a quantity's figure and of its downloads.
 
     Example:
 
@@ -275,7 +275,7 @@ def curve_figures(report: Report) -> Iterator[Figure]:
 
 
 def _curve(report: Report, row: Row) -> Iterator[Row]:
-    """Of the stages of a trial, one after the other."""
+    """Return the curve of the stages of a trial, one after the other."""
     elapsed_s = 0.0
     for stage, folder in report.stages(row["id"]).items():
         for line in folder.read_curve()[0]:
@@ -311,7 +311,7 @@ def _map_of(report: Report, arm: str) -> tuple[Row, tuple[list[str], list[str], 
 
 
 def _scores(report: Report, trial_id: str) -> Scores | None:
-    """Of the last stage of a trial."""
+    """Return the scores of the last stage of a trial."""
     *_, folder = report.stages(trial_id).values()
     return folder.read_eval()["after"] if (folder.path / "eval.json").exists() else None
 
@@ -330,7 +330,7 @@ _RUN_SETTINGS = {
 
 
 def profile_figures(report: Report) -> Iterator[Figure]:
-    """Where a step's time goes, of the runs of `step_profile.json`."""
+    """Return the parts of a step's time, for the runs of `step_profile.json`."""
     if report.profile is None:
         return
     runs = report.profile["rows"]

@@ -77,12 +77,12 @@ _STEP = "Of single runs on this machine, from benchmarks/step_profile.py."
 
 
 def title(report: Report) -> str:
-    """Of the page."""
+    """Return the title of the page."""
     return f"Retrievers of {_range(report)} languages: what each way to train them takes and gives"
 
 
 def subtitle(report: Report) -> str:
-    """What was run, in a line."""
+    """Describe the study in one line."""
     base, study = report.study["base"], report.study
     size = f"{base.get('scratch_num_layers')} layers of {base.get('scratch_hidden_size')}"
     start = f"From {name}" if (name := base.get("model_name_or_path")) else f"Models from scratch ({size})"
@@ -93,7 +93,7 @@ def subtitle(report: Report) -> str:
 
 
 def _budget(report: Report) -> str:
-    """In words; nothing of masked language modeling where no arm has it."""
+    """Describe the budget."""
     how = str(report.study["budget"]["how"])
     has_mlm = any(ARMS[arm].mlm for arm in report.study["arms"])
     return how if has_mlm else how.partition("; masked language modeling")[0]
@@ -122,7 +122,7 @@ def _plan(report: Report) -> Table:
 
 
 def _steps(report: Report, trials: Sequence[Row], stage: str) -> list[str | None]:
-    """Of a stage: planned, and what the trials that finished took."""
+    """Return the steps of a stage: planned, and taken by finished trials."""
     name = {"train": "steps", "mlm": "mlm_steps"}[stage]
     arm = ARMS[trials[0]["arm"]]
     if not (arm.mix if stage == "train" else arm.mlm):
@@ -304,7 +304,7 @@ class Table(NamedTuple):
 
 
 def answer(report: Report) -> list[str]:
-    """How training grows with languages, and what it takes and gives beside mBERT-style training.
+    """Return the answer: growth of training costs with languages, and the comparison with mBERT-style training.
 
     Args:
         report (`Report`): Of a study.
@@ -330,7 +330,7 @@ def answer(report: Report) -> list[str]:
 
 
 def _beside_mono(fits: dict[str, Any], time: str) -> str | None:
-    """What hybrid batches take and give at the largest L that both arms have."""
+    """Compare hybrid batches with another arm at the largest L that both have."""
     pair, against = "hybrid/mono", []
     if costs := at(fits, "ratios", time, pair):
         largest = str(costs["languages"][-1])
@@ -361,7 +361,7 @@ def _joined(start: str, sentences: Iterable[str | None]) -> str | None:
 
 
 def laws(report: Report, quantities: Iterable[str], name: str) -> list[Table]:
-    """What the fits say of some quantities, sentence by sentence; no table where they say nothing."""
+    """Return a table of the sentences of some quantities; nothing if there are none."""
     rows = []
     for quantity in quantities:
         for arm, found in (at(report.fits, "growth", quantity) or {}).items():
@@ -378,7 +378,7 @@ def _versus(pair: str) -> str:
 
 
 def how_to_read(report: Report) -> list[str]:
-    """What intervals are, and what is claimed of them."""
+    """Explain the intervals and what is claimed."""
     return [
         f"Intervals are of {report.fits['level']:.0%}, Student's over {len(report.seeds)} seeds: they say what other "
         "seeds would give, and nothing of other languages, corpora or machines. A difference is claimed only where "
