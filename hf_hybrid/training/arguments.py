@@ -206,7 +206,7 @@ class RunArguments(TrainingArguments):
         within=(1, 2**40),
     )
     evaluate_before: bool = option(
-        True, "Evaluate before training, for the table of before and after.", decides=RERUN, study=SETS
+        True, "Evaluate before training, for the before-and-after table.", decides=RERUN, study=SETS
     )
     eval_batch_tokens: int = option(16_384, "Most tokens of one forward pass in evaluation.", within=(1, 2**40))
     max_eval_queries: int | None = option(
