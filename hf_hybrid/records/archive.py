@@ -5,7 +5,7 @@
 | `file` | path of a file, relative and with `/` |
 | `content` | its text |
 
-Files of one name follow each other, so that compression finds what they repeat.
+Files of one name follow each other, so that compression finds what they repeat. Only its functions need pyarrow.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-
-import pyarrow as pa
-import pyarrow.parquet
 
 TRIALS_NAME = "trials.parquet"  # the records of all trials of a study
 _PAGE_BYTES = 64 * 2**20  # one page: similar files are compressed together
@@ -43,6 +40,9 @@ def write_archive(path: Path, files: Mapping[str, str]) -> None:
         >>> read_archive(path)
         {'trials/a/run.json': '[]', 'trials/b/run.json': '{}'}
     """
+    import pyarrow as pa
+    import pyarrow.parquet
+
     names = sorted(files, key=lambda name: (PurePosixPath(name).name, name))
     table = pa.table(
         {"file": pa.array(names, pa.string()), "content": pa.array([files[n] for n in names], pa.string())}
@@ -58,6 +58,9 @@ def read_archive(path: Path) -> dict[str, str]:
     Raises:
         DamagedArchive: When the file is damaged, has other columns, or names a path outside of its folder.
     """
+    import pyarrow as pa
+    import pyarrow.parquet
+
     try:
         table = pa.parquet.read_table(path, columns=["file", "content"])
     except (pa.ArrowException, KeyError, OSError) as error:

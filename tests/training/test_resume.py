@@ -217,7 +217,7 @@ class TestGoingOn:
 
     @pytest.mark.slow
     def test_on_another_number_of_processes_dropout_follows_from_seed_and_step(
-        self, folder: Path, corpus: ParallelCorpus, tmp_path: Path
+        self, undisturbed: ToyTrainer, folder: Path, corpus: ParallelCorpus, tmp_path: Path
     ) -> None:
         """Of two processes the means of their sums are taken, and no one's random numbers."""
         checkpoint = killed_after(4, tmp_path / "first", folder) / "checkpoint-4"
