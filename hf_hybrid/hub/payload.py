@@ -123,7 +123,7 @@ def build_published_files(folder: str | os.PathLike[str], unfinished: bool = Fal
 
     Args:
         folder (`str` or `Path`): The run folder.
-        unfinished (`bool`, *optional*, defaults to `False`): The run need not have finish.
+        unfinished (`bool`, *optional*, defaults to `False`): Accept an unfinished run.
 
     Raises:
         HubError: When it is no run, it is not finished, or its model is damaged.

@@ -109,7 +109,7 @@ def push_run(
         folder (`str` or `Path`): The run folder.
         repo_id (`str`): `namespace/name`.
         options (`PushOptions`, *optional*): How; `push_run("runs/mine", "user/name", PushOptions(dry_run=True))`.
-        unfinished (`bool`, *optional*, defaults to `False`): The run need not have finish.
+        unfinished (`bool`, *optional*, defaults to `False`): Accept an unfinished run.
         card (`CardOptions`, *optional*): What the card says besides; by default as before.
         keep_card (`bool`, *optional*, defaults to `False`): A card that was edited by hand is pushed as it is.
 

@@ -98,7 +98,7 @@ def _shared(study: Study) -> Shared:
 
 
 def _check_folders(evidence: StudyEvidence) -> Iterator[Finding]:
-    """A trial that is said to have finish has done so, one that failed says how, and there are no others."""
+    """Check that finished trials have finished, that failed ones say how, and that there are no others."""
     folder, trials = evidence.studies, {trial["id"]: trial for trial in evidence.study["trials"]}
     told = {row["id"]: row["status"] for row in evidence.content("table.json")["rows"]}
     for name, trial in trials.items():
