@@ -278,8 +278,8 @@ def record_steps(write: Callable[[dict[str, Any]], None]) -> None:
         noted = {"language_pair": batch.language_pair.name, "items": batch.item_ids, "tokens": digest.hexdigest()[:16]}
         return {**inputs, "noted": noted}
 
-    def record_and_write(self: Any, inputs: Any) -> None:
-        record(self, inputs)
+    def record_and_write(self: Any, inputs: Any, chunks: Any) -> None:
+        record(self, inputs, chunks)
         write({"step": self.state.global_step + 1, **inputs["noted"]})
 
     HybridCollator.__call__, HybridTrainer.record_batch = collate_and_note, record_and_write  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ from measuring import GIB, device_name, synchronize, versions, write_row
 from transformers import Trainer, TrainerCallback
 
 from hf_hybrid import HybridEncoder, HybridTrainer, ParallelCorpus, load_corpus
-from hf_hybrid.training import checkpoints, chunking, trainer
+from hf_hybrid.training import checkpoints, plan_trainer, trainer
 from hf_hybrid.training.arguments import HybridTrainingArguments
 
 PACKAGES = ("torch", "transformers", "accelerate")
@@ -90,17 +90,17 @@ def compare_steps(args: argparse.Namespace, corpus: ParallelCorpus) -> dict[str,
     """The row of the steps."""
     sides: dict[str, list[float]] = {"ours": [], "peer": []}
     watch = Stopwatch()
-    originals = chunking.mark_not_finite, trainer.mean_cosine
+    originals = plan_trainer.mark_not_finite, trainer.mean_cosine
     for number in range(2 * args.rounds):
         side = ("ours", "peer")[number % 2 ^ number // 2 % 2]  # ours, peer, peer, ours: a drift of the machine cancels
         with tempfile.TemporaryDirectory() as folder:
             made, times = make_trainer(args, corpus, folder)
             if side == "peer":
-                chunking.mark_not_finite, trainer.mean_cosine = lambda loss: loss, lambda vectors: torch.zeros(())
+                plan_trainer.mark_not_finite, trainer.mean_cosine = lambda loss: loss, lambda vectors: torch.zeros(())
                 made.finite_guard.check = lambda *_, **__: None  # type: ignore[method-assign]
                 made.heartbeat.on_step_end = made.stop.on_step_end = lambda *_, **__: None  # type: ignore[method-assign]
             else:
-                chunking.mark_not_finite, trainer.mean_cosine = map(watch.around, originals)
+                plan_trainer.mark_not_finite, trainer.mean_cosine = map(watch.around, originals)
                 for holder, name in (
                     (made.finite_guard, "check"),
                     (made.heartbeat, "on_step_end"),
@@ -108,7 +108,7 @@ def compare_steps(args: argparse.Namespace, corpus: ParallelCorpus) -> dict[str,
                 ):
                     setattr(holder, name, watch.around(getattr(holder, name)))
             made.train()
-        chunking.mark_not_finite, trainer.mean_cosine = originals
+        plan_trainer.mark_not_finite, trainer.mean_cosine = originals
         sides[side].append(times.ends_s[-1] - times.ends_s[args.warmup_steps - 1])
     share = watch.seconds * (1 - args.warmup_steps / args.steps) / sum(sides["ours"])
     found = {

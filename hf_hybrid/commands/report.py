@@ -54,14 +54,15 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid report") -
         )
         if not args.study:
             raise ValueError("study: name the folder of a study, as in: hf-hybrid report runs/sample-study")
-        copies = [Path(name) for name in (args.copy_to, args.study if is_copy(args.study) else None) if name]
+        has_copy = is_copy(args.study)
+        copies = [Path(name) for name in (args.copy_to, args.study if has_copy else None) if name]
         with open_study(args.study) as folder:
             for target in copies:
                 refuse_copy(StudyFolder(folder), Path(os.path.abspath(target)))
             page, text = write_report(folder, args.step_profile)
             for target in copies:
                 copy_study(folder, target)
-        if not is_copy(args.study):
+        if not has_copy:
             print(f"{page}\n{text}")
         for target in copies:
             sizes = [path.stat().st_size for path in target.iterdir() if path.is_file()]

@@ -339,10 +339,8 @@ class HybridTrainingArguments(RunArguments):
         ('mono=0.5,cross=0.5', 64)
     """
 
-    output_dir: str = option("runs/hybrid", "The run folder.", study=SETS)
-    global_batch_size: int = option(
-        256, "Most queries in a batch, over all devices.", within=(2, 100_000_000), decides=MODEL
-    )
+    output_dir: str = option("runs/hybrid", "The run folder.")
+    global_batch_size: int = option(256, "Most queries in a batch, over all devices.")
     seen_embeddings_only: bool = option(
         False,
         "Train only the token embeddings that the corpus uses; the others decay, as they would anyway. The model is "
@@ -352,12 +350,7 @@ class HybridTrainingArguments(RunArguments):
     mix: str = option(
         "mono=0.5,cross=0.5", "Shares of the batch types: mono, cross, pool, mixed.", decides=MODEL, study=SETS
     )
-    smoothing: float = option(
-        1.0,
-        "Language pairs are visited in proportion to items ** smoothing; 0 is uniform.",
-        within=(0, 10),
-        decides=MODEL,
-    )
+    smoothing: float = option(1.0, "Language pairs are visited in proportion to items ** smoothing; 0 is uniform.")
     language_pairs: str | None = option(
         None, "Use only language pairs that match one of these patterns: 'en->*,*->en'.", decides=MODEL
     )
@@ -404,14 +397,8 @@ class MlmTrainingArguments(RunArguments):
         (128, 488)
     """
 
-    output_dir: str = option("runs/mlm", "The run folder.", study=SETS)
-    max_steps: int = option(
-        None,
-        f"Optimizer steps, instead of a budget of tokens; without either, {_DEFAULT_STEPS}.",
-        within=(1, 100_000_000),
-        decides=MODEL,
-        study=READS,
-    )
+    output_dir: str = option("runs/mlm", "The run folder.")
+    max_steps: int = option(None, f"Optimizer steps, instead of a budget of tokens; without either, {_DEFAULT_STEPS}.")
     max_tokens: int | None = option(
         None, "Budget: train on this many tokens, to the nearest step.", within=(1, 10**18), study=SETS
     )
@@ -424,15 +411,8 @@ class MlmTrainingArguments(RunArguments):
         within=(8, 1_000_000),
         decides=MODEL,
     )
-    global_batch_size: int = option(
-        64, "Blocks in a batch, over all devices, in many languages.", within=(2, 100_000_000), decides=MODEL
-    )
-    smoothing: float = option(
-        0.7,
-        "Languages have blocks in proportion to tokens ** smoothing; 0 is uniform.",
-        within=(0, 10),
-        decides=MODEL,
-    )
+    global_batch_size: int = option(64, "Blocks in a batch, over all devices, in many languages.")
+    smoothing: float = option(0.7, "Languages have blocks in proportion to tokens ** smoothing; 0 is uniform.")
     masking: str = option(
         "static", "static: masks repeat after mask_duplicates passes, as in mBERT; dynamic: never.", decides=MODEL
     )
@@ -443,8 +423,8 @@ class MlmTrainingArguments(RunArguments):
         0.15, "Share of the tokens, or words, to predict.", within=(0.001, 0.999), decides=MODEL
     )
     whole_word_mask: bool = option(False, "Predict all tokens of a word, or none.", decides=MODEL)
-    learning_rate: float = option(1e-4, "Peak learning rate.", within=(0, 100), decides=MODEL)
-    weight_decay: float = option(0.01, "Weight decay.", within=(0, 100), decides=MODEL)
+    learning_rate: float = option(1e-4, "Peak learning rate.")
+    weight_decay: float = option(0.01, "Weight decay.")
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -87,13 +87,12 @@ class Chunking:
         """Return the first sequence and the end of each chunk, for each rank."""
         return [packing.cut_by_tokens(own, self.max_tokens or int(own.sum())) for own in lengths]
 
-    def chunks(self, packed: dict[str, Any], lengths: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """Cut this rank's packed sequences.
+    def chunks(self, packed: dict[str, Any], bounds: Sequence[list[tuple[int, int]]]) -> list[dict[str, Any]]:
+        """Cut this rank's packed sequences at `bounds`, those of all ranks.
 
         All ranks must run equally many forward passes. A rank with fewer chunks repeats its first sequence; the caller
         ignores these embeddings, which come after all others.
         """
-        bounds = self.bounds(lengths)
         own = bounds[distributed.rank()]
         missing = max(map(len, bounds)) - len(own)
         return [packing.part(packed, first, end) for first, end in own + [(0, 1)] * missing]
@@ -147,7 +146,7 @@ class ChunkedBackward:
         loss: Callable[[torch.Tensor], torch.Tensor],
         num_batches: int,
         step: int,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, list[list[tuple[int, int]]]]:
         """Add the gradients of a batch to the weights, again in smaller chunks if memory runs out.
 
         Args:
@@ -159,6 +158,7 @@ class ChunkedBackward:
 
         Returns:
             `torch.Tensor`: The loss of this rank's shard, without gradient.
+            `list[list[tuple[int, int]]]`: The chunks that fit, of all ranks; see `Chunking.bounds`.
 
         Raises:
             OutOfMemory: When no smaller chunk can help, or another rank already waits for this one. The message says
@@ -166,8 +166,9 @@ class ChunkedBackward:
         """
         restore = self._restore_point(model, num_batches)
         while True:
+            bounds = self.chunking.bounds(inputs["lengths"])
             try:
-                return self._add_gradients(model, inputs, loss, num_batches)
+                return self._add_gradients(model, inputs["tokens"], bounds, loss, num_batches), bounds
             except OutOfMemory as error:
                 problem = str(error)  # not the error: its traceback keeps the tensors alive
             except Exception as error:
@@ -180,15 +181,16 @@ class ChunkedBackward:
     def _add_gradients(
         self,
         model: nn.Module,
-        inputs: Mapping[str, Any],
+        tokens: dict[str, Any],
+        bounds: list[list[tuple[int, int]]],
         loss: Callable[[torch.Tensor], torch.Tensor],
         num_batches: int,
     ) -> torch.Tensor:
         options = {"scale_wrt_gas": False} if self._with_deepspeed else {}
         run = partial(
             gradcache.backward_in_chunks,
-            self.chunking.chunks(inputs["tokens"], inputs["lengths"]),
-            lambda tokens: model(**tokens),
+            self.chunking.chunks(tokens, bounds),
+            lambda chunk: model(**chunk),
             loss,
             backward=lambda value: self.accelerator.backward(value / num_batches, **options),
             without_exchange=partial(self._without_exchange, model),

@@ -14,6 +14,7 @@ import operator
 import os
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,7 +64,7 @@ _REFUSED = {  # arguments of `Trainer`
 }
 
 
-class PlanTrainer(Trainer):
+class PlanTrainer(Trainer, ABC):
     """Base class of the trainers: runs the steps of a plan. A subclass says what a batch is and what its loss is.
 
     Args:
@@ -139,25 +140,25 @@ class PlanTrainer(Trainer):
     # What a subclass defines
 
     @property
+    @abstractmethod
     def schedule(self) -> Any:
         """The plan: `max_steps * gradient_accumulation_steps` batches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_collator(self) -> Any:
         """Return what makes this rank's inputs of a batch: `tokens`, `lengths` of all ranks and `facts`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_token_cache(self, encoder: HybridEncoder) -> TokenCache:
         """Return the token ids of the training corpus, not built yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a run to resume: names and values for JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe_step(self, step: int) -> dict[str, Any]:
         """Return what the batches of an optimizer step contain."""
-        raise NotImplementedError
 
     def count_sent_embedding_bytes(self, inputs: Any) -> int:
         """Count the bytes of embeddings and their gradients that this rank sends for a batch."""
@@ -235,17 +236,16 @@ class PlanTrainer(Trainer):
         def loss(embeddings_ND: torch.Tensor) -> torch.Tensor:
             return mark_not_finite(compute_loss(lambda **_: embeddings_ND, inputs))  # type: ignore[arg-type]
 
-        value = self.backward.run(model, inputs, loss, num_batches, step + 1)
-        self.record_batch(inputs)
+        value, chunks = self.backward.run(model, inputs, loss, num_batches, step + 1)
+        self.record_batch(inputs, chunks)
         every = self.args.torch_empty_cache_steps
         if every is not None and step % every == 0:
             clear_device_cache()
         return value / num_batches
 
-    def record_batch(self, inputs: Any) -> None:
-        """Tell the resource log what a batch contained and what this rank sent for it."""
+    def record_batch(self, inputs: Any, chunks: list[list[tuple[int, int]]]) -> None:
+        """Tell the resource log what a batch contained and what this rank sent for its chunks."""
         facts = inputs["facts"]
-        chunks = self.chunking.bounds(inputs["lengths"])
         own = inputs["lengths"][distributed.rank()]
         with self.accelerator.autocast():
             padding = sum(self.encoder.count_padding(own[first:end]) for first, end in chunks[distributed.rank()])

@@ -240,7 +240,7 @@ def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any
     counts = corpus.pair_counts()
     return {
         "config": redaction.redact_json(config),
-        "changed": [name for group in arguments for name in _changed_options(group)],
+        "changed": [name for group in arguments for name in find_changed_options(group)],
         "identity": trainer.identity(),
         "model": _model_record(trainer.encoder)
         | {"commit": _hub_commit(config.get("model_name_or_path"), config.get("model_revision"))},
@@ -256,13 +256,6 @@ def _run_record(trainer: PlanTrainer, arguments: Sequence[Any]) -> dict[str, Any
         "world_size": trainer.args.world_size,
         "environment": environment() | {"distributed": trainer.get_distributed_strategy()},
     }
-
-
-def _changed_options(group: Any) -> list[str]:
-    """Return the changed options of a dataclass, as they were before it settled values that follow from others."""
-    if hasattr(group, "changed"):
-        return group.changed
-    return find_changed_options(group) if dataclasses.is_dataclass(group) else []
 
 
 def _model_record(encoder: HybridEncoder) -> dict[str, Any]:

@@ -73,9 +73,7 @@ class HybridTrainer(PlanTrainer):
     def schedule(self) -> HybridSchedule:
         """The plan: `max_steps * gradient_accumulation_steps` batches."""
         args = self.args
-        hard_negatives(
-            self.train_dataset, args.num_negatives
-        )  # refuse missing ones now, not after the first evaluation
+        hard_negatives(self.train_dataset, args.num_negatives)  # refuse missing ones before the first evaluation
         return HybridSchedule(
             self.train_dataset,
             args.mix,

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import Field, field, fields
+from dataclasses import Field, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -52,19 +52,25 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
     Args:
         default (`Any`): Its default.
         text (`str`): Its help.
-        **metadata: `subfolder`, the least and the greatest value of a number; `decides`, `MODEL` or `RERUN`; `study`,
-            `SETS` or `READS`.
+        **metadata: `within`, the least and the greatest value of a number; `decides`, `MODEL` or `RERUN`; `study`,
+            `SETS` or `READS`. A subclass that gives a field another default or help need not repeat them.
     """
     return field(default=default, metadata={"help": text, **metadata})
 
 
-def option_metadata(arguments: Any) -> dict[str, Mapping[str, Any]]:
-    """Return the metadata of each option of a dataclass, or of an instance.
+def option_metadata(arguments: Any) -> dict[str, dict[str, Any]]:
+    """Return the metadata of each option of a dataclass, or of an instance: its own over those of the parent classes.
 
     A class may describe fields of its parents in another library in a class variable `INHERITED`, by name.
     """
-    inherited: Mapping[str, Mapping[str, Any]] = getattr(arguments, "INHERITED", {})
-    return {each.name: {**each.metadata, **inherited.get(each.name, {})} for each in fields(arguments)}
+    own_class = arguments if isinstance(arguments, type) else type(arguments)
+    metadata: dict[str, dict[str, Any]] = {each.name: {} for each in fields(arguments)}
+    for parent in reversed(own_class.__mro__):
+        for each in fields(parent) if is_dataclass(parent) else ():
+            metadata[each.name].update(each.metadata)
+    for name, inherited in getattr(arguments, "INHERITED", {}).items():
+        metadata[name].update(inherited)
+    return metadata
 
 
 def options_that_decide(arguments: Any, *what: str) -> list[str]:
@@ -76,7 +82,8 @@ def find_changed_options(arguments: Any) -> list[str]:
     """Return the names of the options that a rerun must set: they decide its result and differ from their defaults.
 
     Args:
-        arguments (`Any`): An instance of a dataclass of options.
+        arguments (`Any`): An instance of a dataclass of options. One that derives values from those that were given
+            keeps the names in an attribute `changed`, which is then the answer.
 
     Example:
 
@@ -84,6 +91,8 @@ def find_changed_options(arguments: Any) -> list[str]:
         >>> find_changed_options(DataArguments(languages="de,en", cache_dir="elsewhere"))
         ['languages']
     """
+    if (known := getattr(arguments, "changed", None)) is not None:
+        return known
     defaults = {each.name: _default_of(each) for each in fields(arguments)}
     names = options_that_decide(arguments, MODEL, RERUN)
     return [name for name in names if getattr(arguments, name) != defaults[name]]

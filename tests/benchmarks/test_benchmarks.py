@@ -162,3 +162,19 @@ def test_gradcache_memory_measures_chunks_beside_the_whole(tmp_path: Path) -> No
     assert row["plain"]["tokens"] == row["ours"]["tokens"] == row["peer"]["tokens"] >= 8 * (QUERY + SHORT)
     assert loss["score_matrix_gib"] == 1.0
     assert 0 < loss["ours"]["memory_gib"] < 0.6
+
+
+def test_the_cost_of_keeping_a_run_is_of_functions_that_the_trainer_calls(
+    measuring: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = importlib.import_module("resume_overhead")
+    sizes = ["--steps", "6", "--warmup_steps", "2", "--rounds", "1", "--batch_size", "8", "--device", "cpu"]
+    places = ["--json", str(tmp_path / "rows.json"), "--cache", str(tmp_path / "cache"), "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["resume_overhead.py", *places, *sizes])
+    script.main()
+    step, checkpoint = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert (step["comparison"], checkpoint["comparison"]) == ("step", "checkpoint")
+    assert 0 < step["share"] < 0.5  # of a function that is not called it would be 0
+    assert all(len(seconds) == 1 for seconds in step["seconds_of_rounds"].values())
+    assert checkpoint["gib"] > 0
+    assert checkpoint["verify_s"] > 0

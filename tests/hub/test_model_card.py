@@ -42,8 +42,8 @@ from hf_hybrid.training.arguments import (
     ModelArguments,
 )
 from hf_hybrid.training.identity import read_run_like
-from hf_hybrid.training.run import _changed_options, _model_record, run_training
-from hf_hybrid.utils.options import MODEL, RERUN, options_that_decide, parse_arguments
+from hf_hybrid.training.run import _model_record, run_training
+from hf_hybrid.utils.options import MODEL, RERUN, find_changed_options, options_that_decide, parse_arguments
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import escape, table
 from tests.support import families
@@ -572,7 +572,7 @@ def parse(command: str, words: list[str]) -> dict[str, Any]:
     for group in groups:
         config |= group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
     names = [name for group in groups for name in options_that_decide(group, MODEL, RERUN)]
-    changed = [name for group in groups for name in _changed_options(group)]
+    changed = [name for group in groups for name in find_changed_options(group)]
     return {"config": {name: config[name] for name in names}, "changed": changed}
 
 

@@ -18,6 +18,7 @@ import pytest
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.training.arguments import DataArguments
 from hf_hybrid.training.interruption import HEARTBEAT_NAME, Interrupted
 from hf_hybrid.training.run import run_training
 from hf_hybrid.utils.redaction import redact, redact_json
@@ -182,9 +183,8 @@ class TestRuns:
         def call(*callbacks: At, **changes: Any) -> Any:
             options = {"max_steps": 5, "max_eval_queries": 5, "log_level": "warning", "hub_token": TOKEN, **changes}
             trainer = toy_trainer(folder.path, train, *callbacks, eval_corpus=held_out, **options)
-            config = {"train_corpus": "https://me:s3cr3t@host/x?token=s3cr3t", "hub_token": TOKEN}
-            settings = type("Settings", (), {"to_dict": lambda self: config})()
-            return run_training(trainer, folder, [settings, trainer.args]), trainer
+            data = DataArguments(train_corpus="https://me:s3cr3t@host/x?token=s3cr3t")
+            return run_training(trainer, folder, [data, trainer.args]), trainer
 
         with pytest.raises(Interrupted):
             call(At("on_step_begin", 2, lambda **_: os.kill(os.getpid(), 15)))

@@ -107,10 +107,8 @@ def test_options_of_a_card_may_be_absent_or_none(folder: RunFolder) -> None:
     options: CardOptions = {"repo_id": "user/name", "license": None}
     folder.write_card_options(options)
     assert folder.read_card_options() == options
-    with pytest.raises(
-        ValueError, match=r"card\.json: missing \[\], unknown \['licence'\]; a CardOptions has repo_id"
-    ):
-        folder.write_card_options(cast(CardOptions, {"licence": "mit"}))
+    with pytest.raises(ValueError, match=r"card\.json: missing \[\], unknown \['owner'\]; a CardOptions has repo_id"):
+        folder.write_card_options(cast(CardOptions, {"owner": "ann"}))
 
 
 def test_text_is_utf8_not_escapes(folder: RunFolder) -> None:

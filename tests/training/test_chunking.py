@@ -146,15 +146,15 @@ class TestChunking:
 
     def test_all_ranks_take_equally_many_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sequences = [[np.arange(length) for length in own] for own in self.LENGTHS]
-        counts = set()
+        chunking, counts = Chunking(9), set()
         for rank, own in enumerate(sequences):
             monkeypatch.setattr("hf_hybrid.utils.distributed.rank", lambda rank=rank: rank)
-            chunks = Chunking(9).chunks(pack(own), self.LENGTHS)
+            chunks = chunking.chunks(pack(own), chunking.bounds(self.LENGTHS))
             counts.add(len(chunks))
             ids = np.concatenate([chunk["input_ids"] for chunk in chunks])
             whole = np.concatenate(own)
             assert np.array_equal(ids[: len(whole)], whole)
-            assert len(ids) - len(whole) == (len(chunks) - len(Chunking(9).bounds(self.LENGTHS)[rank])) * len(own[0])
+            assert len(ids) - len(whole) == (len(chunks) - len(chunking.bounds(self.LENGTHS)[rank])) * len(own[0])
         assert counts == {4}
 
     def test_halves_down_to_the_longest_text(self) -> None:

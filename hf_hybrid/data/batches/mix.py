@@ -90,6 +90,11 @@ class MixConfig:
                 f"mix shares must be finite, not negative and not all zero; got {shares} for {BATCH_TYPES}"
             )
 
+    @property
+    def batch_types(self) -> list[str]:
+        """The batch types that have a share."""
+        return [batch_type for batch_type in BATCH_TYPES if getattr(self, batch_type)]
+
     @classmethod
     def parse(cls, text: str | MixConfig) -> MixConfig:
         """Read ``"mono=0.5,cross=0.5"``; the shares are scaled to add up to 1.
@@ -119,6 +124,4 @@ class MixConfig:
         return cls(**{batch_type: share / total for batch_type, share in shares.items()})
 
     def __str__(self) -> str:
-        return ",".join(
-            f"{batch_type}={getattr(self, batch_type):g}" for batch_type in BATCH_TYPES if getattr(self, batch_type)
-        )
+        return ",".join(f"{batch_type}={getattr(self, batch_type):g}" for batch_type in self.batch_types)

@@ -21,7 +21,7 @@ from .packing import pack
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NOT_PREDICTED = -100  # what losses omit
+NOT_PREDICTED = -100  # labels that the loss ignores
 ALL_LANGUAGES = "*"  # the language pair of a batch in the resource log
 _CONTINUES, _BEGINS = "##", ("▁", "Ġ")  # how WordPiece marks a part of a word, and how the others mark a beginning
 
@@ -79,7 +79,7 @@ class Masking:
 
 
 def _continues_word(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Boolean `(V,)`: the tokens that resume a word."""
+    """Boolean `(V,)`: the tokens that continue a word."""
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     marked_V = np.array([str(name).startswith(_CONTINUES) for name in names])
     if marked_V.any():

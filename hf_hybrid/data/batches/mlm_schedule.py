@@ -3,11 +3,11 @@
 mBERT was trained by masked language modeling on text of many languages, the small ones sampled more often than by
 their size. Here the same is a pure function of (corpus, tokenizer, number of steps, seed), made in four steps:
 
-1. *Documents.*  All queries and passages that the corpus' items refer to, each once, without prompts and not cut.
-2. *Blocks.*  A pass over a language joins its documents in a new order, a separator after each, and cuts that into
+1. *Documents.* All queries and passages that the corpus' items refer to, each once, without prompts and not cut.
+2. *Blocks.* A pass over a language joins its documents in a new order, a separator after each, and cuts that into
    blocks of one length; the last one is filled up from the pass's beginning. Blocks are full, so nothing is padded;
    as in BERT, a token attends to its whole block, whatever the documents in it.
-3. *Plan.*  Each language gets its share of the blocks by ``tokens ** smoothing``, rounded up or down (shares are
+3. *Plan.* Each language gets its share of the blocks by ``tokens ** smoothing``, rounded up or down (shares are
    exact, not drawn); the list of blocks is then shuffled and cut into batches, which so are of many languages.
 4. *Masks* (`mlm_collator.py`). Those of a block follow from its language, its pass and its place in it: *dynamic*
    ones are new in each pass (RoBERTa), *static* ones repeat after `num_duplicates` passes, as those of mBERT, whose

@@ -2,11 +2,11 @@
 
 A schedule is a pure function of (corpus, mix, global batch size, number of steps, seed). It is made in three steps:
 
-1. *Language pairs.*  Every pair (query language, passage language) with at least two items is a ``mono`` or a
+1. *Language pairs.* Every pair (query language, passage language) with at least two items is a ``mono`` or a
    ``cross`` language pair, every query language a ``pool`` language pair; there is one ``mixed`` language pair.
-2. *Plan.*  Each batch type gets its share of the steps and each of its language pairs a share that follows ``n **
+2. *Plan.* Each batch type gets its share of the steps and each of its language pairs a share that follows ``n **
    smoothing``, rounded up or down (shares are exact, not drawn); the list of language pairs is then shuffled.
-3. *Batches.*  The v-th visit to a language pair takes one of the ``ceil(n / global_batch_size)`` batches of a pass
+3. *Batches.* The v-th visit to a language pair takes one of the ``ceil(n / global_batch_size)`` batches of a pass
    over its items; each pass is shuffled again.
 
 Nothing depends on the rank, the world size, the number of workers or what ran before.
@@ -259,17 +259,13 @@ class HybridSchedule:
         return self.corpus.languages.index(language)
 
     def _find_language_pairs(self) -> list[LanguagePair]:
-        batch_types = [batch_type for batch_type in BATCH_TYPES if getattr(self.mix, batch_type)]
-        language_pairs = self._members.language_pairs(batch_types)
+        language_pairs = self._members.language_pairs(self.mix.batch_types)
         if self._num_groups < len(self.corpus):  # items of one group alone have nothing to be contrasted with
             language_pairs = [
                 pair for pair in language_pairs if np.ptp(self._group_numbers[self._members.items(pair)])
             ]
-        if missing := [
-            batch_type
-            for batch_type in batch_types
-            if not any(pair.batch_type == batch_type for pair in language_pairs)
-        ]:
+        filled = {pair.batch_type for pair in language_pairs}
+        if missing := [batch_type for batch_type in self.mix.batch_types if batch_type not in filled]:
             raise ValueError(
                 f"mix {self.mix} asks for {missing[0]!r} batches, but no {missing[0]!r} language pair has two items "
                 f"or more in the languages {', '.join(self.corpus.languages)}. Add languages or items, widen "
@@ -278,10 +274,9 @@ class HybridSchedule:
         return language_pairs
 
     def _make_plan(self) -> np.ndarray:
-        batch_types = [batch_type for batch_type in BATCH_TYPES if getattr(self.mix, batch_type)]
-        steps_of_batch_type = largest_remainder(
-            np.array([getattr(self.mix, batch_type) for batch_type in batch_types]), self.num_steps
-        )
+        batch_types = self.mix.batch_types
+        shares = np.array([getattr(self.mix, batch_type) for batch_type in batch_types])
+        steps_of_batch_type = largest_remainder(shares, self.num_steps)
         steps_of_pair = np.zeros(len(self.language_pairs), dtype=np.int64)
         rng = self._stream(_PLAN_STREAM)
         for batch_type, steps in zip(batch_types, steps_of_batch_type, strict=True):

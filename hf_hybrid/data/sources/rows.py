@@ -71,7 +71,7 @@ class BadRows:
     def __call__(self, reason: str, where: str, message: str) -> None:
         if self.refuse:
             raise ValueError(
-                f'{where}: {message}. Correct the row, or pass on_bad_row="skip" to omit and count such rows.'
+                f'{where}: {message}. Correct the row, or pass on_bad_row="skip" to skip and count such rows.'
             )
         self.counts[reason] += 1
 
@@ -193,7 +193,7 @@ def check_table(source: Rows, fields: Mapping[str, Field], bad: BadRows, key: st
         ]
         batches.append(pa.record_batch(columns, schema=schema))
     if not batches:
-        raise ValueError(f"{source.name} has no usable {source.unit}: fill it, or omit it.")
+        raise ValueError(f"{source.name} has no usable {source.unit}: fill it, or leave it out.")
     return pa.Table.from_batches(batches, schema)
 
 

@@ -198,7 +198,7 @@ def build_published_study(study: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_published_trial(trial: Trial) -> dict[str, Any]:
-    """A trial likewise.
+    """Return a trial as a copy of its study has it.
 
     Example:
 
