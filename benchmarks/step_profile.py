@@ -22,7 +22,7 @@ Every combination of the settings given is trained in a process of its own, or i
 exchange of gradients what the backward pass does not hide, from the last gradient to the end. Both include waiting for
 a slower process. Figures are those of the first process, on CPU over gloo.
 
-`mfu` is the operations that the model needs for the real tokens, by `hf_hybrid.models.flops.encoder_flops`, over the
+`mfu` is the operations that the model needs for the real tokens, by `encoder_flops` of hf_hybrid, over the
 step time and the measured matrix rate. `padding_share` is of the positions that the linear layers computed on.
 """
 
@@ -54,10 +54,12 @@ from train_throughput import OPTIMIZATION, numbers
 
 from hf_hybrid.data.sources.load import load_corpus
 from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.models.flops import flops_terms
+from hf_hybrid.records.resources import training_flops
 from hf_hybrid.training import trainer as training
 from hf_hybrid.training.arguments import HybridTrainingArguments
 from hf_hybrid.training.meters import Moment
-from hf_hybrid.training.resource_log import StepRecord, encoder_flops, encoder_shape
+from hf_hybrid.training.resource_log import StepRecord
 from hf_hybrid.utils import distributed
 
 OTHER = "other"
@@ -255,12 +257,12 @@ class StepProfile:
         tokens = sum(sum(record.tokens_per_language.values()) for record in records)
         padding = sum(distributed.from_all(sum(record.padding_tokens for record in records)))
         squares = sum(record.sum_squared_lengths for record in records)
-        shape = encoder_shape(self.trainer.accelerator.unwrap_model(self.trainer.model))
+        terms = flops_terms(self.trainer.accelerator.unwrap_model(self.trainer.model))
         return {
             "pairs_per_s": sum(record.pairs for record in records) / steps / step_s,
             "tokens_per_step": tokens / steps,
             "padding_share": padding / (tokens + padding),
-            "flops_per_step": encoder_flops(*shape, tokens, squares) / steps if shape else None,
+            "flops_per_step": training_flops(terms, tokens, squares, 0) / steps if terms else None,
         }
 
 

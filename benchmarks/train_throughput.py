@@ -18,7 +18,7 @@ special tokens included, are made up, and random weights for an encoder.
 
 A row has `ours` and `peer`, each a dictionary or "out of memory", and their `ratio`: pairs/s of ours over the peer's,
 memory of the peer's over ours. `padding_share` is of the positions computed on, `mfu` the operations that the
-model needs for the real tokens, by `hf_hybrid.models.flops.encoder_flops`, over the time and the measured matrix rate.
+model needs for the real tokens, by `encoder_flops` of hf_hybrid, over the time and the measured matrix rate.
 `peak_memory_gib` is of tensors on CUDA, of the whole process on CPU. `attention_dropout` is what was asked of both
 sides, null for the model's own, and `dropout` what each side's model then had. `chunk_tokens` of ours is the bound of
 its chunks at the end, null where batches ran all at once: ours goes over to chunks by itself where memory runs out.
@@ -62,9 +62,10 @@ from transformers import AutoConfig, AutoModel, TrainerCallback
 
 from hf_hybrid.data.sources.load import load_corpus
 from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.models.flops import flops_terms
+from hf_hybrid.records.resources import training_flops
 from hf_hybrid.training.arguments import HybridTrainingArguments
 from hf_hybrid.training.meters import Moment
-from hf_hybrid.training.resource_log import encoder_flops, encoder_shape
 from hf_hybrid.training.trainer import HybridTrainer
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "datasets", "tokenizers")
@@ -285,12 +286,12 @@ def run_rounds(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[dict[str,
     return found
 
 
-def summary(rounds: Sequence[dict[str, Any]], shape: tuple[int, int, int], rate: float) -> dict[str, Any] | str:
+def summary(rounds: Sequence[dict[str, Any]], terms: dict[str, int], rate: float) -> dict[str, Any] | str:
     """What a row says of a side."""
     if not rounds:
         return OUT_OF_MEMORY
     first, times_s = rounds[0], [found["time_s"] for found in rounds]
-    flops = encoder_flops(*shape, first["tokens"], first["sum_squared_lengths"])
+    flops = training_flops(terms, first["tokens"], first["sum_squared_lengths"], 0)
     per_second = {
         "pairs_per_s": sum(first["pairs_per_step"]),
         "tokens_per_s": first["tokens"],
@@ -320,13 +321,13 @@ def ratio_of(ours: dict[str, Any] | str | None, peer: dict[str, Any] | str | Non
     }
 
 
-def model_shape(job: Job) -> tuple[int, int, int]:
-    """What `encoder_flops` must know of the model."""
+def find_flops_terms(job: Job) -> dict[str, int]:
+    """Return the sizes of the model that `training_flops` needs."""
     with torch.device("meta"):
-        shape = encoder_shape(AutoModel.from_config(AutoConfig.from_pretrained(job.model)))
-    if shape is None:
+        terms = flops_terms(AutoModel.from_config(AutoConfig.from_pretrained(job.model)))
+    if terms is None:
         sys.exit(f"{job.model}: the blocks of this model are not recognized, so its operations cannot be counted.")
-    return shape
+    return terms
 
 
 def measured_rate(job: Job) -> dict[str, Any]:
@@ -348,10 +349,10 @@ def compare_jobs(
     """The row of jobs that do the same work; `ratio` is of those named `ours` and `peer`."""
     one = jobs.get("ours") or next(iter(jobs.values()))
     first_step = check_first_step(jobs)
-    rate, shape = measured_rate(one), model_shape(one)
+    rate, terms = measured_rate(one), find_flops_terms(one)
     fitting = {name: job for name, job in jobs.items() if first_step[name] is not None}
     times = run_rounds(fitting, rounds)
-    found = {name: summary(times.get(name, []), shape, rate["flops_per_s"]) for name in jobs}
+    found = {name: summary(times.get(name, []), terms, rate["flops_per_s"]) for name in jobs}
     return {
         "comparison": comparison,
         **inputs,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_hybrid.records.schema import MOST_VALUES_BYTES, Scores, is_mlm
+from hf_hybrid.records.schema import MOST_VALUES_BYTES, Resources, Scores, is_mlm
 from hf_hybrid.records.scores import first_measure, pair_matrix
 from hf_hybrid.utils.text import Markdown, escape, join_names, sentence, table, to_plain_text
 
@@ -300,10 +300,17 @@ def resources(files: CardFiles) -> dict[str, Any]:
     ]
     return {
         "totals": table(["What", "How much"], rows, texts=(0, 1)),
-        "formula": escape(found["flops_formula"], most=500) if found["flops"] is not None else None,
+        "formula": _formula(found),
         "languages": _cost_table(found["per_language"], found["train_time_s"]),
         "languages_shown": describe_shown_rows(len(found["per_language"]), "that took most and", "that took least"),
     }
+
+
+def _formula(resources: Resources) -> Markdown | None:
+    if resources["flops"] is None:
+        return None
+    values = [f"{name}={value}" for name, value in (resources["flops_terms"] or {}).items() if value]
+    return escape(", ".join([resources["flops_formula"], *values]), most=500)
 
 
 def _cost_table(shares: Mapping[str, Any], total_s: float) -> Markdown:

@@ -41,8 +41,8 @@ class Run(_Run, total=False):
 
     # absent in older files
     identity: dict[str, Any]  # what must be equal for the run to resume
-    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, commit (of the checkpoint
-    # on the Hub that training began from), step (at the end: whose weights the model has)
+    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, flops_terms, commit
+    # (of the checkpoint on the Hub that training began from), step (at the end: whose weights the model has)
     model: dict[str, Any]
 
 
@@ -59,21 +59,38 @@ class Plan(TypedDict):
     fingerprint: str  # sha256 of these, as `schedule.plan_fingerprint` makes it
 
 
+class Share(TypedDict):
+    """Costs of one language or one language pair."""
+
+    steps: int
+    tokens: int
+    time_s: float
+
+
 class ResourceLine(TypedDict):
-    """A line of `resources.jsonl`. Amounts are those since the line before, so that lines add up to the totals."""
+    """A line of `resources.jsonl`: what the steps since the line before took. `resources.py` adds the lines up."""
 
     step: int
     time_s: float
+    setup_time_s: float  # of the process that took these steps, in its first line
     pairs: int
     tokens: int
     padding_tokens: int
-    batch_type: str | None  # None where the steps of this line are of several batch types
-    language_pair: str | None  # likewise
+    sum_squared_lengths: int  # over the sequences, in tokens squared
+    predicted_tokens: int  # by a language model's head
+    batch_type: str | None  # None when the steps are of several batch types
+    language_pair: str | None  # None when the steps are of several language pairs
     loss: float | None
     data_wait_s: float
-    peak_device_memory_gib: float | None  # so far, the highest of all ranks
-    host_memory_gib: float  # now, the highest of all ranks
-    energy_wh: float | None
+    peak_device_memory_gib: list[float] | None  # of each rank, since its process began
+    peak_host_memory_gib: list[float]  # of each rank, since its process began
+    host_memory_gib: float  # resident now, the highest of all ranks
+    energy_wh: float | None  # summed over ranks
+    energy_source: str | None  # nvml, rapl, codecarbon
+    embedding_bytes: int  # sent by all ranks: embeddings and their gradients
+    weight_bytes: int  # sent by all ranks: weights and their gradients, by formula
+    per_language: dict[str, Share]
+    per_language_pair: dict[str, Share]
 
 
 class CurveLine(TypedDict):
@@ -84,14 +101,6 @@ class CurveLine(TypedDict):
     tokens: int
     energy_wh: float | None
     measures: dict[str, float]  # "multilingual/MAP" and the others of `flatten_scores`
-
-
-class Share(TypedDict):
-    """Costs of one language or one language pair."""
-
-    steps: int
-    tokens: int
-    time_s: float
 
 
 class BytesSent(TypedDict):
@@ -113,6 +122,7 @@ class _Resources(TypedDict):
     tokens_per_s: float | None
     flops: float | None
     flops_formula: str
+    flops_terms: dict[str, int] | None  # the values of its variables, but `tokens`
     mfu: float | None
     peak_device_memory_gib: list[float] | None  # per rank
     peak_host_memory_gib: list[float]  # per rank

@@ -13,6 +13,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+from transformers.trainer_pt_utils import get_model_param_count
+
 from hf_hybrid.records.manifest import checkpoint_folders, checkpoints, find_damage, write_manifest
 from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.schema import MANIFEST_NAME
@@ -20,6 +23,7 @@ from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import UNFINISHED, size_words
 
 GIB = 2**30
+_WEIGHT_BYTES, _MOMENT_BYTES = 4, 8  # of a parameter in float32; AdamW keeps two moments
 
 
 def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], None]) -> Path | None:
@@ -131,3 +135,9 @@ def _do_together(stage: Callable[[Path], None], folder: Path, path: Path, needed
             f"again [{told}]",
         ) from problem
     raise OSError(errno.EIO, f"{path} could not be written: {told}. Earlier checkpoints are whole") from problem
+
+
+def estimate_bytes(model: nn.Module, model_only: bool) -> int:
+    """Estimate the size of a checkpoint of all processes; some optimizers need less."""
+    trained = 0 if model_only else get_model_param_count(model, trainable_only=True)
+    return _WEIGHT_BYTES * get_model_param_count(model) + _MOMENT_BYTES * trained

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-WEIGHT_BYTES_FORMULA = (
-    "of a rank, for a batch in n chunks, in a ring: (W - 1) / W times "
-    "DDP: 2g at the last batch of a step; ZeRO 1: 3g at the last; ZeRO 2: 2gn, and g at the last; "
-    "ZeRO 3: w + g, in several chunks 3wn + gn; FSDP2: 2w, in several chunks 3wn, and g at the last; "
-    "W processes, w bytes of weights, g bytes of gradients"
-)
-
 
 def weight_bytes_sent(
     strategy: str,

@@ -15,7 +15,6 @@ from hf_hybrid.data.batches.mlm_collator import Masking, MlmCollator, MlmInputs
 from hf_hybrid.data.batches.mlm_schedule import WHOLE, MlmSchedule
 from hf_hybrid.data.batches.token_cache import TokenCache
 from hf_hybrid.models.encoder import HybridEncoder
-from hf_hybrid.models.flops import head_parameters
 from hf_hybrid.models.masked_lm import MaskedLanguageModel
 from hf_hybrid.utils import distributed
 
@@ -115,11 +114,6 @@ class MlmTrainer(PlanTrainer):
         own = sums[: len(inputs["lengths"][distributed.rank()])].sum()
         loss = own * (distributed.world_size() / max(inputs["num_predicted"], 1))
         return (loss, sums) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: MlmInputs) -> float:  # type: ignore[override]
-        """Return this rank's share of the operations of a batch, by the formula of the resource log."""
-        head = 6.0 * head_parameters(self.encoder) * inputs["num_predicted"]
-        return super().floating_point_ops(inputs) + head / distributed.world_size()
 
     def identity(self) -> dict[str, Any]:
         """Return corpus, shares of languages, seed, model and all other settings that decide what is trained."""

@@ -28,14 +28,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import get_model_param_count
 
 from hf_hybrid.data.batches.collator import StepDataset
 from hf_hybrid.evaluation.evaluate import evaluate_retrieval
 from hf_hybrid.hub.model_card import write_card
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.models.fingerprint import model_name
+from hf_hybrid.models.flops import flops_terms
 from hf_hybrid.records.events import event
+from hf_hybrid.records.resources import training_flops
 from hf_hybrid.records.schema import MANIFEST_NAME, MODEL_NAME, Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.utils import distributed
@@ -46,7 +47,7 @@ from .chunking import ChunkedBackward, Chunking
 from .finite_guard import FiniteGuard, HealthCheck, mark_not_finite
 from .hub_push import HubPushCallback
 from .interruption import Heartbeat, Interrupted, StopOnSignal, alone_in
-from .resource_log import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
+from .resource_log import ResourceLogCallback, StepRecord
 from .resume import RunCheckpoints
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
     from hf_hybrid.evaluation.evaluate import Details
 
-_WEIGHT_BYTES, _MOMENT_BYTES = 4, 8  # of a parameter in float32; AdamW keeps two moments
 _REFUSED = {  # arguments of `Trainer`
     "data_collator": "batches come from the plan",
     "compute_metrics": "evaluation measures rankings; add a callback with on_evaluate for more",
@@ -295,10 +295,11 @@ class PlanTrainer(Trainer, ABC):
 
     def floating_point_ops(self, inputs: Any) -> float:  # type: ignore[override]
         """Return this rank's share of the operations of a batch, by the formula of the resource log."""
-        shape, facts = encoder_shape(self.encoder), inputs["facts"]
-        if shape is None:
+        terms, facts = flops_terms(self.encoder), inputs["facts"]
+        if terms is None:
             return 0.0
-        return encoder_flops(*shape, facts.tokens, facts.sum_squared_lengths) / distributed.world_size()
+        flops = training_flops(terms, facts.tokens, facts.sum_squared_lengths, facts.predicted_tokens)
+        return flops / distributed.world_size()
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
         if self.args.include_num_input_tokens_seen != "no":
@@ -431,7 +432,9 @@ class PlanTrainer(Trainer, ABC):
         if not model_only:
             stages += [self._save_training_state, lambda folder: self._save_rng_state(str(folder))]
         stages += [partial(self._save_states, model_only=model_only, model_files=model_files, loss_sums=loss_sums)]
-        checkpoints.write_folder(path, stages, self.args.should_save, self._checkpoint_bytes(model_only))
+        checkpoints.write_folder(
+            path, stages, self.args.should_save, checkpoints.estimate_bytes(self.model, model_only)
+        )
         if self.args.should_save:
             checkpoints.rotate(folder, self.args.save_total_limit, [path, self.state.best_model_checkpoint])
         self._saved_step = step
@@ -468,12 +471,6 @@ class PlanTrainer(Trainer, ABC):
         self.checkpoints.write_state(
             folder, **values, last_logged_step=self._globalstep_last_logged, chunk_tokens=self.chunking.max_tokens
         )
-
-    def _checkpoint_bytes(self, model_only: bool) -> int:
-        """Estimate the size of a checkpoint, of all processes; some optimizers need less."""
-        weights = get_model_param_count(self.model)
-        trained = 0 if model_only else get_model_param_count(self.model, trainable_only=True)
-        return _WEIGHT_BYTES * weights + _MOMENT_BYTES * trained
 
     def _set_best_checkpoint(self, path: Path) -> None:
         if (best := self.state.best_global_step) is not None:

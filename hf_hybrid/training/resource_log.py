@@ -5,11 +5,12 @@
 3. Where the trainer logs, saves, evaluates or stops, a *window* of steps is closed: the device is waited for, and the
    wall time of the window is shared out over its steps in proportion to (2). Logging, saving and evaluation lie
    between windows, so `train_time_s` has none of them.
-4. There the ranks exchange memory peaks, padding, bytes sent and energy; rank 0 writes a line of `resources.jsonl`, at
-   the end `resources.json`. Both continue after a resume: the totals travel in the checkpoint's `trainer_state.json`.
-5. An evaluation on the way is a line of `curve.jsonl`: quality beside what training has taken so far.
+4. There the ranks exchange memory peaks, padding, bytes sent and energy. Rank 0 writes a line of `resources.jsonl` at
+   each log, and `resources.json`, the sum of the lines, at each checkpoint and at the end. A checkpoint keeps the sum
+   of the lines and the line that was open, in `trainer_state.json`, so both continue after a resume.
+5. An evaluation during training is a line of `curve.jsonl`: quality beside what training has taken so far.
 
-Nothing is invented: what no meter of this machine can tell is null.
+What no meter of this machine measures is null.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import psutil
@@ -27,19 +29,18 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from hf_hybrid.models.flops import FLOPS_FORMULA, HEAD_FORMULA, encoder_flops, encoder_shape, head_parameters
+from hf_hybrid.models.flops import flops_terms
+from hf_hybrid.records.resources import add_share, build_resources, count_steps, empty_line, merge_lines
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.records.schema import BytesSent, ResourceLine, Resources, Share
+from hf_hybrid.records.schema import ResourceLine, Resources, Share
 from hf_hybrid.utils import distributed
 
-from . import communication
 from .meters import ENERGY_CHOICES, Meter, Moment, open_meter, peak_host_memory
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
 _RANK_SUMS = ("padding_tokens", "embedding_bytes", "weight_bytes")  # what each rank alone knows
-_LINE_SUMS = ("train_time_s", "data_wait_s", "num_steps", "num_pairs", "tokens", "padding_tokens", "energy_wh")
 
 
 @dataclass(frozen=True)
@@ -69,54 +70,6 @@ class StepRecord:
     embedding_bytes: int = 0
     weight_bytes: int = 0
     predicted_tokens: int = 0
-
-
-@dataclass
-class _Totals:
-    """Sums over the run so far; the times are those of rank 0's clock."""
-
-    train_time_s: float = 0.0
-    setup_time_s: float = 0.0
-    data_wait_s: float = 0.0
-    num_steps: int = 0
-    num_pairs: int = 0
-    tokens: int = 0
-    padding_tokens: int = 0
-    embedding_bytes: int = 0
-    weight_bytes: int = 0
-    sum_squared_lengths: int = 0
-    predicted_tokens: int = 0
-    energy_wh: float | None = None
-    energy_source: str | None = None
-    peak_device_memory_gib: list[float] | None = None
-    peak_host_memory_gib: list[float] = field(default_factory=list)
-    per_language: dict[str, Share] = field(default_factory=dict)
-    per_language_pair: dict[str, Share] = field(default_factory=dict)
-
-    def add_step(self, records: list[StepRecord], time_s: float) -> None:
-        """Add one optimizer step, whose time its languages share in proportion to their tokens."""
-        per_language: dict[str, int] = {}
-        for record in records:
-            self.num_pairs += record.pairs
-            self.sum_squared_lengths += record.sum_squared_lengths
-            self.predicted_tokens += record.predicted_tokens
-            self.data_wait_s += record.data_wait_s
-            for language, tokens in record.tokens_per_language.items():
-                per_language[language] = per_language.get(language, 0) + tokens
-        tokens = sum(per_language.values())
-        self.num_steps += 1
-        self.tokens += tokens
-        self.train_time_s += time_s
-        _add(self.per_language_pair, records[0].language_pair, tokens, time_s)
-        for language, own in per_language.items():
-            _add(self.per_language, language, own, time_s * own / tokens if tokens else 0.0)
-
-
-def _add(shares: dict[str, Share], name: str, tokens: int, time_s: float) -> None:
-    share = shares.setdefault(name, {"steps": 0, "tokens": 0, "time_s": 0.0})
-    share["steps"] += 1
-    share["tokens"] += tokens
-    share["time_s"] += time_s
 
 
 class ResourceLogCallback(TrainerCallback, ExportableState):
@@ -149,21 +102,35 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         self.folder = RunFolder(folder)
         self.energy, self.peak_flops = energy, peak_flops
         self._started_at = time.perf_counter() if started_at is None else started_at
-        self._shape: tuple[int, int, int] | None = None  # of the encoder, as FLOPS_FORMULA names it
-        self._head_parameters = 0
+        self._flops_terms: dict[str, int] | None = None
         self._meter: Meter | None = None
         self._begin_run({})
 
     def _begin_run(self, saved: dict[str, Any]) -> None:
-        self.totals = _Totals(**saved.get("totals", {}))
-        self._earlier = _Totals(**asdict(self.totals))  # what former processes of this run left
-        self._line_start = saved.get("line_start") or _line_start(self.totals)
-        self._own = dict.fromkeys(_RANK_SUMS, 0)  # of this rank in this process
+        self._total: ResourceLine | None = saved.get("total")  # of all lines
+        self._earlier: ResourceLine | None = saved.get("open")  # steps since the last line, in an earlier process
+        self._line: ResourceLine | None = None  # complete but for the loss
+        self._energy_wh: float | None = 0.0  # of this process, at the last line
         self._records: list[StepRecord] = []  # of the current step
         self._window: list[tuple[list[StepRecord], Callable[[], float]]] = []  # steps and their durations
         self._window_start = 0.0
-        self._line: ResourceLine | None = None  # complete but for the loss
         self._training = False
+        self._begin_line(0)
+
+    def _begin_line(self, step: int) -> None:
+        self._open = empty_line(step)  # of this process
+        self._own = dict.fromkeys(_RANK_SUMS, 0)  # of this rank, since the last line
+        self._batch_types: set[str] = set()
+        self._language_pairs: set[str] = set()
+
+    def _open_lines(self) -> list[ResourceLine]:
+        """Return what is not written yet: a line without its loss, and what earlier processes and this one began."""
+        own = self._open if self._open["per_language_pair"] else None
+        return [line for line in (self._line, self._earlier, own) if line is not None]
+
+    def _lines_so_far(self) -> list[ResourceLine]:
+        """Return the sum of the written lines, and the open ones."""
+        return [*([] if self._total is None else [self._total]), *self._open_lines()]
 
     def record_step(self, record: StepRecord) -> None:
         """Say what a batch holds; once for each batch, before the step that uses it ends."""
@@ -174,19 +141,27 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         entries: Any = state.stateful_callbacks
         known = entries.setdefault(type(self).__name__, self.state())
         self._begin_run(known["attributes"]["saved"] if state.global_step else {})
-        if state.global_step != self.totals.num_steps:
+        logged = sum(count_steps(line) for line in self._lines_so_far())
+        if state.global_step != logged:
             logger.warning("The checkpoint holds no resource log: totals begin at step %d.", state.global_step)
         if distributed.rank() == 0:
-            # Up to the newest line that the totals know: a run that was stopped wrote one more, of its last steps.
-            self.folder.keep_resource_lines(state.global_step - self.totals.num_steps + self._line_start["num_steps"])
+            self._keep_lines()
             if self.folder.curve_path.exists():
                 self.folder.keep_curve_lines(state.global_step)
         self._training = True
         self._cuda = args.device.type == "cuda"
-        self._shape = encoder_shape(kwargs.get("model"))
-        self._head_parameters = head_parameters(kwargs.get("model"))
+        self._flops_terms = flops_terms(kwargs.get("model"))
         self._meter = open_meter(self.energy, self._cuda)
-        self.totals.setup_time_s += time.perf_counter() - self._started_at
+        self._open["setup_time_s"] = time.perf_counter() - self._started_at
+
+    def _keep_lines(self) -> None:
+        """Drop the lines after the checkpoint. Where the folder lacks those before, their sum is the first line."""
+        total = self._total
+        self.folder.keep_resource_lines(-1 if total is None else total["step"])
+        lines, _ = self.folder.read_resource_lines()
+        if total is not None and (not lines or reduce(merge_lines, lines) != total):
+            self.folder.keep_resource_lines(-1)
+            self.folder.append_resource_line(total)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._step_start = Moment(self._cuda)
@@ -216,36 +191,36 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         if not self._training or not metrics or distributed.rank() != 0:
             return
         measures = {name.removeprefix("eval_"): value for name, value in metrics.items() if "/" in name}
+        so_far = self.summary()
         self.folder.append_curve_line(
             {
                 "step": state.global_step,
-                "train_time_s": self.totals.train_time_s,
-                "tokens": self.totals.tokens,
-                "energy_wh": self.totals.energy_wh,
+                "train_time_s": so_far["train_time_s"],
+                "tokens": so_far["tokens"],
+                "energy_wh": so_far["energy_wh"],
                 "measures": measures,
             }
         )
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if distributed.rank() == 0:
-            self.folder.write_resources(self.summary())
+        self._write_resources()
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._training = False
         self._close_window()
-        if self.totals.num_steps > self._line_start["num_steps"]:  # else what the meter reads now is not of a step
+        if self._open_lines():  # else what the meter reads now is not of a step
             self._exchange()
             self._make_line(state.global_step)
-            self._write_line(None)
-        if distributed.rank() == 0:
-            self.folder.write_resources(self.summary())
+        self._write_line(None)
+        self._write_resources()
         if self._meter:
             self._meter.close()
         self._started_at = time.perf_counter()  # for the set-up of another `train()` of the same trainer
 
     def state(self) -> dict[str, Any]:
         """Return the totals that the trainer saves in a checkpoint."""
-        saved = {"totals": asdict(self.totals), "line_start": self._line_start}
+        lines = self._open_lines()
+        saved = {"total": self._total, "open": reduce(merge_lines, lines) if lines else None}
         arguments = {"energy": self.energy, "peak_flops": self.peak_flops}  # not the folder: checkpoints are published
         return {"args": arguments, "attributes": {"saved": saved}}
 
@@ -265,35 +240,53 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
         wall_s = time.perf_counter() - self._window_start
         durations_s = [duration() for _, duration in self._window]
         for (records, _), duration_s in zip(self._window, durations_s, strict=True):
-            self.totals.add_step(records, wall_s * duration_s / sum(durations_s))
-            self._line_start["batch_types"] = sorted(
-                {*self._line_start["batch_types"], *(record.batch_type for record in records)}
-            )
-            self._line_start["language_pairs"] = sorted(
-                {*self._line_start["language_pairs"], *(record.language_pair for record in records)}
-            )
+            self._add_step(records, wall_s * duration_s / sum(durations_s))
         self._window = []
+
+    def _add_step(self, records: list[StepRecord], time_s: float) -> None:
+        """Add one optimizer step to the open line. Its languages share its time in proportion to their tokens."""
+        line, per_language = self._open, Counter[str]()
+        for record in records:
+            line["pairs"] += record.pairs
+            line["sum_squared_lengths"] += record.sum_squared_lengths
+            line["predicted_tokens"] += record.predicted_tokens
+            line["data_wait_s"] += record.data_wait_s
+            per_language.update(record.tokens_per_language)
+            self._batch_types.add(record.batch_type)
+            self._language_pairs.add(record.language_pair)
+        line["batch_type"] = min(self._batch_types) if len(self._batch_types) == 1 else None
+        line["language_pair"] = min(self._language_pairs) if len(self._language_pairs) == 1 else None
+        tokens = sum(per_language.values())
+        line["tokens"] += tokens
+        line["time_s"] += time_s
+        whole: Share = {"steps": 1, "tokens": tokens, "time_s": time_s}
+        add_share(line["per_language_pair"], records[0].language_pair, whole)
+        for language, own in per_language.items():
+            part: Share = {"steps": 1, "tokens": own, "time_s": time_s * own / tokens if tokens else 0.0}
+            add_share(line["per_language"], language, part)
 
     def _exchange(self) -> None:
         """Bring together what each rank alone knows; every rank must come here."""
+        meters = self._read_meter()  # before its source: one that fails is no longer there
         own = {
             **self._own,
+            "meters": meters,
             "device_gib": torch.cuda.max_memory_allocated() / GIB if self._cuda else None,
             "host_gib": peak_host_memory() / GIB,
             "resident_gib": psutil.Process().memory_info().rss / GIB,
             "energy_source": self._meter.source if self._meter else None,
-            "meters": self._read_meter(),
         }
-        ranks = distributed.from_all(own)
-        totals, earlier = self.totals, self._earlier
+        ranks, line = distributed.from_all(own), self._open
         for name in _RANK_SUMS:
-            setattr(totals, name, getattr(earlier, name) + sum(rank[name] for rank in ranks))
-        totals.peak_host_memory_gib = _highest(earlier.peak_host_memory_gib, [rank["host_gib"] for rank in ranks])
+            line[name] = sum(rank[name] for rank in ranks)  # type: ignore[literal-required]
+        line["peak_host_memory_gib"] = [rank["host_gib"] for rank in ranks]
         if all(rank["device_gib"] is not None for rank in ranks):
-            devices_gib = [rank["device_gib"] for rank in ranks]
-            totals.peak_device_memory_gib = _highest(earlier.peak_device_memory_gib or [], devices_gib)
-        totals.energy_wh, totals.energy_source = _sum_energy(ranks, earlier)
-        self._resident_gib = max(rank["resident_gib"] for rank in ranks)
+            line["peak_device_memory_gib"] = [rank["device_gib"] for rank in ranks]
+        line["host_memory_gib"] = max(rank["resident_gib"] for rank in ranks)
+        self._read_wh, source = _sum_energy(ranks)
+        is_known = self._read_wh is not None and self._energy_wh is not None
+        line["energy_wh"] = self._read_wh - self._energy_wh if is_known else None  # type: ignore[operator]
+        line["energy_source"] = source if is_known else None
 
     def _read_meter(self) -> dict[str, float]:
         try:
@@ -304,93 +297,35 @@ class ResourceLogCallback(TrainerCallback, ExportableState):
             return {}
 
     def _make_line(self, step: int) -> None:
-        now, start = self.totals, self._line_start
-        since = {name: (getattr(now, name) or 0) - (start[name] or 0) for name in _LINE_SUMS}
-        batch_types, language_pairs = start["batch_types"], start["language_pairs"]
-        self._line = {
-            "step": step,
-            "time_s": since["train_time_s"],
-            "pairs": since["num_pairs"],
-            "tokens": since["tokens"],
-            "padding_tokens": since["padding_tokens"],
-            "batch_type": batch_types[0] if len(batch_types) == 1 else None,
-            "language_pair": language_pairs[0] if len(language_pairs) == 1 else None,
-            "loss": None,
-            "data_wait_s": since["data_wait_s"],
-            "peak_device_memory_gib": max(now.peak_device_memory_gib) if now.peak_device_memory_gib else None,
-            "host_memory_gib": self._resident_gib,
-            "energy_wh": None if now.energy_wh is None else since["energy_wh"],
-        }
-        self._line_start = _line_start(now)
+        self._line = {**reduce(merge_lines, self._open_lines()), "step": step}
+        self._earlier, self._energy_wh = None, self._read_wh
+        self._begin_line(step)
 
     def _write_line(self, loss: float | None) -> None:
-        if self._line and distributed.rank() == 0:
-            self.folder.append_resource_line({**self._line, "loss": loss})
-        self._line = None
+        if self._line is None:
+            return
+        line, self._line = self._line | {"loss": loss}, None
+        self._total = line if self._total is None else merge_lines(self._total, line)
+        if distributed.rank() == 0:
+            self.folder.append_resource_line(line)
+
+    def _write_resources(self) -> None:
+        if distributed.rank() == 0:
+            self.folder.write_resources(self.summary())
 
     def summary(self) -> Resources:
-        """The totals so far, as `resources.json` has them."""
-        totals, time_s = self.totals, self.totals.train_time_s
-        flops, formula = self._flops()
-        peak_flops = self.peak_flops * distributed.world_size() if self.peak_flops else None
-        return {
-            "train_time_s": time_s,
-            "setup_time_s": totals.setup_time_s,
-            "num_steps": totals.num_steps,
-            "num_pairs": totals.num_pairs,
-            "tokens": totals.tokens,
-            "padding_tokens": totals.padding_tokens,
-            "pairs_per_s": totals.num_pairs / time_s if time_s else None,
-            "tokens_per_s": totals.tokens / time_s if time_s else None,
-            "flops": flops,
-            "flops_formula": formula,
-            "mfu": flops / time_s / peak_flops if flops and time_s and peak_flops else None,
-            "peak_device_memory_gib": totals.peak_device_memory_gib,
-            "peak_host_memory_gib": totals.peak_host_memory_gib,
-            "energy_wh": totals.energy_wh,
-            "energy_source": totals.energy_source,
-            "per_language": totals.per_language,
-            "per_language_pair": totals.per_language_pair,
-            "bytes_sent": _bytes_sent(totals),
-        }
-
-    def _flops(self) -> tuple[float | None, str]:
-        """Operations so far, and the formula with the numbers of the model."""
-        totals, shape, predicted = self.totals, self._shape, self.totals.predicted_tokens
-        formula = FLOPS_FORMULA + (HEAD_FORMULA if predicted else "")
-        if shape is None:
-            return None, formula
-        numbers = dict(zip(("num_matmul_parameters", "num_layers", "hidden_size"), shape, strict=True))
-        if predicted:
-            numbers |= {"num_head_parameters": self._head_parameters, "predicted_tokens": predicted}
-        flops = encoder_flops(*shape, totals.tokens, totals.sum_squared_lengths)
-        flops += 6.0 * self._head_parameters * predicted
-        return flops, ", ".join([formula, *(f"{name}={value}" for name, value in numbers.items())])
+        """Return the totals so far, as `resources.json` has them."""
+        peak_flops = self.peak_flops and self.peak_flops * distributed.world_size()
+        return build_resources(self._lines_so_far() or [empty_line(0)], self._flops_terms, peak_flops)
 
 
-def _line_start(totals: _Totals) -> dict[str, Any]:
-    """Return the start of a line: the sums so far, and no batch types and language pairs yet."""
-    return {**{name: getattr(totals, name) for name in _LINE_SUMS}, "batch_types": [], "language_pairs": []}
-
-
-def _highest(earlier: list[float], now: list[float]) -> list[float]:
-    """Peak of each rank over the processes of a run, whose number may have changed."""
-    return [max(pair) for pair in zip_longest(earlier, now, fillvalue=0.0)]
-
-
-def _bytes_sent(totals: _Totals) -> BytesSent | None:
-    embeddings, weights = totals.embedding_bytes, totals.weight_bytes
-    formula = communication.WEIGHT_BYTES_FORMULA
-    return {"embeddings": embeddings, "weights": weights, "formula": formula} if embeddings or weights else None
-
-
-def _sum_energy(ranks: list[dict[str, Any]], earlier: _Totals) -> tuple[float | None, str | None]:
-    """Watt hours and source over all ranks and former processes, each device once; nothing where a part is unknown."""
-    sources = {rank["energy_source"] for rank in ranks} | ({earlier.energy_source} if earlier.num_steps else set())
+def _sum_energy(ranks: list[dict[str, Any]]) -> tuple[float | None, str | None]:
+    """Return watt hours of this process's ranks, each device once, and their source; nothing where a rank has none."""
+    sources = {rank["energy_source"] for rank in ranks}
     if len(sources) > 1 or None in sources:
         return None, None
     devices: dict[str, float] = {}
     for rank in ranks:
         for name, energy_wh in rank["meters"].items():
             devices[name] = max(energy_wh, devices.get(name, 0.0))
-    return (earlier.energy_wh or 0.0) + sum(devices.values()), sources.pop()
+    return sum(devices.values()), sources.pop()

@@ -25,6 +25,7 @@ from hf_hybrid.evaluation.per_query import EvaluationFiles
 from hf_hybrid.hub.bundle import belongs, write_bundle
 from hf_hybrid.hub.model_card import CARD_NAME, PICTURE_NAMES, PICTURES_NAME, write_card
 from hf_hybrid.models.encoder import HybridEncoder
+from hf_hybrid.models.flops import flops_terms
 from hf_hybrid.records import events
 from hf_hybrid.records.environment import environment
 from hf_hybrid.records.schema import (
@@ -268,6 +269,7 @@ def _model_record(encoder: HybridEncoder) -> dict[str, Any]:
         "normalize": encoder.normalize,
         "projection": encoder.projection is not None,
         "prompts": encoder.prompts,
+        "flops_terms": flops_terms(encoder),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from hf_hybrid.records import run_folder
+from hf_hybrid.records.resources import empty_line
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import CardOptions, Evaluation, ResourceLine, Resources, Run, Scores
 
@@ -30,7 +31,7 @@ def make_run(status: str = "running") -> Run:
 
 def make_line(step: int, loss: float | None = 1.5) -> ResourceLine:
     return {
-        "step": step,
+        **empty_line(step),
         "time_s": 0.25,
         "pairs": 8,
         "tokens": 100,
@@ -38,10 +39,7 @@ def make_line(step: int, loss: float | None = 1.5) -> ResourceLine:
         "batch_type": "cross",
         "language_pair": "de->zh",
         "loss": loss,
-        "data_wait_s": 0.0,
-        "peak_device_memory_gib": None,
         "host_memory_gib": 0.5,
-        "energy_wh": None,
     }
 
 
@@ -58,6 +56,7 @@ def make_resources() -> Resources:
         "tokens_per_s": 50.0,
         "flops": None,
         "flops_formula": "f",
+        "flops_terms": None,
         "mfu": None,
         "peak_device_memory_gib": None,
         "peak_host_memory_gib": [0.5],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from babel import localedata
 
+from hf_hybrid.records.resources import FLOPS_FORMULA
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Resources, Run, Scores
 
@@ -98,7 +99,8 @@ def make_resources(languages: Sequence[str], rng: np.random.Generator) -> Resour
         "pairs_per_s": 79.6,
         "tokens_per_s": 12_441.7,
         "flops": 5.1e15,
-        "flops_formula": "6 * num_matmul_parameters * tokens + 12 * num_layers * hidden_size * sum(length^2)",
+        "flops_formula": FLOPS_FORMULA,
+        "flops_terms": {"num_matmul_parameters": 85_054_464, "num_layers": 12, "hidden_size": 768},
         "mfu": None,
         "peak_device_memory_gib": [10.5, 11.25],
         "peak_host_memory_gib": [2.5, 2.25],

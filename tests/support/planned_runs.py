@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_hybrid.records.resources import empty_line
 from hf_hybrid.records.run_folder import RunFolder
 
 CODES = "en de es ru ar hi ja zh pt fr it nl pl tr ko vi".split()  # noqa: SIM905
@@ -70,10 +71,8 @@ def write_run_folder(
     })  # fmt: skip
     for step, time_s in enumerate(times_s, start=1):
         folder.append_resource_line({
-            "step": step, "time_s": time_s, "pairs": batch_size, "tokens": tokens, "padding_tokens": 0,
-            "batch_type": None, "language_pair": None, "loss": 1.0, "data_wait_s": 0.0, "peak_device_memory_gib": None,
+            **empty_line(step), "time_s": time_s, "pairs": batch_size, "tokens": tokens, "loss": 1.0,
             "host_memory_gib": memory,
-            "energy_wh": None,
         })  # fmt: skip
     folder.write_resources({
         "train_time_s": sum(times_s),
@@ -85,7 +84,11 @@ def write_run_folder(
         "pairs_per_s": None,
         "tokens_per_s": None,
         "flops": steps * flops,
-        "flops_formula": f"a formula, num_matmul_parameters={matmul}, num_layers={layers}, hidden_size={width}",
+        "flops_formula": "a formula",
+        "flops_terms": {
+            "num_matmul_parameters": matmul, "num_layers": layers, "hidden_size": width,
+            "sum_squared_lengths": steps * texts * TOKENS_PER_TEXT**2,
+        },
         "mfu": None,
         "peak_device_memory_gib": None,
         "peak_host_memory_gib": [memory * float(np.exp(noise * draw.standard_normal()))],

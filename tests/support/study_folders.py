@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_hybrid.records.resources import empty_line
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Resources, Scores
 from hf_hybrid.scaling.grid.arms import ARMS, Shared, Stage, Trial, budget_key, grid, stages_of
@@ -125,18 +126,15 @@ def _write_training(run: RunFolder, trial: Trial, stage: Stage, scores: Scores, 
     for share in (0.5, 1.0):
         run.append_resource_line(
             {
-                "step": round(share * _STEPS),
+                **empty_line(round(share * _STEPS)),
                 "time_s": time_s / 2,
                 "pairs": 32 * _STEPS,
                 "tokens": tokens // 2,
-                "padding_tokens": 0,
-                "batch_type": None,
-                "language_pair": None,
                 "loss": 2.0 - share,
                 "data_wait_s": 0.01,
-                "peak_device_memory_gib": None,
                 "host_memory_gib": 0.7,
                 "energy_wh": time_s / 200,
+                "energy_source": "codecarbon",
             }
         )
         reached = {f"multilingual/{name}": value * share for name, value in scores["multilingual"].items()}
@@ -165,6 +163,7 @@ def make_resources(time_s: float, tokens: int, num_languages: int, rng: np.rando
         "tokens_per_s": tokens / time_s,
         "flops": 1e12,
         "flops_formula": "made up",
+        "flops_terms": None,
         "mfu": None,
         "peak_device_memory_gib": None,
         "peak_host_memory_gib": [0.7 + 0.01 * num_languages + 0.005 * float(rng.random())],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,9 +26,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_hybrid.models.flops import flops_terms
+from hf_hybrid.records.resources import build_resources, empty_line, training_flops
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.training import meters, resource_log
-from hf_hybrid.training.resource_log import ResourceLogCallback, StepRecord, encoder_flops, encoder_shape
+from hf_hybrid.training.resource_log import ResourceLogCallback, StepRecord
 
 WAIT_S = 0.001
 PAIRS = [("mono", "de->de"), ("cross", "de->zh"), ("pool", "de->*")]
@@ -180,7 +183,8 @@ def test_a_resumed_run_ends_with_the_totals_of_one_that_was_not_stopped(tmp_path
     assert torn == 0
     assert [[line[key] for key in steady] for line in lines] == [[line[key] for key in steady] for line in wanted]  # type: ignore[literal-required]
     # Times resume from those of the checkpoint, and its set-up is not forgotten.
-    saved = before["stateful_callbacks"]["ResourceLogCallback"]["attributes"]["saved"]["totals"]
+    lines_saved = before["stateful_callbacks"]["ResourceLogCallback"]["attributes"]["saved"]
+    saved = build_resources([line for line in lines_saved.values() if line])
     totals = stopped.read_resources()
     assert totals["train_time_s"] > saved["train_time_s"] > 0
     assert totals["setup_time_s"] > saved["setup_time_s"] > 0
@@ -211,20 +215,20 @@ def test_a_checkpoint_without_a_log_is_resumed_with_a_warning(
     path.write_text(json.dumps(state))
     log = train(tmp_path, resume=str(path.parent), save_strategy="steps", save_steps=4, max_steps=8)
     assert "totals begin at step 4" in caplog.text
-    assert log.totals.num_steps == 4
+    assert log.summary()["num_steps"] == 4
     assert "ResourceLogCallback" in (tmp_path / "checkpoint-8" / "trainer_state.json").read_text()
 
 
-def test_a_checkpoint_of_before_bytes_were_counted_is_resumed(tmp_path: Path) -> None:
-    train(tmp_path, save_strategy="steps", save_steps=4)
-    path = tmp_path / "checkpoint-4" / "trainer_state.json"
-    state = json.loads(path.read_text())
-    totals = state["stateful_callbacks"]["ResourceLogCallback"]["attributes"]["saved"]["totals"]
-    del totals["embedding_bytes"], totals["weight_bytes"]
-    path.write_text(json.dumps(state))
-    log = train(tmp_path, resume=str(path.parent), save_strategy="steps", save_steps=4)
-    assert log.totals.num_steps == 7
-    assert log.summary()["bytes_sent"] is None
+def test_a_checkpoint_of_another_folder_brings_its_totals(tmp_path: Path) -> None:
+    """As one that was downloaded: its lines were left behind, and their sum is the first line."""
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
+    train(tmp_path / "whole", **settings)
+    log = train(tmp_path / "other", resume=str(tmp_path / "whole" / "checkpoint-3"), **settings)
+    whole, other = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "other")
+    assert without_times(other.read_resources()) == without_times(whole.read_resources())
+    lines, _ = other.read_resource_lines()
+    assert [line["step"] for line in lines] == [2, 4, 6, 7]
+    assert build_resources(lines) == other.read_resources() == log.summary()
 
 
 def test_a_batch_without_a_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +260,9 @@ def test_flops_of_an_encoder_equal_what_torch_counts() -> None:
 
     model = BertModel(tiny(BertConfig), add_pooling_layer=False)
     model.set_attn_implementation("eager")
-    shape = encoder_shape(model)
-    assert shape == (3 * (4 * 8 * 8 + 2 * 8 * 16), 3, 8)
+    terms = flops_terms(model)
+    assert terms is not None
+    assert [*terms.values()] == [3 * (4 * 8 * 8 + 2 * 8 * 16), 3, 8, 0]
     lengths = (5, 9)
     counted = 0
     for length in lengths:
@@ -265,26 +270,32 @@ def test_flops_of_an_encoder_equal_what_torch_counts() -> None:
             model(input_ids=torch.ones(1, length, dtype=torch.long)).last_hidden_state.sum().backward()
         counted += counter.get_total_flops()
     tokens, squares = sum(lengths), sum(length**2 for length in lengths)
-    assert encoder_flops(*shape, tokens, squares) == pytest.approx(counted, rel=0.02)
+    assert training_flops(terms, tokens, squares, 0) == pytest.approx(counted, rel=0.02)
 
 
 def test_shape_leaves_out_poolers_and_takes_in_a_language_model_output() -> None:
     blocks = 3 * (4 * 8 * 8 + 2 * 8 * 16)
-    assert encoder_shape(BertModel(tiny(BertConfig))) == (blocks, 3, 8)
-    assert encoder_shape(BertForMaskedLM(tiny(BertConfig))) == (blocks + 8 * 30, 3, 8)
+    assert shape_of(BertModel(tiny(BertConfig))) == [blocks, 3, 8, 0]
+    assert shape_of(BertForMaskedLM(tiny(BertConfig))) == [blocks + 8 * 30, 3, 8, 0]
     distilbert = DistilBertConfig(vocab_size=30, dim=8, n_layers=3, n_heads=2, hidden_dim=16)
-    assert encoder_shape(nn.Sequential(DistilBertModel(distilbert))) == (blocks, 3, 8)
-    assert encoder_shape(Model()) is None
-    assert encoder_shape(None) is None
+    assert shape_of(nn.Sequential(DistilBertModel(distilbert))) == [blocks, 3, 8, 0]
+    assert flops_terms(Model()) is None
+    assert flops_terms(None) is None
+
+
+def shape_of(model: nn.Module) -> list[int]:
+    return [*(flops_terms(model) or {}).values()]
 
 
 def test_mfu_is_the_share_of_the_given_peak(tmp_path: Path) -> None:
     log = ResourceLogCallback(tmp_path, energy="none", peak_flops=1000.0)
-    log._shape = (10, 1, 2)
-    log.totals.add_step([StepRecord("mono", "de->de", 1, {"de": 3}, sum_squared_lengths=5)], time_s=0.6)
-    assert log.summary()["flops"] == 300.0
-    assert log.summary()["mfu"] == pytest.approx(0.5)
-    assert "num_matmul_parameters=10, num_layers=1, hidden_size=2" in log.summary()["flops_formula"]
+    log._flops_terms = {"num_matmul_parameters": 10, "num_layers": 1, "hidden_size": 2, "num_head_parameters": 7}
+    log._add_step([StepRecord("mono", "de->de", 1, {"de": 3}, sum_squared_lengths=5)], time_s=0.6)
+    found = log.summary()
+    assert found["flops"] == 300.0
+    assert found["mfu"] == pytest.approx(0.5)
+    assert found["flops_terms"] == {**log._flops_terms, "sum_squared_lengths": 5, "predicted_tokens": 0}
+    assert {*found["flops_terms"], "tokens"} >= {*re.findall(r"[a-z_]{2,}", found["flops_formula"])}
 
 
 # Energy
@@ -338,18 +349,20 @@ def test_a_device_that_two_ranks_read_counts_once() -> None:
         {"energy_source": "nvml", "meters": {"GPU-a": 1.25}},
         {"energy_source": "nvml", "meters": {"GPU-b": 2.0}},
     ]
-    assert resource_log._sum_energy(ranks, resource_log._Totals()) == (3.25, "nvml")
-    earlier = resource_log._Totals(num_steps=5, energy_wh=10.0, energy_source="nvml")
-    assert resource_log._sum_energy(ranks, earlier) == (13.25, "nvml")
+    assert resource_log._sum_energy(ranks) == (3.25, "nvml")
 
 
 @pytest.mark.parametrize("source", [None, "codecarbon"])
 def test_energy_is_unknown_where_a_part_of_it_is(source: str | None) -> None:
     known = {"energy_source": "nvml", "meters": {"GPU-a": 1.0}}
     other: dict[str, Any] = {"energy_source": source, "meters": {}}
-    assert resource_log._sum_energy([known, other], resource_log._Totals()) == (None, None)
-    earlier = resource_log._Totals(num_steps=5, energy_source=source)
-    assert resource_log._sum_energy([known], earlier) == (None, None)
+    assert resource_log._sum_energy([known, other]) == (None, None)
+    measured: dict[str, Any] = {"energy_wh": 1.0, "energy_source": "nvml"}
+    lines: list[Any] = [empty_line(1) | measured, empty_line(2) | measured]
+    assert build_resources(lines)["energy_wh"] == 2.0
+    unlike: Any = {"energy_wh": source and 1.0, "energy_source": source}
+    found = build_resources([*lines, {**empty_line(3), **unlike}, lines[0]])
+    assert (found["energy_wh"], found["energy_source"]) == (None, None)
 
 
 def make_rapl(root: Path, microjoules: int) -> None:

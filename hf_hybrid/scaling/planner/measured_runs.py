@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from hf_hybrid.records.schema import ResourceLine, Resources, Run
 
 WARMUP_STEPS = 5
-_SHAPE = re.compile(r"num_matmul_parameters=(\d+), num_layers=(\d+), hidden_size=(\d+)")
 
 
 class Measured(NamedTuple):
@@ -99,7 +97,7 @@ def workload_of(folder: RunFolder) -> Workload:
         mix=run["mix"],
         max_positives=positives,
         num_negatives=negatives,
-        length_spread=_length_spread(resources, model, sequences),
+        length_spread=_length_spread(resources, sequences),
         batches_per_step=config.get("gradient_accumulation_steps") or 1,
         num_devices=run["world_size"],
         strategy=_strategy(run),
@@ -134,18 +132,15 @@ def typical_step_time(lines: Sequence[ResourceLine], resources: Resources) -> fl
 
 
 def _model_size(run: Run, resources: Resources, place: str) -> ModelSize:
-    shape = _SHAPE.search(resources["flops_formula"])
-    if shape is None or "model" not in run:
-        raise ValueError(f"{place}: the shape of the encoder is not in it; make the run again with this hf_hybrid.")
-    matmul, layers, width = map(int, shape.groups())
+    if (terms := resources["flops_terms"]) is None:
+        raise ValueError(f"{place}: flops_terms is null: the blocks of the encoder were not recognized.")
+    matmul, width = terms["num_matmul_parameters"], terms["hidden_size"]
     total = run["model"]["num_parameters"]
-    return ModelSize(layers, width, (total - matmul) // width, total, matmul)
+    return ModelSize(terms["num_layers"], width, (total - matmul) // width, total, matmul)
 
 
-def _length_spread(resources: Resources, model: ModelSize, sequences: float) -> float:
-    """From the operations, which the sum of the squared lengths is a part of."""
-    squared = (resources["flops"] or 0.0) - 6.0 * model.matmul_parameters * resources["tokens"]
-    squares = squared / (12.0 * model.num_layers * model.hidden_size)
+def _length_spread(resources: Resources, sequences: float) -> float:
+    squares = (resources["flops_terms"] or {}).get("sum_squared_lengths", 0)
     return max(1.0, squares * sequences / resources["tokens"] ** 2)
 
 

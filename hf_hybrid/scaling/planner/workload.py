@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from hf_hybrid.data.batches.mix import MixConfig
-from hf_hybrid.models.flops import encoder_flops
+from hf_hybrid.records.resources import encoder_flops
 from hf_hybrid.training.communication import weight_bytes_sent
 
 # Of the 34 bytes that a layer keeps of each element in 16 bits without attention scores (Korthikanti et al. 2022,

@@ -151,8 +151,8 @@ def test_trials_of_long_texts_do_not_move_the_step_time() -> None:
 def test_a_run_without_steps_or_shape_is_refused(tmp_path: Path) -> None:
     folder = write_run_folder(tmp_path / "run")
     resources = folder.read_resources()
-    folder.write_resources({**resources, "flops_formula": "unknown"})
-    with pytest.raises(ValueError, match="the shape of the encoder"):
+    folder.write_resources({**resources, "flops_terms": None})
+    with pytest.raises(ValueError, match="the blocks of the encoder were not recognized"):
         read_measured(folder)
     folder.write_resources({**resources, "num_steps": 0})
     with pytest.raises(ValueError, match="nothing to learn"):
