@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_hybrid.data.batches.schedule import plan_fingerprint
-from hf_hybrid.hub.model_card import card_text
+from hf_hybrid.hub.model_card import build_card, read_files
 from hf_hybrid.records.run_folder import RunFolder
 from tests.support.recipe_runs import REPOSITORY
 
@@ -20,7 +20,7 @@ def test_there_are_cards() -> None:
 
 @pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
 def test_a_card_is_that_of_its_records(folder: Path) -> None:
-    assert (folder / "README.md").read_text(encoding="utf-8") == card_text(folder)
+    assert (folder / "README.md").read_text(encoding="utf-8") == build_card(read_files(folder))
     run, plan = RunFolder(folder).read_run(), RunFolder(folder).read_plan()
     assert run["status"] == "finished"
     language_pairs = [(pair["batch_type"], pair["language_pair"]) for pair in plan["language_pairs"]]

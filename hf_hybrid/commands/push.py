@@ -22,8 +22,8 @@ from hf_hybrid.hub.card_metadata import doubts
 from hf_hybrid.hub.commit import PushOptions
 from hf_hybrid.hub.push import (
     Pushed,
-    card_options,
     check_repo_id,
+    choose_card_options,
     push_metric,
     push_run,
     push_study,
@@ -115,7 +115,7 @@ def push(args: PushArguments) -> str | None:
         events.event("warning", logging.WARNING, problem=problem)
     if args.card_folder:
         run, target = Path(str(args.run)), Path(args.card_folder)
-        names = write_card_folder(run, card_options(run, args.repo_id, _card(args)), target, args.keep_card)
+        names = write_card_folder(run, choose_card_options(run, args.repo_id, _card(args)), target, args.keep_card)
         return f"Written to {target}, and nothing was sent: {', '.join(names)}"
     return _push(args).describe()
 

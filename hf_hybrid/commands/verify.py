@@ -21,7 +21,7 @@ from pathlib import Path
 from hf_hybrid.hub.bundle import BUNDLE_NAME
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.utils.options import explain_errors, option, parse_arguments
-from hf_hybrid.verification.evidence import Given
+from hf_hybrid.verification.files import Given
 from hf_hybrid.verification.findings import WRONG, Finding, findings_table
 from hf_hybrid.verification.rerun import (
     RELATIVE_TOLERANCE,
@@ -31,7 +31,7 @@ from hf_hybrid.verification.rerun import (
     rerun_options,
     unlike_machines,
 )
-from hf_hybrid.verification.study_checks import refuse_study_rerun
+from hf_hybrid.verification.study import refuse_study_rerun
 from hf_hybrid.verification.verify import verify
 
 from .console import introduction

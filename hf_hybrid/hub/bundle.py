@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_hybrid import __version__
 from hf_hybrid.records.environment import find_installed_versions, normal_name
-from hf_hybrid.records.manifest import write_manifest
+from hf_hybrid.records.manifest import build_manifest
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import (
     BUNDLE_NAME,
@@ -49,19 +49,31 @@ from hf_hybrid.utils.files import UNFINISHED
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.strict_json import read_json_lines
 
-from .model_card import CARD_NAME, EVAL_RESULTS_NAME, PICTURES_NAME, card_text, pictures_in, write_card
+from .errors import UNSENT, HubError
+from .model_card import (
+    CARD_NAME,
+    CARD_OPTIONS_NAME,
+    EVAL_RESULTS_NAME,
+    PICTURE_NAMES,
+    PICTURES_NAME,
+    build_card_files,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LOCK_NAME, MODEL_HASHES_NAME = "requirements.txt", "model.json"
-NEEDED = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", EVENTS_NAME)
+RECORD_NAMES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl")
+NEEDED = (*RECORD_NAMES[:-1], EVENTS_NAME)
 _ID_DIGITS = 16  # of a query's hash
-_OTHERS = ("curve.jsonl", "card.json", CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, MANIFEST_NAME)
+_OTHERS = ("curve.jsonl", CARD_OPTIONS_NAME, CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, MANIFEST_NAME)
 
 
 def write_bundle(folder: str | os.PathLike[str]) -> Path:
     """Write the bundle of a finished run. It replaces an earlier bundle as a whole.
+
+    The card is that of the run folder, unless a person edited it: then the bundle has the card that follows from the
+    records. The environment lock is that of an earlier bundle, where it fits the run, else that of this process.
 
     Args:
         folder (`str` or `Path`): The run folder.
@@ -70,8 +82,8 @@ def write_bundle(folder: str | os.PathLike[str]) -> Path:
         `Path`: `bundle/` in it.
 
     Raises:
-        ValueError: When the run has not finished, a file of it is damaged, or it was made in another
-            environment, of which no earlier bundle tells.
+        ValueError: When the run has not finished, a file of it is damaged, or it was made in another environment, of
+            which no earlier bundle tells.
     """
     source = RunFolder(folder)
     run = source.read_run()
@@ -79,19 +91,81 @@ def write_bundle(folder: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{folder}: the run is {run['status']}; a bundle is of a run that has finished.")
     path, unfinished = source.path / BUNDLE_NAME, source.path / f"{UNFINISHED}{BUNDLE_NAME}"
     lock = _environment_lock(run, path / LOCK_NAME)
+    found = build_bundle(folder, lock, build_card_files(folder, drawn=read_pictures(source.path)))
     if unfinished.exists():  # left by a kill
         shutil.rmtree(unfinished)
     try:
-        _write_records(source, RunFolder(unfinished))
-        _write_card(source.path, unfinished)
-        (unfinished / LOCK_NAME).write_text(lock, encoding="utf-8")
-        shutil.copyfile(source.path / MODEL_NAME / MANIFEST_NAME, unfinished / MODEL_HASHES_NAME)
-        (unfinished / OUTPUTS_NAME).unlink()
-        write_manifest(unfinished)
+        for name, content in found.items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).write_bytes(content)
         source.outputs.put_folder(unfinished, BUNDLE_NAME)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # only what did not get so far is there still
     return path
+
+
+def build_bundle(folder: str | os.PathLike[str], lock: str, card: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of the bundle of a run, by name.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        lock (`str`): The environment lock, content of `requirements.txt`.
+        card (`Mapping[str, bytes]`): The card and what belongs to it, from `build_card_files`.
+
+    Raises:
+        OSError: When a file of the run is missing.
+        ValueError: When a file of the run is damaged.
+    """
+    source = RunFolder(folder)
+    for read in (source.read_plan, source.read_eval, source.read_resources):  # refuse a damaged or missing one
+        read()
+    found = build_records(source.path) | dict(card)
+    events = _until_the_last_stop(read_json_lines(source.path / EVENTS_NAME))
+    found[EVENTS_NAME] = "".join(_dumps(publishable(line)) for line in events).encode()
+    for path in sorted(source.path.glob(f"{EVALUATIONS_NAME}/*/{PER_QUERY_NAME}")):
+        if path.stat().st_size <= MOST_VALUES_BYTES:  # eval.json says that larger ones are left out
+            found[path.relative_to(source.path).as_posix()] = _hide_ids(path)
+    found[LOCK_NAME] = lock.encode()
+    found[MODEL_HASHES_NAME] = (source.path / MODEL_NAME / MANIFEST_NAME).read_bytes()
+    return {**found, MANIFEST_NAME: build_manifest(found)}
+
+
+def build_records(folder: Path) -> dict[str, bytes]:
+    """Return the records of a run that are published, without secrets and paths of this machine, by name."""
+    names = [name for name in RECORD_NAMES if (folder / name).is_file()]
+    return {name: content for name in names if (content := build_published_json(folder / name))}
+
+
+def build_published_json(path: Path) -> bytes:
+    """Return a file of JSON, or of lines of it, without secrets and paths of this machine.
+
+    The bytes are those of the file where there is nothing to hide.
+
+    Raises:
+        HubError: When it is not JSON in UTF-8.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.split("\n") if line]
+            shown = [publishable(line) for line in lines]
+            return content if shown == lines else "".join(map(_dumps, shown)).encode()
+        told = json.loads(text)
+    except ValueError as error:
+        raise HubError(f"{path} is not JSON in UTF-8 ({error}); mend or remove it. {UNSENT}") from None
+    shown = publishable(told)
+    return content if shown == told else _dumps(shown, indent=2).encode()
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+
+
+def read_pictures(folder: Path) -> dict[str, bytes]:
+    """Return the pictures of the card in a folder, by name."""
+    paths = [folder / PICTURES_NAME / name for name in PICTURE_NAMES]
+    return {f"{PICTURES_NAME}/{path.name}": path.read_bytes() for path in paths if path.is_file()}
 
 
 def files_of(bundle: Path) -> list[str]:
@@ -119,40 +193,23 @@ def belongs(name: str) -> bool:
     return name in (*NEEDED, *_OTHERS)
 
 
-def _write_records(source: RunFolder, copy: RunFolder) -> None:
-    copy.write_run(publishable(source.read_run()))
-    copy.write_plan(publishable(source.read_plan()))
-    copy.write_eval(publishable(source.read_eval()))
-    copy.write_resources(publishable(source.read_resources()))
-    if options := source.read_card_options():
-        copy.write_card_options(publishable(options))
-    names = ["resources.jsonl", *(["curve.jsonl"] if source.read_curve()[0] else []), EVENTS_NAME]
-    lines = {name: read_json_lines(source.path / name) for name in names}
-    lines[EVENTS_NAME] = _until_the_last_stop(lines[EVENTS_NAME])
-    for name, found in lines.items():
-        told = (json.dumps(publishable(line), ensure_ascii=False) for line in found)
-        (copy.path / name).write_text("".join(f"{line}\n" for line in told), encoding="utf-8")
-    for path in sorted(source.path.glob(f"{EVALUATIONS_NAME}/*/{PER_QUERY_NAME}")):
-        if path.stat().st_size > MOST_VALUES_BYTES:  # which eval.json tells
-            continue
-        target = copy.path / path.relative_to(source.path)
-        target.parent.mkdir(parents=True)
-        _write_without_ids(path, target)
-
-
 def _until_the_last_stop(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the events of the run. A later push is not part of it, and must not change the bundle."""
     stops = [number for number, event in enumerate(events, start=1) if event.get("event") == "stop"]
     return events[: stops[-1]] if stops else events
 
 
-def _write_without_ids(path: Path, target: Path) -> None:
-    """Part by part, for there may be many queries."""
+def _hide_ids(path: Path) -> bytes:
+    """Return values of single queries with hashed ids. They are read part by part, for there may be many queries."""
+    import pyarrow as pa
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file, pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as copy:
+    sink = pa.BufferOutputStream()
+    with pa.parquet.ParquetFile(path) as file, pa.parquet.ParquetWriter(sink, file.schema_arrow) as copy:
         for number in range(file.num_row_groups):
             copy.write_table(without_ids(file.read_row_group(number)))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def without_ids(values: pa.Table) -> pa.Table:
@@ -170,19 +227,6 @@ def without_ids(values: pa.Table) -> pa.Table:
     hidden = {name: hashlib.sha256(name.encode()).hexdigest()[:_ID_DIGITS] for name in column.unique().to_pylist()}
     shown = pa.array([hidden[name] for name in column.to_pylist()], pa.string()).cast(column.type)
     return values.set_column(index, values.schema.field(index), shown)
-
-
-def _write_card(folder: Path, bundle: Path) -> None:
-    """The card of these records, and what is made with it, as in the run folder unless that has another one."""
-    card = folder / CARD_NAME
-    if not card.is_file() or card.read_bytes() != card_text(bundle).encode():
-        write_card(bundle)
-        return
-    eval_results = (path.relative_to(folder).as_posix() for path in folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml"))
-    for name in (CARD_NAME, *pictures_in(card.read_bytes()), *eval_results):
-        if (folder / name).is_file():
-            (bundle / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(folder / name, bundle / name)
 
 
 def _environment_lock(run: Run, earlier: Path) -> str:

@@ -369,7 +369,7 @@ class PushRecord:
 
     def begin(self, target: Target, mark: str, files: Iterable[str]) -> None:
         """A push begins that leaves `mark` in the message of its commit."""
-        self._write(target, {**self.entry(target), "begun": mark, "begun_files": sorted(files)})
+        self._write_entry(target, {**self.entry(target), "begun": mark, "begun_files": sorted(files)})
 
     def finish(self, target: Target, commit: str | None) -> None:
         """The push that was begun is there, as this commit; `None` where it is a proposal beside the branch."""
@@ -377,13 +377,27 @@ class PushRecord:
         if commit is not None:
             files = sorted({*entry["files"], *entry["begun_files"]})
             entry = Entry(commit=commit, files=files, begun=None, begun_files=[])
-        self._write(target, {**entry, "begun": None, "begun_files": []})
+        self._write_entry(target, {**entry, "begun": None, "begun_files": []})
+
+    @property
+    def card_options(self) -> dict[str, Any]:
+        """What the card of the last push said besides the records of the run."""
+        found: dict[str, Any] = self._content().get("card", {})
+        return found
+
+    def keep_card_options(self, options: Mapping[str, Any]) -> None:
+        """Keep what the card said, for the next push."""
+        self._write({**self._content(), "card": dict(options)})
 
     def _read(self) -> dict[str, Entry]:
+        pushes: dict[str, Entry] = self._content()["pushes"]
+        return pushes
+
+    def _content(self) -> dict[str, Any]:
         if not self.path.exists():
-            return {}
+            return {"format": _FORMAT, "pushes": {}}
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
             pushes: dict[str, Entry] = content["pushes"]
             if content["format"] != _FORMAT or any(
                 set(entry) != set(Entry.__annotations__) for entry in pushes.values()
@@ -393,10 +407,12 @@ class PushRecord:
             raise ValueError(
                 f"{self.path} cannot be read ({error!r}): move it away; the next push then needs --overwrite."
             ) from None
-        return pushes
+        return content
 
-    def _write(self, target: Target, entry: Entry) -> None:
-        content: dict[str, Any] = {"format": _FORMAT, "pushes": {**self._read(), _key(target): entry}}
+    def _write_entry(self, target: Target, entry: Entry) -> None:
+        self._write({**self._content(), "pushes": {**self._read(), _key(target): entry}})
+
+    def _write(self, content: dict[str, Any]) -> None:
         with replacing(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

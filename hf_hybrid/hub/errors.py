@@ -54,6 +54,9 @@ _NO_ANSWER = (
 _OFFLINE = "HF_HUB_OFFLINE is set, so nothing can be pushed. Unset it and {again}"
 
 
+UNSENT = "Nothing was sent."
+
+
 class HubError(OSError):
     """A push that did not go well; the message says why, what holds now and what to do.
 

@@ -14,6 +14,8 @@ import importlib.util
 import logging
 import os
 import re
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,17 @@ from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 
 from hf_hybrid.evaluation.heat_map import pair_change_map, pair_heat_map
 from hf_hybrid.records import events
-from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.run_folder import RunFolder, encode_card_options
 from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import Markdown, escape, to_plain_text
 
 from . import card_sections
 from .card_metadata import CardFiles, card_data, check_options, eval_entries
-from .card_sections import has_pictures, limits, results
+from .card_sections import limits, results
 from .rerun_command import build_command, quote
 
-CARD_NAME = "README.md"
+CARD_NAME, CARD_OPTIONS_NAME = "README.md", "card.json"
 PICTURES_NAME = "pictures"
 PICTURE_NAMES = ("pairs_after.png", "pairs_change.png")
 EVAL_RESULTS_NAME = ".eval_results"
@@ -55,36 +57,73 @@ def write_card(folder: str | os.PathLike[str], options: CardOptions | None = Non
         ValueError: When the folder holds no run, a file is damaged, an option is not what the Hub takes, or a file is
             in the way that no recipe wrote. Nothing was written then.
     """
-    run_folder = RunFolder(folder)
-    outputs = run_folder.outputs
-    chosen: dict[str, Any] = dict(run_folder.read_card_options() if options is None else options)
-    files = read_files(folder, options)
-    several = has_pictures(files._replace(options={}))
-    drawn = several and can_draw()
-    if several and not drawn:
-        events.event("warning", logging.WARNING, problem='no pictures in the card: pip install ".[plots]", in a clone')
-    chosen = {name: value for name, value in chosen.items() if name != "pictures" and value is not None}
-    chosen |= {} if drawn or not several else {"pictures": False}
-    renews_options = bool(chosen) or (run_folder.path / "card.json").exists()
-    entries = eval_entries(files)
-    eval_results = {
-        f"{EVAL_RESULTS_NAME}/{entry.dataset_id.rsplit('/', 1)[-1]}.yaml": entries for entry in entries[:1]
-    }
-    pictures = picture_names(files._replace(options={})) if drawn else []
-    names = [CARD_NAME, *(["card.json"] if renews_options else []), *eval_results]
-    outputs.check(*names, *(f"{PICTURES_NAME}/{name}" for name in pictures))
-    if renews_options:
-        run_folder.write_card_options(chosen)  # type: ignore[arg-type]
+    outputs = RunFolder(folder).outputs
+    found = build_card_files(folder, options)
+    outputs.check(*found)
     outputs.delete(PICTURES_NAME, EVAL_RESULTS_NAME)
-    if drawn:
-        outputs.claim(*(f"{PICTURES_NAME}/{name}" for name in pictures))
-        _draw(files, run_folder.path / PICTURES_NAME)
-    for name, found in eval_results.items():
-        with outputs.writing(name) as unfinished:
-            unfinished.write_text(yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False), "utf-8")
-    with outputs.writing(CARD_NAME) as unfinished:
-        unfinished.write_text(card_text(folder), encoding="utf-8", newline="\n")
-    return run_folder.path / CARD_NAME
+    for name, content in found.items():
+        outputs.write(name, content)
+    return outputs.path / CARD_NAME
+
+
+def build_card_files(
+    folder: str | os.PathLike[str], options: CardOptions | None = None, drawn: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """Return `README.md`, its pictures, `card.json` and what leaderboards read, by name, from the files of a run.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        options (`CardOptions`, *optional*): By default those of `card.json`.
+        drawn (`Mapping[str, bytes]`, *optional*): Pictures that are there already. Others are drawn, and where they
+            cannot be, the card refers to none.
+
+    Raises:
+        ValueError: When the folder holds no run, a file is damaged, or an option is not what the Hub takes.
+    """
+    run_folder = RunFolder(folder)
+    chosen: Any = dict(run_folder.read_card_options() if options is None else options)
+    chosen = {name: value for name, value in chosen.items() if name != "pictures" and value is not None}
+    files = read_files(folder, chosen)
+    pictures = {name: (drawn or {}).get(name) for name in picture_names(files)}
+    if None in pictures.values():
+        if can_draw():
+            pictures |= build_pictures(files)
+        else:
+            problem = 'no pictures in the card: pip install ".[plots]", in a clone'
+            events.event("warning", logging.WARNING, problem=problem)
+            chosen, pictures = {**chosen, "pictures": False}, {}
+            files = read_files(folder, chosen)
+    found: dict[str, Any] = {CARD_NAME: build_card(files).encode(), **build_eval_results(files), **pictures}
+    if chosen or (run_folder.path / CARD_OPTIONS_NAME).exists():
+        found[CARD_OPTIONS_NAME] = encode_card_options(chosen)
+    return found
+
+
+def build_eval_results(files: CardFiles) -> dict[str, bytes]:
+    """Return the results of a known benchmark, as leaderboards of the Hub read them, by name."""
+    entries = eval_entries(files)
+    return {
+        f"{EVAL_RESULTS_NAME}/{entry.dataset_id.rsplit('/', 1)[-1]}.yaml": yaml.safe_dump(
+            eval_result_entries_to_yaml(entries), sort_keys=False
+        ).encode()
+        for entry in entries[:1]
+    }
+
+
+def build_pictures(files: CardFiles) -> dict[str, bytes]:
+    """Draw the heat maps that the card refers to, and return them by name."""
+    before, after, found = files.evaluation["before"], files.scores, {}
+    measure = results(files).get("measure", "")
+    with tempfile.TemporaryDirectory() as place:
+        for name in picture_names(files):
+            assert after is not None
+            path = Path(place, Path(name).name)
+            if path.name == PICTURE_NAMES[0]:
+                pair_heat_map(after, path, measure, f"{to_plain_text(measure)} after training")
+            elif before is not None:
+                pair_change_map(before, after, path, measure, f"{to_plain_text(measure)}: after minus before")
+            found[name] = path.read_bytes()
+    return found
 
 
 def can_draw() -> bool:
@@ -93,10 +132,10 @@ def can_draw() -> bool:
 
 
 def picture_names(files: CardFiles) -> list[str]:
-    """The pictures that a card refers to."""
+    """Return the names of the pictures that a card refers to, with their folder."""
     shown = results(files)
     referred_to = (shown.get("picture"), shown.get("change_picture"))
-    return [name for name, shows in zip(PICTURE_NAMES, referred_to, strict=True) if shows]
+    return [f"{PICTURES_NAME}/{name}" for name, shows in zip(PICTURE_NAMES, referred_to, strict=True) if shows]
 
 
 def pictures_in(card: bytes) -> list[str]:
@@ -110,16 +149,8 @@ def pictures_in(card: bytes) -> list[str]:
     return sorted({name.decode() for name in re.findall(rb"\b%s/[\w.-]+" % PICTURES_NAME.encode(), card)})
 
 
-def card_text(folder: str | os.PathLike[str]) -> str:
-    """The card of a run as text, from the files of its folder; it needs no model and no pictures there.
-
-    Args:
-        folder (`str` or `Path`): A run folder, or a copy of its files that was published.
-
-    Raises:
-        ValueError: When the folder holds no run, or a file is damaged.
-    """
-    files = read_files(folder)
+def build_card(files: CardFiles) -> str:
+    """Return the text of the card of a run; it needs no model and no pictures."""
     content: dict[str, Any] = {
         "name": files.name,
         "unfinished": None if files.run["status"] == "finished" else files.run["status"],
@@ -188,15 +219,3 @@ def _bibtex(files: CardFiles) -> Markdown | None:
     fields["url"] = f"https://huggingface.co/{repo}"
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
     return Markdown("\n".join([f"@misc{{{re.sub('[^A-Za-z0-9]+', '-', repo)},", *lines, "}"]))
-
-
-def _draw(files: CardFiles, folder: Path) -> None:
-    """The heat maps that the card refers to."""
-    before, after = files.evaluation["before"], files.scores
-    assert after is not None
-    shown = results(files)
-    measure = shown["measure"]
-    pair_heat_map(after, folder / PICTURE_NAMES[0], measure, f"{to_plain_text(measure)} after training")
-    if before is not None and shown["change_picture"]:
-        title = f"{to_plain_text(measure)}: after minus before"
-        pair_change_map(before, after, folder / PICTURE_NAMES[1], measure, title)

@@ -6,6 +6,7 @@ A file is given as its path, or as the bytes to send where those are others than
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -16,7 +17,9 @@ from typing import Any
 from huggingface_hub import DatasetCardData, get_token
 
 from hf_hybrid.records.archive import TRIALS_NAME, open_trials
+from hf_hybrid.records.events import event
 from hf_hybrid.records.manifest import checkpoints, find_damage, read_manifest
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import (
     BUNDLE_NAME,
@@ -27,41 +30,114 @@ from hf_hybrid.records.schema import (
     MODEL_NAME,
     OUTPUTS_NAME,
     STATE_NAME,
+    CardOptions,
     Run,
 )
 from hf_hybrid.utils.files import size_words
 from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
-from hf_hybrid.utils.text import table, to_plain_text
+from hf_hybrid.utils.text import first_difference, table, to_plain_text
 
+from .bundle import LOCK_NAME, build_bundle, build_published_json, build_records, read_pictures
 from .card_metadata import corpus_name, hub_languages, license_fields
 from .commit import RECORD_NAME
-from .errors import HubError
-from .model_card import CARD_NAME, EVAL_RESULTS_NAME, pictures_in
+from .errors import UNSENT, HubError
+from .model_card import CARD_NAME, EVAL_RESULTS_NAME, build_card, build_card_files, pictures_in, read_files
 from .rerun_command import quote
 
 Files = dict[str, Path | bytes]
 
 METRIC_FOLDER = Path(__file__).parents[1] / "metrics" / "beir_cross_lingual"
-RUN_FILES = ("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json")
 _SECRETS = re.compile("|".join([*TOKENS, r"://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@"]).encode())
-UNSENT = "Nothing was sent."
 _PART = re.compile(rf"{BUNDLE_NAME}|{MODEL_NAME}|{EVALUATIONS_NAME}|checkpoint-\d+")  # folders in a run folder
 _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
 
 
-def run_files(folder: str | os.PathLike[str]) -> Files:
-    """Return the published files of a run beside its model: the card with its pictures and records, and the bundle."""
+def build_run_payload(
+    folder: str | os.PathLike[str], options: CardOptions, unfinished: bool = False, keep_card: bool = False
+) -> Files:
+    """Return all published files of a run, by path in the repository. Nothing is written.
+
+    Args:
+        folder (`str` or `Path`): The run folder.
+        options (`CardOptions`): What the card says besides the records.
+        unfinished (`bool`, *optional*, defaults to `False`): Accept an unfinished run.
+        keep_card (`bool`, *optional*, defaults to `False`): Publish a card that a person edited as it is.
+
+    Raises:
+        HubError: When it is no run, it is not finished, its model is damaged, or its card was edited.
+        ValueError: When a file of the run cannot be read.
+    """
     folder = Path(folder)
-    found: Files = {name: build_published_json(folder / name) for name in RUN_FILES if (folder / name).is_file()}
+    if problem := _no_run(folder):
+        raise HubError(f"{folder} {problem}. {UNSENT}")
+    status = RunFolder(folder).read_run()["status"]
+    if status != "finished" and not unfinished:
+        raise HubError(
+            f"{folder} has not finished, its status is {status!r}. Start its training command again to finish "
+            f"it, or push it as it is with --unfinished. {UNSENT}"
+        )
+    return model_files(folder, unfinished) | build_record_files(folder, options, keep_card)
+
+
+def build_record_files(folder: Path, options: CardOptions, keep_card: bool = False) -> Files:
+    """Return the published files of a run beside its model: its card, with pictures, its records, and its bundle.
+
+    A run that has no bundle, or that has not finished, is published without one.
+    """
+    built = build_card_files(folder, options, drawn=read_pictures(folder))
+    files: Files = {**build_records(folder), **built, **_find_results_of_others(folder)}
+    if _is_edited(folder, keep_card):
+        files |= {name: folder / name for name in (CARD_NAME, *_pictures_of_card(folder))}
+    bundle = folder / BUNDLE_NAME
+    if bundle.is_dir() and is_finished(folder):
+        try:
+            lock = (bundle / LOCK_NAME).read_bytes().decode()
+            files |= {f"{BUNDLE_NAME}/{name}": content for name, content in build_bundle(folder, lock, built).items()}
+        except (OSError, ValueError) as error:
+            raise HubError(
+                f"The bundle of {folder} cannot be rebuilt: {error} Mend that, or delete {bundle} to push without "
+                f"it. {UNSENT}"
+            ) from None
+    return files
+
+
+def _find_results_of_others(folder: Path) -> Files:
+    """Return results of other benchmarks that were put beside the card, for leaderboards."""
+    return {path.relative_to(folder).as_posix(): path for path in folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml")}
+
+
+def _pictures_of_card(folder: Path) -> list[str]:
+    return [name for name in pictures_in((folder / CARD_NAME).read_bytes()) if (folder / name).is_file()]
+
+
+def _is_edited(folder: Path, keep_card: bool) -> bool:
+    """Return whether a person edited the card, by the hash that was kept when it was written.
+
+    Raises:
+        HubError: When it was edited and is not to be published as it is.
+    """
     card = folder / CARD_NAME
-    pictures = pictures_in(card.read_bytes()) if card.is_file() else []
-    named = [card, *(folder / name for name in pictures), *folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml")]
-    found |= {path.relative_to(folder).as_posix(): path for path in named if path.is_file()}
-    return found | (bundle_files(folder) if is_finished(folder) else {})
+    if not card.is_file() or OutputFolder(folder).is_unchanged(CARD_NAME):
+        return False
+    built, found = build_card(read_files(folder)), card.read_bytes().decode("utf-8", errors="replace")
+    if built == found:
+        return False
+    line, told = first_difference(built, found)
+    problem = (
+        f"{CARD_NAME}, line {line} of {folder.resolve().name} is not what the files of the run give ({told}), and "
+        "hf-hybrid did not write it: it was edited by hand. License, repository name and figures in it are not updated"
+    )
+    if not keep_card:
+        raise HubError(
+            f"{problem}. Give --keep_card to push it as it is, or delete {CARD_NAME}, which is then built again. "
+            f"{UNSENT}"
+        )
+    event("warning", logging.WARNING, problem=f"{problem}; it is pushed as it is")
+    return True
 
 
 def bundle_files(folder: Path) -> Files:
-    """The bundle of a run, compared with its manifest; nothing where there is none.
+    """Return the bundle of a run of a study, as it was written; nothing where there is none.
 
     Raises:
         HubError: When it is not as it was written.
@@ -118,29 +194,6 @@ def checkpoint_files(folder: Path) -> Files:
     return {name: folder / name for name in names}
 
 
-def build_published_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
-    """Return all published files of a run, by path in the repository.
-
-    Args:
-        folder (`str` or `Path`): The run folder.
-        unfinished (`bool`, *optional*, defaults to `False`): Accept an unfinished run.
-
-    Raises:
-        HubError: When it is no run, it is not finished, or its model is damaged.
-        ValueError: When `run.json` cannot be read.
-    """
-    folder = Path(folder)
-    if problem := _no_run(folder):
-        raise HubError(f"{folder} {problem}. {UNSENT}")
-    status = RunFolder(folder).read_run()["status"]
-    if status != "finished" and not unfinished:
-        raise HubError(
-            f"{folder} has not finished, its status is {status!r}. Start its training command again to finish "
-            f"it, or push it as it is with --unfinished. {UNSENT}"
-        )
-    return model_files(folder, unfinished) | run_files(folder)
-
-
 def _no_run(folder: Path) -> str | None:
     """Say why a folder is no run, and what to give instead; `None` for a run."""
     around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
@@ -193,25 +246,6 @@ def all_files(folder: Path) -> Iterator[Path]:
             yield from all_files(path)
         elif path.is_file():
             yield path
-
-
-def build_published_json(path: Path) -> Path | bytes:
-    """A file of JSON, or of lines of it, without secrets and paths of this machine."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in text.split("\n") if line]
-            shown = [publishable(line) for line in lines]
-            return path if shown == lines else "".join(_dumps(line) for line in shown).encode()
-        content = json.loads(text)
-    except ValueError as error:
-        raise HubError(f"{path} is not JSON in UTF-8 ({error}); mend or remove it. {UNSENT}") from None
-    shown = publishable(content)
-    return path if shown == content else _dumps(shown, indent=2).encode()
-
-
-def _dumps(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
 
 
 def refuse_secrets(files: Mapping[str, Path | bytes], token: str | None) -> None:

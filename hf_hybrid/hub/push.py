@@ -1,18 +1,12 @@
 """Publishing: a run as a model repository, the metric as a Space, the results of a study as a dataset repository.
 
-Each push is one commit (see `hub/commit.py`) of the files that `hub/payload.py` names, after they were looked through
-for secrets. A run's card is rebuilt for its repository; one that somebody has written in by hand is refused unless
-it is to be kept.
+Each push is one commit (see `hub/commit.py`) of the files that `hub/payload.py` builds, after they were looked through
+for secrets. A push writes nothing to the run folder but `hub.json`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,28 +14,22 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_hybrid import __version__
-from hf_hybrid.records.events import event
 from hf_hybrid.records.output_folder import OutputFolder, differences
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.records.schema import BUNDLE_NAME, EVALUATIONS_NAME, MODEL_NAME, OUTPUTS_NAME, CardOptions
-from hf_hybrid.utils.files import UNFINISHED, cache_folder, files_in, size_words
+from hf_hybrid.records.schema import BUNDLE_NAME, CardOptions
+from hf_hybrid.utils.files import UNFINISHED, cache_folder, size_words
 from hf_hybrid.utils.redaction import publishable
-from hf_hybrid.utils.text import first_difference
 
-from .bundle import LOCK_NAME, belongs, write_bundle
 from .commit import RECORD_NAME, Commit, Pusher, PushOptions, PushRecord, Target
-from .errors import HubError
-from .model_card import CARD_NAME, EVAL_RESULTS_NAME, PICTURE_NAMES, PICTURES_NAME, card_text, pictures_in, write_card
+from .errors import UNSENT, HubError
 from .payload import (
     METRIC_FOLDER,
-    UNSENT,
     Files,
-    build_published_files,
+    build_record_files,
+    build_run_payload,
     is_finished,
     metric_files,
-    model_files,
     refuse_secrets,
-    run_files,
     size_of,
     study_files,
 )
@@ -120,19 +108,12 @@ def push_run(
     """
     folder = Path(folder)
     pusher = _pusher(repo_id, "model", folder / RECORD_NAME, options)
-    build_published_files(folder, unfinished)  # what is refused is refused before a card is written
-    told = card_options(folder, repo_id, card)
-    message = f"{folder.resolve().name}, by hf-hybrid {__version__}"
-    renews = can_renew(folder)
-    if not renews and not options.dry_run:
-        problem = f"card and bundle are renewed for the push, but not in {folder}: it does not list them as its own"
-        event("warning", logging.WARNING, problem=problem)
-    if options.dry_run or not renews:
-        with to_be_published(folder, told, keep_card) as copy:
-            return _push(pusher, model_files(folder, unfinished) | run_files(copy), message)
-    renew_card(folder, told, keep_card)
-    renew_bundle(folder)
-    return _push(pusher, build_published_files(folder, unfinished), message)
+    chosen = choose_card_options(folder, repo_id, card)
+    files = build_run_payload(folder, chosen, unfinished, keep_card)
+    pushed = _push(pusher, files, f"{folder.resolve().name}, by hf-hybrid {__version__}")
+    if not options.dry_run:
+        pusher.record.keep_card_options(chosen)
+    return pushed
 
 
 def push_metric(repo_id: str, options: PushOptions = _AS_USUAL) -> Pushed:
@@ -178,9 +159,10 @@ def push_files(
     """
     folder, noted = Path(folder), Path(record or folder) / RECORD_NAME
     pusher = _pusher(repo_id, "model", noted, options)
-    if (folder / "run.json").exists():
-        renew_card(folder, card_options(folder, repo_id, None), keep=True)  # no card is worth the end of a run
-    return _push(pusher, {**files, **run_files(folder)}, "Model", stay)
+    if (folder / "run.json").exists():  # keep an edited card: no card is worth the end of a run
+        chosen = choose_card_options(folder, repo_id, record=pusher.record)
+        files = files | build_record_files(folder, chosen, keep_card=True)
+    return _push(pusher, files, "Model", stay)
 
 
 def open_repository(folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL) -> None:
@@ -228,94 +210,14 @@ def _push(pusher: Pusher, files: Files, message: str, stay: frozenset[str] = fro
     return Pushed(commit, {name: size_of(content) for name, content in files.items()}, dry_run)
 
 
-def card_options(folder: Path, repo_id: str | None, given: CardOptions | None) -> CardOptions:
-    """Return the options of the card: those given, else the stored ones; and its repository."""
-    options: dict[str, Any] = {**RunFolder(folder).read_card_options()}
+def choose_card_options(
+    folder: Path, repo_id: str | None, given: CardOptions | None = None, record: PushRecord | None = None
+) -> CardOptions:
+    """Return the options of the card: those given, else those of the last push, else those of `card.json`."""
+    pushed = (record or PushRecord(folder / RECORD_NAME)).card_options
+    options: dict[str, Any] = {**RunFolder(folder).read_card_options(), **pushed}
     options.update({name: value for name, value in (given or {}).items() if value is not None})
     return cast(CardOptions, {**options, "repo_id": repo_id})
-
-
-def renew_card(folder: Path, options: CardOptions, keep: bool) -> None:
-    """Write the card for these options; one that somebody has written in stays as it is, and that is told.
-
-    Args:
-        folder (`Path`): The run folder.
-        options (`CardOptions`): What the card says besides.
-        keep (`bool`): Such a card is to be published as it is.
-
-    Raises:
-        HubError: When there is such a card and it is not to be kept.
-    """
-    if not (folder / CARD_NAME).exists():
-        write_card(folder, options)
-        return
-    found, text = (folder / CARD_NAME).read_bytes(), card_text(folder)
-    if found == text.encode() or _is_of_bundle(folder, found):
-        if found != text.encode() or not _is_up_to_date(folder, text, options):
-            write_card(folder, options)
-        return
-    line, told = first_difference(text, found.decode("utf-8", errors="replace"))
-    told = (
-        f"{CARD_NAME}, line {line} of {folder.resolve().name} is not what the files of the run give ({told}): it was "
-        "edited by hand, or written by another release of hf-hybrid or before the run resumed. License, repository "
-        "name and figures in it are not updated"
-    )
-    if not keep:
-        raise HubError(
-            f"{told}. Give --keep_card to push it as it is, or delete {CARD_NAME}, which is then written again. "
-            f"{UNSENT}"
-        )
-    event("warning", logging.WARNING, problem=f"{told}; it is pushed as it is")
-
-
-def renew_bundle(folder: Path) -> None:
-    """Rebuild the bundle, which contains the card. A run without a bundle, or an unfinished one, gets none.
-
-    Raises:
-        HubError: When it cannot be made; the former one stays.
-    """
-    bundle = folder / BUNDLE_NAME
-    if not bundle.is_dir() or not is_finished(folder):
-        return
-    try:
-        write_bundle(folder)
-    except (OSError, ValueError) as error:
-        raise HubError(
-            f"The bundle of {folder} cannot be rebuilt: {error} Mend that, or delete {bundle} to push without it. "
-            f"{UNSENT}"
-        ) from None
-
-
-@contextmanager
-def to_be_published(folder: Path, options: CardOptions, keep_card: bool) -> Iterator[Path]:
-    """A folder with the records of a run, and with the card and the bundle that `renew_*` would leave or refuse."""
-    with tempfile.TemporaryDirectory() as place:
-        copy = Path(place, folder.resolve().name)
-        copy.mkdir()
-        names = {CARD_NAME, *(path.name for pattern in ("*.json", "*.jsonl") for path in folder.glob(pattern))}
-        for name in filter(lambda name: (folder / name).is_file(), names - {OUTPUTS_NAME}):
-            shutil.copyfile(folder / name, copy / name)
-        for name in (PICTURES_NAME, EVAL_RESULTS_NAME):
-            if (folder / name).is_dir():
-                shutil.copytree(folder / name, copy / name)
-        for name in (MODEL_NAME, EVALUATIONS_NAME):  # which are only read
-            (copy / name).symlink_to((folder / name).resolve())
-        if (folder / BUNDLE_NAME).is_dir():
-            (copy / BUNDLE_NAME).mkdir()
-            for name in (LOCK_NAME, CARD_NAME):
-                if (folder / BUNDLE_NAME / name).is_file():
-                    shutil.copyfile(folder / BUNDLE_NAME / name, copy / BUNDLE_NAME / name)
-        OutputFolder(copy).note(*files_in(copy))
-        renew_card(copy, options, keep_card)
-        renew_bundle(copy)
-        yield copy
-
-
-def can_renew(folder: Path) -> bool:
-    """Return whether card and bundle may be written to a run folder: no foreign file has their names."""
-    pictures = [f"{PICTURES_NAME}/{name}" for name in PICTURE_NAMES]
-    there = [f"{BUNDLE_NAME}/{name}" for name in files_in(folder / BUNDLE_NAME) if belongs(name)]
-    return not OutputFolder(folder).find_taken(CARD_NAME, "card.json", *pictures, *there)
 
 
 def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_card: bool = False) -> list[str]:
@@ -342,14 +244,14 @@ def write_card_folder(folder: Path, options: CardOptions, target: Path, keep_car
     if outputs.output_type is None and target.is_dir() and any(target.iterdir()):
         raise HubError(f"{target} is there and holds no card of a run. Give the name of a new folder. {UNSENT}")
     _refuse_another_run(folder, target)
-    with to_be_published(folder, options, keep_card) as copy:
-        files = {name: content for name, content in run_files(copy).items() if not name.startswith(f"{BUNDLE_NAME}/")}
-        outputs.begin("model card", *files)
-        unfinished = target / f"{UNFINISHED}card"
-        for name, content in files.items():
-            path = unfinished / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    found = build_record_files(folder, options, keep_card)
+    files = {name: content for name, content in found.items() if not name.startswith(f"{BUNDLE_NAME}/")}
+    outputs.begin("model card", *files)
+    unfinished = target / f"{UNFINISHED}card"
+    for name, content in files.items():
+        path = unfinished / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     outputs.put_folder(unfinished)
     return sorted(files)
 
@@ -362,15 +264,3 @@ def _refuse_another_run(folder: Path, target: Path) -> None:
         raise ValueError(
             f"{target} holds the card of another run: {'; '.join(changed[:3])}. Choose another card_folder."
         )
-
-
-def _is_of_bundle(folder: Path, card: bytes) -> bool:
-    """Return whether a card equals that of the bundle, so that nobody edited it."""
-    bundled = folder / BUNDLE_NAME / CARD_NAME
-    return bundled.is_file() and bundled.read_bytes() == card
-
-
-def _is_up_to_date(folder: Path, text: str, options: CardOptions) -> bool:
-    """Return whether the card has these options, and its pictures exist."""
-    there = all((folder / name).exists() for name in pictures_in(text.encode()))
-    return there and options == RunFolder(folder).read_card_options()

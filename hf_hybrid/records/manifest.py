@@ -5,11 +5,13 @@ Anyone who reads such a folder compares it with its list first, so a file that w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
 from hf_hybrid.utils.files import replacing, sha256, sync
@@ -28,12 +30,24 @@ def write_manifest(folder: str | os.PathLike[str]) -> None:
     with ThreadPoolExecutor() as pool:
         list(pool.map(sync, paths))
         digests = list(pool.map(sha256, paths))
-    files = {
+    files: dict[str, Entry] = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, digests, strict=True)
     }
     with replacing(folder / MANIFEST_NAME) as unfinished:
-        unfinished.write_text(json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_bytes(_encode(files))
+
+
+def build_manifest(files: Mapping[str, bytes]) -> bytes:
+    """Return the `manifest.json` of a folder with these files, given by name and content."""
+    names = sorted(files, key=PurePosixPath)
+    return _encode(
+        {name: {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()} for name in names}
+    )
+
+
+def _encode(files: Mapping[str, Entry]) -> bytes:
+    return (json.dumps({"format": _FORMAT, "files": files}, indent=2) + "\n").encode()
 
 
 class Entry(TypedDict):

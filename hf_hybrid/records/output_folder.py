@@ -11,6 +11,7 @@ keep theirs in git.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from hf_hybrid.utils.files import (
     folders_above,
     replace_folder,
     replacing,
+    sha256,
     unlink_files,
 )
 from hf_hybrid.utils.strict_json import read_json
@@ -197,6 +199,18 @@ class OutputFolder:
         self.claim(name, *([f"{name}.seal"] if sealed else []))
         with replacing(self.path / name, durable, sealed) as unfinished:
             yield unfinished
+
+    def write(self, name: str, content: bytes) -> None:
+        """List a file with the hash of its content, for `is_unchanged`, and write it."""
+        self.check(name)
+        self._list.append([{"file": self._full(name), "sha256": hashlib.sha256(content).hexdigest()}])
+        with replacing(self.path / name) as unfinished:
+            unfinished.write_bytes(content)
+
+    def is_unchanged(self, name: str) -> bool:
+        """Return whether a file has a content that `write` gave it, so that no person edited it."""
+        self._list.refresh()
+        return sha256(self.path / name) in self._list.files.get(self._full(name), ())
 
     def put_folder(self, unfinished: Path, name: str = "") -> None:
         """Put a folder that was written aside in place; foreign files of the one that it replaces stay.

@@ -5,6 +5,7 @@
 | `{"format": "hf_hybrid outputs", "version": 1}` | the header                                              |
 | `{"type": "run"}`                               | what the folder holds: see `OutputFolder.begin`         |
 | `{"file": "model/config.json"}`                 | a recipe is about to write this file, or has written it |
+| `{"file": "README.md", "sha256": "0f3a..."}`    | the same, with this content                             |
 | `{"deleted": "model/config.json"}`              | a recipe has deleted it                                 |
 
 A line that a kill has cut off is skipped: its file is then foreign, which is the safe side.
@@ -33,7 +34,7 @@ class OutputList:
         self._forget()
 
     def _forget(self) -> None:
-        self.files: dict[str, None] = {}
+        self.files: dict[str, set[str]] = {}  # with the hashes of the contents that were written, where these are kept
         self.output_type: str | None = None
         self._read_bytes = self._num_lines = self._inode = 0
 
@@ -64,9 +65,10 @@ class OutputList:
     def _take(self, text: bytes) -> None:
         try:
             line = loads(text.decode())
-            value = next(iter(line.values())) if isinstance(line, dict) and len(line) == 1 else None
+            keys = tuple(line) if isinstance(line, dict) else ()
+            value = line[keys[0]] if len(keys) == 1 or keys == ("file", "sha256") else None
             if isinstance(value, str) and "file" in line:
-                self.files[relative_name(value)] = None
+                self.files.setdefault(relative_name(value), set()).update([line["sha256"]] if len(keys) == 2 else [])
             elif isinstance(value, str) and "deleted" in line:
                 self.files.pop(value, None)
             elif isinstance(value, str) and "type" in line:

@@ -162,12 +162,9 @@ class RunFolder:
             unfinished.write_bytes(b"".join(kept))
 
     def _write(self, name: str, content: Mapping[str, Any], schema: type, indent: int | None = 2) -> None:
-        path = self.path / name
-        _check_keys(content, schema, path)
-        versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
-        _refuse_not_finite(versioned, path)
+        encoded = _encode(content, schema, self.path / name, indent)
         with self.outputs.writing(name) as unfinished:
-            unfinished.write_bytes(f"{_dumps(versioned, indent=indent)}\n".encode())
+            unfinished.write_bytes(encoded)
 
     def _read(self, name: str, schema: type) -> Any:
         path = self.path / name
@@ -185,6 +182,18 @@ class RunFolder:
             )
         _check_keys(content, schema, path)
         return content
+
+
+def encode_card_options(options: CardOptions) -> bytes:
+    """Return the content of `card.json`."""
+    return _encode(options, CardOptions, "card.json")
+
+
+def _encode(content: Mapping[str, Any], schema: type, place: Path | str, indent: int | None = 2) -> bytes:
+    _check_keys(content, schema, place)
+    versioned = {"format": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION}, **content}
+    _refuse_not_finite(versioned, place)
+    return f"{_dumps(versioned, indent=indent)}\n".encode()
 
 
 def _texts(path: Path) -> list[bytes]:

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import HubStrategy
 
+from hf_hybrid.hub.bundle import RECORD_NAMES
 from hf_hybrid.hub.commit import PushOptions
 from hf_hybrid.hub.errors import HubError, without_token
-from hf_hybrid.hub.model_card import CARD_NAME
-from hf_hybrid.hub.payload import RUN_FILES, Files, checkpoint_files, list_manifest_files, model_files
+from hf_hybrid.hub.model_card import CARD_NAME, CARD_OPTIONS_NAME
+from hf_hybrid.hub.payload import Files, checkpoint_files, list_manifest_files, model_files
 from hf_hybrid.hub.push import open_repository, push_files, push_run
 from hf_hybrid.records.events import event
 from hf_hybrid.records.manifest import checkpoints
-from hf_hybrid.records.schema import MANIFEST_NAME
+from hf_hybrid.records.schema import MANIFEST_NAME, OUTPUTS_NAME
 from hf_hybrid.utils import distributed
 from hf_hybrid.utils.files import UNFINISHED
 
@@ -210,7 +211,7 @@ def _take_snapshot(folder: Path, checkpoint: Path) -> Path:
     snapshot = folder / f"{UNFINISHED}push-{uuid.uuid4().hex[:8]}"
     try:
         snapshot.mkdir()
-        for name in (*RUN_FILES, CARD_NAME):
+        for name in (*RECORD_NAMES, CARD_NAME, CARD_OPTIONS_NAME, OUTPUTS_NAME):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, snapshot / name)
         _link(checkpoint, snapshot / checkpoint.name)

@@ -16,7 +16,7 @@ from typing import Any
 
 from hf_hybrid.records.schema import Run, Scores
 
-from .evidence import Evidence, explain_python_run
+from .files import RunFiles, explain_python_run
 from .findings import UNKNOWN, Finding, compare
 
 TOLERANCE = 0.01  # of measures between 0 and 1; hybrid batches gain three to five times as much over monolingual ones
@@ -48,7 +48,7 @@ def compare_runs(
     Returns:
         `list[Finding]`: Places are those of the second.
     """
-    first, second = (Evidence(Path(folder), Path(folder)) for folder in (path, rerun))
+    first, second = (RunFiles(Path(folder), Path(folder)) for folder in (path, rerun))
     return list(_compared_runs(first, second, tolerance, relative_tolerance))
 
 
@@ -122,7 +122,7 @@ def unlike_machines(first: Run, second: Run) -> list[str]:
 
 
 def _compared_runs(
-    first: Evidence, second: Evidence, tolerance: float, relative_tolerance: float
+    first: RunFiles, second: RunFiles, tolerance: float, relative_tolerance: float
 ) -> Iterator[Finding]:
     yield from compare("rerun", "run.json: identity", first.run["identity"], second.run["identity"], relative=0)
     if not unlike_machines(first.run, second.run):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from hf_hybrid.hub import errors
-from hf_hybrid.hub.model_card import card_text, write_card
+from hf_hybrid.hub.model_card import build_card, read_files, write_card
 from tests.support import pushes
 from tests.support.hub.server import HubServer, environment
 from tests.support.pushes import (
@@ -338,7 +338,7 @@ def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tm
     assert found.status == 0, found.printed
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert names == {"outputs.jsonl", *(name for name in RECORDS | PICTURES if not name.startswith("bundle/"))}
-    assert card_text(target) == (target / "README.md").read_text()
+    assert build_card(read_files(target)) == (target / "README.md").read_text()
     assert "apache-2.0" in (target / "README.md").read_text()
     assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))
     again = push_command(run, "--card_folder", target, "--license", "apache2", "--base_model", "bert")

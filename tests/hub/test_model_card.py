@@ -30,7 +30,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING
 from hf_hybrid.data.sources.presets import PRESETS
 from hf_hybrid.hub import card_sections, model_card
 from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, license_fields
-from hf_hybrid.hub.model_card import card_text, read_files, write_card
+from hf_hybrid.hub.model_card import build_card, read_files, write_card
 from hf_hybrid.hub.rerun_command import build_command, command_options
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import CardOptions
@@ -96,7 +96,7 @@ def test_a_run_has_its_card_without_being_asked_anything(trained: Path) -> None:
     path = write_card(trained)
     assert path == trained / "README.md"
     text = path.read_text(encoding="utf-8")
-    assert text == card_text(trained)
+    assert text == build_card(read_files(trained))
     assert not (trained / "card.json").exists()
     assert re.search(r"which cut \d+ of the [1-9]\d* training texts\.", text)
     evaluation = json.loads((trained / "eval.json").read_text())
@@ -122,16 +122,19 @@ def test_the_same_files_give_the_same_bytes_wherever_they_lie(folder: Path, tmp_
     for name in JSON_FILES:
         content = publishable(json.loads((folder / name).read_text()))
         (published / name).write_text(json.dumps(content))
-    assert card_text(published).encode() == text
+    assert build_card(read_files(published)).encode() == text
     assert b"/data/" not in text
 
 
 def test_size_hardly_depends_on_the_number_of_languages(tmp_path: Path) -> None:
-    sizes = {number: len(card_text(write_run(tmp_path / str(number), CODES[:number]).path)) for number in (2, 16, 100)}
+    sizes = {
+        number: len(build_card(read_files(write_run(tmp_path / str(number), CODES[:number]).path)))
+        for number in (2, 16, 100)
+    }
     assert sizes[100] < 40_000
     assert sizes[100] - sizes[16] < 1_500
     longest = write_run(tmp_path / "long", [f"{code}-Latn-{code.upper()}" for code in CODES[:100]]).path
-    assert len(card_text(longest)) < 40_000
+    assert len(build_card(read_files(longest))) < 40_000
 
 
 def test_a_template_lies_in_the_package_and_beside_the_cards() -> None:
@@ -150,7 +153,7 @@ def test_the_card_is_written_without_torch() -> None:
 
 def vectors(folder: Path, texts: dict[str, str] | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Those that each block of code in a card makes, where the run folder lies."""
-    text = card_text(folder)
+    text = build_card(read_files(folder))
     found: list[tuple[np.ndarray, np.ndarray]] = []
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for old, new in (texts or {}).items():
@@ -200,7 +203,7 @@ def test_a_pooler_that_is_not_used_is_told_of_where_transformers_has_one(folder:
     told, model = "may report weights of a pooler as missing", read_files(folder).model
     for architecture, pooling in (("bert", "mean"), ("bert", "pooler"), ("modernbert", "mean")):
         change(folder, "run.json", model={**model, "architecture": architecture, "pooling": pooling})
-        assert (told in card_text(folder)) == ((architecture, pooling) == ("bert", "mean"))
+        assert (told in build_card(read_files(folder))) == ((architecture, pooling) == ("bert", "mean"))
     for architecture in card_sections._WITH_POOLER:
         model_class: Any = MODEL_MAPPING[CONFIG_MAPPING[architecture]]
         assert "add_pooling_layer" in inspect.signature(model_class).parameters
@@ -208,8 +211,8 @@ def test_a_pooler_that_is_not_used_is_told_of_where_transformers_has_one(folder:
 
 def test_a_card_of_no_repository_says_what_its_places_are(folder: Path) -> None:
     told = "In code and commands help stands for the run folder: put its path in its place"
-    assert told in card_text(folder)
-    assert "--like help --output_dir runs/help-again" in card_text(folder)
+    assert told in build_card(read_files(folder))
+    assert "--like help --output_dir runs/help-again" in build_card(read_files(folder))
     published = write_card(folder, OPTIONS).read_text()
     assert "stands for the run folder" not in published
     assert "--like user/help-hybrid --output_dir runs/help-hybrid-again" in published
@@ -221,7 +224,7 @@ def test_the_file_of_a_run_is_as_good_as_its_folder(folder: Path) -> None:
 
 def test_where_pooling_alone_makes_no_vector_the_card_says_so(folder: Path) -> None:
     change(folder, "run.json", model={**json.loads((folder / "run.json").read_text())["model"], "projection": True})
-    text = card_text(folder)
+    text = build_card(read_files(folder))
     assert "AutoModel" in text
     assert "AutoModel.from_pretrained" not in text
     assert "mean of all tokens, then a dense layer" in text
@@ -417,7 +420,7 @@ def test_items_held_out_of_a_benchmark_are_not_the_benchmark(folder: Path) -> No
     assert found[0].dataset_name == "items held out of miracl (monolingual)"
     RunFolder(folder).write_run(run)  # type: ignore[arg-type]
     change(folder, "eval.json", evaluated=held_out.evaluated)
-    assert "On items held out of miracl, " in card_text(folder)
+    assert "On items held out of miracl, " in build_card(read_files(folder))
 
 
 # What is missing
@@ -472,7 +475,7 @@ def test_without_matplotlib_no_picture_is_referred_to(folder: Path, monkeypatch:
         text = write_card(folder).read_text()
     assert "pictures/" not in text
     assert not (folder / "pictures").exists()
-    assert card_text(folder) == text
+    assert build_card(read_files(folder)) == text
     assert RunFolder(folder).read_card_options() == {**OPTIONS, "pictures": False}
     assert "pictures/pairs_after.png" in write_card(folder).read_text()
     assert RunFolder(folder).read_card_options() == OPTIONS
@@ -492,7 +495,7 @@ def test_a_run_that_no_recipe_started_names_no_command(trained: Path, tmp_path: 
     for model, told in (("mine-base, 0123", "mine-base"), ("from scratch, 0123", "random weights")):
         identity = {**run["identity"], "model": model, "max_query_length": 17}
         change(folder, "run.json", config=config, identity=identity)
-        text = card_text(folder)
+        text = build_card(read_files(folder))
         assert f"| Trained from | {told} |" in text
         assert "queries in training at 17" in text
         assert "| Most tokens of a query | 17 |" in text
@@ -500,25 +503,25 @@ def test_a_run_that_no_recipe_started_names_no_command(trained: Path, tmp_path: 
         assert "--like" not in text
         assert "recipes/sample" not in text
         assert "was started by a program in Python" in text
-    assert "accelerate launch recipes/train.py --like" in card_text(trained)
+    assert "accelerate launch recipes/train.py --like" in build_card(read_files(trained))
 
 
 def test_pairs_of_languages_read_well_in_the_source_too(folder: Path) -> None:
-    text = card_text(folder)
+    text = build_card(read_files(folder))
     assert "| de → en | cross |" in text
     assert "&#62;" not in text
 
 
 def test_the_precision_of_the_measurements_is_told_where_that_of_the_code_is_another(folder: Path) -> None:
     told = "The model was measured as it was trained, in bf16;"
-    assert told in card_text(folder)
+    assert told in build_card(read_files(folder))
     config = json.loads((folder / "run.json").read_text())["config"]
     change(folder, "run.json", config={**config, "bf16": False})
-    assert "was measured as it was trained" not in card_text(folder)
+    assert "was measured as it was trained" not in build_card(read_files(folder))
 
 
 def test_the_card_names_no_package_that_nobody_has_published(folder: Path) -> None:
-    assert not re.search("pip install [^`]*hf.hybrid", card_text(folder))
+    assert not re.search("pip install [^`]*hf.hybrid", build_card(read_files(folder)))
 
 
 # Limits that follow from the data
@@ -531,7 +534,7 @@ def test_limits_name_languages(folder: Path) -> None:
     pairs["sw-sw"] = {"MAP": 0.125}
     after = {**evaluation["after"], "pairs": pairs}
     change(folder, "eval.json", after=after, evaluated={**evaluation["evaluated"], "max_queries": 100})
-    limits = card_text(folder).split("## Limits")[1].split("##")[0]
+    limits = build_card(read_files(folder)).split("## Limits")[1].split("##")[0]
     assert "Evaluated without having been trained on: sw, ta." in limits
     assert "Trained on, but not evaluated: pt-BR." in limits
     assert "Weakest within one language, by MAP: sw (0.125), en (0.250), ta (0.250)." in limits
@@ -540,12 +543,12 @@ def test_limits_name_languages(folder: Path) -> None:
 
 
 def test_held_out_items_are_told_from_another_corpus(trained: Path) -> None:
-    assert "items held out of the training corpus" in card_text(trained)
+    assert "items held out of the training corpus" in build_card(read_files(trained))
 
 
 def test_many_languages_are_shown_by_their_extremes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", CODES[:30]).path
-    text = card_text(folder)
+    text = build_card(read_files(folder))
     scores = RunFolder(folder).read_eval()["after"]
     assert scores is not None
     means = {code: found[0] or 0 for code, found in card_sections.language_means(scores, "MAP").items()}
@@ -703,13 +706,13 @@ def hostile_run(folder: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def innocent_text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return card_text(hostile_run(tmp_path_factory.mktemp("runs") / "innocent", "an innocent name"))
+    return build_card(read_files(hostile_run(tmp_path_factory.mktemp("runs") / "innocent", "an innocent name")))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_stay_names(name: str, innocent_text: str, tmp_path: Path) -> None:
     innocent = page(innocent_text)
-    text = card_text(hostile_run(tmp_path / "hostile", name))
+    text = build_card(read_files(hostile_run(tmp_path / "hostile", name)))
     found = page(text)
     assert found.tags == innocent.tags
     assert found.attributes == innocent.attributes
@@ -803,7 +806,7 @@ def test_arguments_that_are_places_are_shown_by_their_last_part(folder: Path) ->
     assert publishable({"path": "runs/of jane/checkpoint-4"}) == {"path": "checkpoint-4"}
     no_places = {"config": {"train_corpus": "miracl", "fsdp_config": {"min_num_params": 0}, "deepspeed": None}}
     assert publishable(no_places) == no_places
-    text = card_text(folder)
+    text = build_card(read_files(folder))
     assert "--train_corpus help" in text
     assert "corpora/" not in text
 

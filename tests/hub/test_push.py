@@ -20,7 +20,7 @@ from hf_hybrid.hub import errors
 from hf_hybrid.hub.bundle import files_of
 from hf_hybrid.hub.commit import PushOptions, PushRecord, Target
 from hf_hybrid.hub.errors import HubError, careful_client, read_retry_after_s
-from hf_hybrid.hub.model_card import card_text
+from hf_hybrid.hub.model_card import build_card, read_files
 from hf_hybrid.hub.payload import METRIC_FOLDER, build_published_files, model_files, refuse_secrets, study_files
 from hf_hybrid.hub.push import push_metric, push_run, push_study
 from hf_hybrid.records.manifest import find_damage, write_manifest
@@ -272,7 +272,7 @@ def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Pa
     card = hub.repo(REPO).files()["README.md"].decode()
     assert 'SentenceTransformer("user/name")' in card
     assert hub.repo(REPO).metadata()["license"] == "apache-2.0"
-    assert card == card_text(run)
+    assert card == build_card(read_files(run))
     push_run(run, "user/other")
     assert 'SentenceTransformer("user/other")' in hub.repo("user/other").files()["README.md"].decode()
     assert hub.repo("user/other").metadata()["license"] == "apache-2.0"
@@ -284,7 +284,7 @@ def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Pa
 
 
 def test_a_card_with_a_figure_by_hand_is_not_pushed_unless_told_to(run: Path, hub: HubServer, tmp_path: Path) -> None:
-    text = card_text(run)
+    text = build_card(read_files(run))
     line = next(number for number, line in enumerate(text.split("\n"), start=1) if "value: 0" in line)
     (run / "README.md").write_text(text.replace("value: 0", "value: 9", 1))
     said = rf"README\.md, line {line} of mine is not .*value: 9.*by hand.*not updated.*--keep_card.*delete README\.md"
@@ -304,8 +304,8 @@ def test_a_card_of_another_release_is_written_anew(run: Path, hub: HubServer) ->
     write_manifest(run / "bundle")
     sizes = push_run(run, REPO, PushOptions(dry_run=True)).sizes
     push_run(run, REPO)
-    assert hub.repo(REPO).files()["README.md"].decode() == card_text(run)
-    assert sizes["README.md"] == len(card_text(run).encode())
+    assert hub.repo(REPO).files()["README.md"].decode() == build_card(read_files(run))
+    assert sizes["README.md"] == len(build_card(read_files(run)).encode())
 
 
 def test_a_card_that_the_hub_refuses_is_told_of(run: Path, hub: HubServer) -> None:

@@ -65,7 +65,10 @@ def finished_run(root: Path, killed_after: int | None = None, fails_first: bool 
 
 def _add_energy(folder: Path) -> None:
     """What a meter would have left: half a watt hour for each line."""
-    lines = [json.loads(line) | {"energy_wh": 0.5} for line in (folder / "resources.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) | {"energy_wh": 0.5, "energy_source": "rapl"}
+        for line in (folder / "resources.jsonl").read_text().splitlines()
+    ]
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     for point in curve:
         point["energy_wh"] = 0.5 * sum(line["step"] <= point["step"] for line in lines)

@@ -28,7 +28,7 @@ import pytest
 from hf_hybrid.commands import console
 from hf_hybrid.data.batches.schedule import plan_fingerprint
 from hf_hybrid.hub.bundle import write_bundle
-from hf_hybrid.hub.model_card import card_text, write_card
+from hf_hybrid.hub.model_card import build_card, read_files, write_card
 from hf_hybrid.hub.payload import RUN_FILES
 from hf_hybrid.records.manifest import write_manifest
 from hf_hybrid.records.run_folder import RunFolder
@@ -420,7 +420,7 @@ def test_an_altered_bundle_is_found(forgery: Forgery, bundle: Path, tmp_path: Pa
 def make_card_anew(bundle: Path) -> None:
     """As a clever forger would, where records that cannot be read do not prevent it."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError):
-        (bundle / "README.md").write_text(card_text(bundle), encoding="utf-8")
+        (bundle / "README.md").write_text(build_card(read_files(bundle)), encoding="utf-8")
 
 
 def add_row(what: str, by_manifest: list[Finding], otherwise: list[Finding]) -> None:

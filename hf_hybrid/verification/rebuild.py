@@ -1,0 +1,202 @@
+"""Rebuild the derived files of a run with the functions that wrote them, and compare.
+
+| derived file | function |
+|---|---|
+| `resources.json` | `records.resources.build_resources` of the lines of `resources.jsonl` |
+| scores of `eval.json` | `evaluation.aggregate.scores_of_queries` of the values of single queries |
+| `README.md`, `pictures/`, `.eval_results/` | `hub.model_card`: `build_card`, `build_pictures`, `build_eval_results` |
+| `plan.json`, and the plan of `run.json` | `HybridSchedule` of the corpus, where it is available |
+| corpus of `run.json`, `evaluated` of `eval.json` | the opened corpora |
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_hybrid import __version__
+from hf_hybrid.data.batches.schedule import HybridSchedule
+from hf_hybrid.evaluation.aggregate import scores_of_queries
+from hf_hybrid.hub.bundle import LOCK_NAME, files_of, unlike
+from hf_hybrid.hub.model_card import (
+    CARD_NAME,
+    EVAL_RESULTS_NAME,
+    PICTURES_NAME,
+    build_card,
+    build_eval_results,
+    build_pictures,
+    can_draw,
+    picture_names,
+    read_files,
+)
+from hf_hybrid.records.environment import find_installed_version
+from hf_hybrid.records.resources import build_resources_of_run
+from hf_hybrid.records.schema import EVALUATIONS_NAME, PER_QUERY_NAME
+from hf_hybrid.utils.redaction import publishable
+
+from .files import RunFiles, Unreadable
+from .findings import UNKNOWN, Finding, check, compare, compare_texts
+
+if TYPE_CHECKING:
+    from hf_hybrid.data.corpus import ParallelCorpus
+
+_MOST_ROW_BYTES = 1024  # a row of values has some twenty numbers, two languages and an id
+
+
+def check_resources(files: RunFiles) -> Iterator[Finding]:
+    """Compare `resources.json` with the sum of the lines of `resources.jsonl`."""
+    yield from compare("resources", "resources.json", build_resources_of_run(files.run, files.lines), files.resources)
+
+
+def check_scores(files: RunFiles) -> Iterator[Finding]:
+    """Compare the scores of `eval.json` with the means of the values of single queries."""
+    for when in ("before", "after"):
+        scores, name = files.evaluation[when], f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
+        if scores is None:
+            there = (files.path / name).exists()
+            yield check("scores", f"eval.json: {when}", not there, f"is null, but there is {name}")
+        elif (reason := files.explain_missing_values(when)) is not None:
+            size = files.evaluation.get("values_bytes", {})[when]
+            rows = scores["num_queries"] * (len(files.evaluation["evaluated"]["languages"]) + 1)
+            told = f"the values of {scores['num_queries']} queries do not take {size} bytes"
+            yield check("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, told)
+            yield Finding("scores", UNKNOWN, f"eval.json: {when}", reason)
+        else:
+            measures = files.evaluation["evaluated"]["measures"]
+            expected = scores_of_queries(files.values(when), measures)
+            yield from compare_scores(f"eval.json: {when}", expected, scores)
+            for setting in ("monolingual", "cross_lingual", "multilingual"):
+                wanted = list(measures) if expected[setting] else []
+                found = list(scores[setting])
+                yield from compare("scores", f"eval.json: {when}: {setting}: measures", wanted, found)
+
+
+def compare_scores(place: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare scores. The rank correlation MRC needs the rankings, which no file keeps."""
+    unknown = {name for name in found["bias"] if name.startswith("MRC")}
+    known = {name: value for name, value in found["bias"].items() if name not in unknown}
+    yield from compare("scores", place, expected, {**found, "bias": known})
+    for name in unknown:
+        yield Finding("scores", UNKNOWN, f"{place}: bias: {name}", "it needs the rankings, which are not kept")
+
+
+def check_card(files: RunFiles) -> Iterator[Finding]:
+    """Compare the model card with the one that follows from the records."""
+    _need_scores(files)
+    found, expected = files.text(CARD_NAME), build_card(read_files(files.path))
+    reason = None if found == expected else _find_other_version(files, "hf-hybrid")
+    yield Finding("card", UNKNOWN, CARD_NAME, reason) if reason else compare_texts("card", CARD_NAME, expected, found)
+
+
+def check_drawn(files: RunFiles) -> Iterator[Finding]:
+    """Compare pictures and results for leaderboards with those that follow from the records."""
+    _need_scores(files)
+    card = read_files(files.path)
+    expected: dict[str, bytes | None] = {**dict.fromkeys(picture_names(card)), **build_eval_results(card)}
+    expected |= build_pictures(card) if can_draw() else {}
+    there = [name for name in files_of(files.path) if name.startswith((f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/"))]
+    for name in sorted({*there, *expected}):
+        made, found = expected.get(name), (files.path / name).read_bytes() if name in there else None
+        reason = _find_other_version(files, "hf-hybrid") if made != found or made is None else None
+        if name in there and name in expected and name.startswith(PICTURES_NAME) and (made is None or made != found):
+            reason = reason or _explain_other_drawing(files)
+        if reason:
+            yield Finding("drawn", UNKNOWN, name, reason)
+        else:
+            told = "is missing" if found is None else "is not what eval.json gives"
+            yield check("drawn", name, made is not None and made == found, told)
+
+
+def _need_scores(files: RunFiles) -> None:
+    """Raise `Unreadable` where scores are missing that the card and the pictures were made of."""
+    if files.run["status"] == "finished" or (files.path / "eval.json").exists():
+        _ = files.evaluation
+
+
+def _explain_other_drawing(files: RunFiles) -> str | None:
+    """Say why a picture that is drawn here might have other bytes; `None` where it cannot."""
+    if not can_draw():
+        return "matplotlib is not installed here"
+    told = files.run["environment"]["platform"]
+    if platform.system() not in told or platform.machine() not in told:
+        return f"it was made on {told}, and other machines may draw it a little differently"
+    return _find_other_version(files, "matplotlib", "pillow", "numpy")
+
+
+def _find_other_version(files: RunFiles, *names: str) -> str | None:
+    """Name a distribution that has another version here than in the environment lock; `None` if there is none."""
+    here = {name: find_installed_version(name) or "none" for name in names}
+    here |= {name: __version__ for name in names if name == "hf-hybrid"}  # which may run from a checkout
+    other = unlike(here, files.text(LOCK_NAME))
+    return f"it was made by {other[0][0]} {other[0][1]}; here is {here[other[0][0]]}" if other else None
+
+
+def check_corpus(files: RunFiles) -> Iterator[Finding]:
+    """Compare corpora and plan with those that are opened and planned here, as far as the texts are available."""
+    run, evaluated = files.run, files.evaluation["evaluated"]
+    corpus = run["corpus"]
+    yield from compare("corpus", "run.json: corpus: fingerprint", run["identity"]["corpus"], corpus["fingerprint"])
+    yield from compare("corpus", "run.json: corpus: license", corpus["source"].get("license"), corpus["license"])
+    try:
+        train, held_out = files.corpora
+    except Unreadable as error:
+        for place in ("run.json: corpus", "eval.json: evaluated", "plan.json: what the texts decide"):
+            yield Finding("corpus", UNKNOWN, place, str(error))
+        return
+    here, there = train.source.get("revision"), corpus["source"].get("revision")
+    if here != there:  # another release of what the corpus is made of
+        yield Finding("corpus", UNKNOWN, "run.json: corpus", f"it was made of {there}, and is made of {here} here")
+        if train.fingerprint != corpus["fingerprint"]:
+            return
+    counts = train.pair_counts()
+    items = {name: int(counts[number, number]) for number, name in enumerate(train.languages)}
+    expected = {"fingerprint": train.fingerprint, "items_per_language": items}
+    yield from compare("corpus", "run.json: corpus", expected, {name: corpus[name] for name in expected})
+    yield from _check_source("run.json: corpus: source", train, corpus["source"])
+    expected = {"corpus_fingerprint": held_out.fingerprint, "languages": list(held_out.languages)}
+    yield from compare("corpus", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
+    yield from _check_source("eval.json: evaluated: corpus", held_out, evaluated["corpus"])
+    if files.is_mlm:
+        told = "its blocks follow from the texts and the model's tokenizer"
+        yield Finding("corpus", UNKNOWN, "plan.json: what the texts decide", told)
+    else:
+        yield from _check_schedule(files, train)
+
+
+def _check_source(place: str, corpus: ParallelCorpus, told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare the source. A folder may have another name here, and may have lost its data set card."""
+    named = ("revision",) if corpus.source.get("format") in ("sample", "hub") else ("revision", "path")
+    expected = {name: value for name, value in publishable(corpus.source).items() if name not in named}
+    yield from compare("corpus", place, expected, {name: told[name] for name in expected if name in told})
+
+
+def _check_schedule(files: RunFiles, corpus: ParallelCorpus) -> Iterator[Finding]:
+    """Compare the plan, and pairs and languages of each line, with those of the schedule."""
+    run, config = files.run, files.run["config"]
+    names = ("global_batch_size", "smoothing", "language_pairs", "exclude", "max_positives")
+    schedule = HybridSchedule(
+        corpus,
+        config["mix"],
+        num_steps=config["max_steps"] * config["gradient_accumulation_steps"],
+        seed=run["identity"]["data_seed"],
+        **{name: config[name] for name in names},
+    )
+    yield from compare("corpus", "plan.json: fingerprint", schedule.fingerprint, files.plan["fingerprint"])
+    yield from compare("corpus", "run.json: plan: language pairs", schedule.plan(), run["plan"]["language_pairs"])
+    if schedule.fingerprint != files.plan["fingerprint"]:
+        return
+    for number, (line, (first, end)) in enumerate(zip(files.lines, files.spans, strict=True), start=1):
+        pairs, steps = 0, Counter[str]()
+        for step in range(first, end):
+            batches = [schedule.batch(batch) for batch in files.batches(step, step + 1)]
+            pairs += sum(len(batch.items) for batch in batches)
+            parts = [part for batch in batches for part in (batch.query_languages, batch.positive_languages)]
+            steps.update(corpus.languages[language] for language in np.unique(np.concatenate(parts)))
+        place = f"resources.jsonl, line {number}"
+        yield from compare("corpus", f"{place}: pairs", pairs, line["pairs"])
+        found = {name: share["steps"] for name, share in line["per_language"].items()}
+        yield from compare("corpus", f"{place}: per_language: steps", dict(steps), found)
