@@ -132,8 +132,7 @@ def build_bundle(folder: str | os.PathLike[str], lock: str, card: Mapping[str, b
 
 def build_records(folder: Path) -> dict[str, bytes]:
     """Return the records of a run that are published, without secrets and paths of this machine, by name."""
-    names = [name for name in RECORD_NAMES if (folder / name).is_file()]
-    return {name: content for name in names if (content := build_published_json(folder / name))}
+    return {name: build_published_json(folder / name) for name in RECORD_NAMES if (folder / name).is_file()}
 
 
 def build_published_json(path: Path) -> bytes:

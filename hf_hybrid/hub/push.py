@@ -20,6 +20,7 @@ from hf_hybrid.records.schema import BUNDLE_NAME, CardOptions
 from hf_hybrid.utils.files import UNFINISHED, cache_folder, size_words
 from hf_hybrid.utils.redaction import publishable
 
+from .bundle import build_records
 from .commit import RECORD_NAME, Commit, Pusher, PushOptions, PushRecord, Target
 from .errors import UNSENT, HubError
 from .payload import (
@@ -159,10 +160,11 @@ def push_files(
     """
     folder, noted = Path(folder), Path(record or folder) / RECORD_NAME
     pusher = _pusher(repo_id, "model", noted, options)
-    if (folder / "run.json").exists():  # keep an edited card: no card is worth the end of a run
-        chosen = choose_card_options(folder, repo_id, record=pusher.record)
-        files = files | build_record_files(folder, chosen, keep_card=True)
-    return _push(pusher, files, "Model", stay)
+    if not (folder / "run.json").exists():  # of a trainer alone
+        return _push(pusher, {**files, **build_records(folder)}, "Model", stay)
+    chosen = choose_card_options(folder, repo_id, record=pusher.record)
+    found = build_record_files(folder, chosen, keep_card=True)  # a card is not worth the end of a run
+    return _push(pusher, {**files, **found}, "Model", stay)
 
 
 def open_repository(folder: str | os.PathLike[str], repo_id: str, options: PushOptions = _AS_USUAL) -> None:

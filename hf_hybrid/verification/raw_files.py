@@ -327,9 +327,9 @@ def _check_point(place: str, point: CurveLine, lines: list[ResourceLine], start:
     for name in ("train_time_s", "tokens"):
         low, high = (total(count)[name] for count in (end, start + 1))
         yield _check_between(f"{place}: {name}", point[name], low, high)
-    high = total(end + 1)["energy_wh"]  # energy is read at another moment than the line that ends at this step
-    if high is not None:
-        yield _check_between(f"{place}: energy_wh", point["energy_wh"], total(start)["energy_wh"] or 0.0, high)
+    most = total(end + 1)["energy_wh"]  # energy is read at another moment than the line that ends at this step
+    if most is not None:
+        yield _check_between(f"{place}: energy_wh", point["energy_wh"], total(start)["energy_wh"] or 0.0, most)
     elif lines[0]["energy_wh"] is None:
         yield from compare("resources", f"{place}: energy_wh", None, point["energy_wh"])
 

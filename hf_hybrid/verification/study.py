@@ -231,8 +231,9 @@ def check_study(files: StudyFiles) -> Iterator[Finding]:
     yield from _check_folders(files)
     yield from check_stages("study", check_run, False, files)
     yield from _check_alike(files)
-    yield Finding("study", UNKNOWN, "study.json: tokens", _TOKENS)
-    yield Finding("study", UNKNOWN, "study.json: corpus", _TEXTS)
+    yield Finding("study", UNKNOWN, "study.json: tokens", "they need the texts and the tokenizer of the base model")
+    told = "texts are not read; for a run: verify.py STUDY/trials/ID --train_corpus FOLDER --eval_corpus FOLDER"
+    yield Finding("study", UNKNOWN, "study.json: corpus", told)
 
 
 # study.json
@@ -249,7 +250,8 @@ def _check_asked(study: Study) -> Iterator[Finding]:
         steps = dict.fromkeys(budget["steps"], budget["value"])
         yield from compare("study", "study.json: budget: steps", steps, budget["steps"])
     else:
-        yield Finding("study", UNKNOWN, "study.json: budget: steps", _BUDGET.format(budget["type"]))
+        told = f"how many steps fit a budget of {budget['type']} was found by runs that are not kept"
+        yield Finding("study", UNKNOWN, "study.json: budget: steps", told)
 
 
 def _check_grid(study: Study) -> Iterator[Finding]:

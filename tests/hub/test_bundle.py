@@ -23,8 +23,8 @@ from hf_hybrid.hub.model_card import write_card
 from hf_hybrid.records import environment as environment_module
 from hf_hybrid.records.environment import environment, find_installed_version, find_installed_versions
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.verification import evidence
-from hf_hybrid.verification.evidence import Given
+from hf_hybrid.verification import files
+from hf_hybrid.verification.files import Given
 from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG
 from hf_hybrid.verification.verify import verify
 from tests.support.bundles import change, contents, finished_run
@@ -190,7 +190,7 @@ def test_values_that_are_too_large_are_left_out_and_said_to_be(
     values = run_folder / "evaluations" / "after" / "per_query.parquet"
     assert RunFolder(run_folder).read_eval()["values_bytes"] == {"after": values.stat().st_size}
     with monkeypatch.context() as patched:
-        for module in (bundle_module, card_sections, evidence):
+        for module in (bundle_module, card_sections, files):
             patched.setattr(module, "MOST_VALUES_BYTES", 1000)
         write_card(run_folder)
         bundle = write_bundle(run_folder)

@@ -21,9 +21,10 @@ from hf_hybrid.hub.bundle import files_of
 from hf_hybrid.hub.commit import PushOptions, PushRecord, Target
 from hf_hybrid.hub.errors import HubError, careful_client, read_retry_after_s
 from hf_hybrid.hub.model_card import build_card, read_files
-from hf_hybrid.hub.payload import METRIC_FOLDER, build_published_files, model_files, refuse_secrets, study_files
+from hf_hybrid.hub.payload import METRIC_FOLDER, build_run_payload, model_files, refuse_secrets, study_files
 from hf_hybrid.hub.push import push_metric, push_run, push_study
-from hf_hybrid.records.manifest import find_damage, write_manifest
+from hf_hybrid.records.manifest import find_damage
+from hf_hybrid.records.output_folder import OutputFolder
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import CardOptions
 from hf_hybrid.utils.files import sha256
@@ -86,27 +87,41 @@ def test_what_is_published_is_the_layout(run: Path) -> None:
     (run / "model" / "optimizer.pt").write_bytes(b"the manifest does not list it")
     (run / "evaluations" / "notes.txt").write_text("mine")
     (run / "curve.jsonl").write_text('{"step": 4}\n')  # where a run was evaluated on the way
-    found = build_published_files(run)
-    assert set(found) == LAYOUT - HUBS_OWN | {"curve.jsonl"}
+    found = build_run_payload(run, {"repo_id": REPO})
+    assert set(found) == LAYOUT - HUBS_OWN | {"curve.jsonl", "bundle/curve.jsonl"}
     assert all(content == run / "model" / name for name, content in found.items() if name in MODEL)
     assert {f"bundle/{name}" for name in files_of(run / "bundle")} == BUNDLE - {"bundle/manifest.json"}
 
 
-def test_a_bundle_and_results_of_benchmarks_go_along_unchanged(run: Path) -> None:
+def test_results_of_benchmarks_and_pictures_of_an_edited_card_go_along_unchanged(run: Path) -> None:
     shutil.rmtree(run / "bundle")
-    for name in ("bundle/logs/a.jsonl", ".eval_results/MIRACL.yaml", "pictures/a.png", "pictures/b.png"):
+    for name in (".eval_results/MIRACL.yaml", "pictures/a.png", "pictures/b.png"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(f"as it is: {name}")
-    write_manifest(run / "bundle")
     (run / "README.md").write_text("![A](pictures/a.png)")  # other pictures are not the card's
-    more = {"bundle/logs/a.jsonl", "bundle/manifest.json", ".eval_results/MIRACL.yaml", "pictures/a.png"}
-    found = build_published_files(run)
+    more = {".eval_results/MIRACL.yaml", "pictures/a.png"}
+    found = build_run_payload(run, {"repo_id": REPO}, keep_card=True)
     assert set(found) == MODEL | RECORDS | more
-    assert all(found[name] == run / name for name in more)
-    (run / "bundle/logs/a.jsonl").write_text("as he is: bundle/logs/a.jsonl")
-    said = r"bundle is not as it was written: logs/a\.jsonl.* Delete .*bundle; then the training command of the run"
-    with pytest.raises(HubError, match=said):
-        build_published_files(run)
+    assert all(found[name] == run / name for name in more | {"README.md"})
+
+
+def test_a_bundle_is_built_from_the_records_and_its_lock(run: Path) -> None:
+    lock = (run / "bundle" / "requirements.txt").read_bytes()
+    before = {
+        f"bundle/{name}": (run / "bundle" / name).read_bytes() for name in [*files_of(run / "bundle"), "manifest.json"]
+    }
+    assert {
+        name: found for name, found in build_run_payload(run, {"repo_id": REPO}).items() if name in before
+    } == before
+    for path in (run / "bundle").rglob("*.json*"):
+        path.unlink()
+    found = build_run_payload(run, {"repo_id": REPO})
+    assert {name: found[name] for name in before} == before
+    assert found["bundle/requirements.txt"] == lock
+    other = build_run_payload(run, {"repo_id": "user/other"})
+    assert {name for name in before if other[name] != before[name]} == {
+        f"bundle/{name}" for name in ("README.md", "card.json", "manifest.json")
+    }
 
 
 def test_records_are_published_without_secrets_and_places(run: Path, hub: HubServer) -> None:
@@ -272,7 +287,8 @@ def test_the_card_is_of_its_repository_unless_somebody_has_written_in_it(run: Pa
     card = hub.repo(REPO).files()["README.md"].decode()
     assert 'SentenceTransformer("user/name")' in card
     assert hub.repo(REPO).metadata()["license"] == "apache-2.0"
-    assert card == build_card(read_files(run))
+    assert card == build_card(read_files(run, {"repo_id": REPO, "license": "apache-2.0"}))
+    assert "apache-2.0" not in (run / "README.md").read_text(), "a push writes no card"
     push_run(run, "user/other")
     assert 'SentenceTransformer("user/other")' in hub.repo("user/other").files()["README.md"].decode()
     assert hub.repo("user/other").metadata()["license"] == "apache-2.0"
@@ -298,10 +314,8 @@ def test_a_card_with_a_figure_by_hand_is_not_pushed_unless_told_to(run: Path, hu
     assert hub.repo("user/other").metadata()["license"] == "mit"
 
 
-def test_a_card_of_another_release_is_written_anew(run: Path, hub: HubServer) -> None:
-    for folder in (run, run / "bundle"):
-        (folder / "README.md").write_text("# As a former release wrote it\n")
-    write_manifest(run / "bundle")
+def test_a_card_of_another_release_is_built_again(run: Path, hub: HubServer) -> None:
+    OutputFolder(run).write("README.md", b"# As a former release wrote it\n")
     sizes = push_run(run, REPO, PushOptions(dry_run=True)).sizes
     push_run(run, REPO)
     assert hub.repo(REPO).files()["README.md"].decode() == build_card(read_files(run))
@@ -327,18 +341,13 @@ def test_only_what_pushes_have_put_there_is_deleted(run: Path, hub: HubServer) -
     put(hub, "pictures/c.png", b"\x89PNG")
     (run / ".eval_results" / "a.yaml").unlink()
     dry = push_run(run, REPO, PushOptions(dry_run=True))
-    assert dry.commit.deleted == [".eval_results/a.yaml", "bundle/.eval_results/a.yaml"]
+    assert dry.commit.deleted == [".eval_results/a.yaml"]
     assert "not go well now" in dry.describe()
     pushed = push_run(run, REPO, PushOptions(overwrite=True))
     assert pushed.commit.deleted == dry.commit.deleted
-    assert files(hub) == LAYOUT | {
-        "theirs.txt",
-        "bundle/.eval_results/b.yaml",
-        ".eval_results/b.yaml",
-        "pictures/c.png",
-    }
+    assert files(hub) == LAYOUT | {"theirs.txt", ".eval_results/b.yaml", "pictures/c.png"}
     shutil.rmtree(run / ".eval_results")
-    assert push_run(run, REPO).commit.deleted == [".eval_results/b.yaml", "bundle/.eval_results/b.yaml"]
+    assert push_run(run, REPO).commit.deleted == [".eval_results/b.yaml"]
     assert files(hub) == LAYOUT | {"theirs.txt", "pictures/c.png"}
 
 

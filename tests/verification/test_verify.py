@@ -27,18 +27,18 @@ import pytest
 
 from hf_hybrid.commands import console
 from hf_hybrid.data.batches.schedule import plan_fingerprint
-from hf_hybrid.hub.bundle import write_bundle
-from hf_hybrid.hub.model_card import build_card, read_files, write_card
-from hf_hybrid.hub.payload import RUN_FILES
+from hf_hybrid.hub.bundle import RECORD_NAMES, write_bundle
+from hf_hybrid.hub.card_metadata import CardFiles
+from hf_hybrid.hub.model_card import build_card, build_pictures, read_files
 from hf_hybrid.records.manifest import write_manifest
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.training.arguments import DataArguments, ModelArguments
-from hf_hybrid.verification import verify as verification
-from hf_hybrid.verification.evidence import Evidence, Given
-from hf_hybrid.verification.file_checks import check_manifest
+from hf_hybrid.verification import rebuild
+from hf_hybrid.verification.files import Given, RunFiles
 from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding, compare, findings_table
+from hf_hybrid.verification.raw_files import check_manifest
 from hf_hybrid.verification.rerun import compare_runs, unlike_machines
-from hf_hybrid.verification.verify import verify
+from hf_hybrid.verification.verify import FOLDER_TYPES, verify
 from tests.support.bundles import change, contents, finished_run
 
 pytestmark = pytest.mark.slow
@@ -57,19 +57,17 @@ def bundle(run_folder: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def drawn_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of the same scores are drawn once for all tests; drawing takes longer than all else."""
-    drawings = tmp_path_factory.getbasetemp() / "drawings"
 
-    def write(folder: str) -> None:
-        scores = (Path(folder) / "eval.json").read_bytes()
-        kept = drawings / f"{hash(scores)}"
-        if not kept.exists():
-            write_card(folder)
-            shutil.copytree(folder, kept)
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    def draw(files: CardFiles) -> dict[str, bytes]:
+        key = json.dumps([files.evaluation, files.options])
+        return DRAWN.get(key) or DRAWN.setdefault(key, build_pictures(files))
 
-    monkeypatch.setattr(verification, "write_card", write)
+    monkeypatch.setattr(rebuild, "build_pictures", draw)
+
+
+DRAWN: dict[str, dict[str, bytes]] = {}
 
 
 def wrong(path: Path) -> list[Finding]:
@@ -86,13 +84,10 @@ def test_an_untouched_bundle_passes_and_most_of_it_is_known(run_folder: Path, bu
         assert len([finding for finding in found if finding.status == OK]) > 200
         unknown = {finding.place for finding in found if finding.status == UNKNOWN} - {"model.json"}
         assert {re.sub("before|after", "...", place) for place in unknown} == {
-            "resources.json: flops",
-            "resources.json: setup_time_s",
-            "resources.json: peak_host_memory_gib",
             "eval.json: ...: bias: MRC@10",
         }
     checked = {finding.check for finding in around if finding.status == OK}
-    assert checked == {*verification.FOLDER_TYPES[0].checks}
+    assert checked == {*FOLDER_TYPES[0].checks}
 
 
 def test_every_number_of_the_scores_is_worked_out_again(bundle: Path) -> None:
@@ -118,7 +113,12 @@ def published(run_folder: Path, repository: Path) -> Path:
     """As it is downloaded: the model's files at the root, and beside them what is published of the run."""
     shutil.copytree(run_folder / "model", repository, ignore=shutil.ignore_patterns("manifest.json"))
     shutil.copytree(run_folder / "bundle", repository / "bundle")
-    for name in {path.name for path in (run_folder / "bundle").iterdir()} & {*RUN_FILES, "README.md", "pictures"}:
+    for name in {path.name for path in (run_folder / "bundle").iterdir()} & {
+        *RECORD_NAMES,
+        "card.json",
+        "README.md",
+        "pictures",
+    }:
         source = run_folder / "bundle" / name
         shutil.copytree(source, repository / name) if source.is_dir() else shutil.copy(source, repository)
     return repository
@@ -359,8 +359,9 @@ FORGERIES = [
     Forgery("the energy, skipped", totals(energy_wh=None, energy_source=None), "resources.json: energy_wh"),
     Forgery("the source of energy", totals(energy_source="nvml"), "resources.json: energy_source"),
     Forgery("the time", totals(train_time_s=0.1), "resources.json: train_time_s"),
+    Forgery("the time of set-up", totals(setup_time_s=0.1), "resources.json: setup_time_s"),
     Forgery("the pairs a second", totals(pairs_per_s=9999.0), "resources.json: pairs_per_s"),
-    Forgery("tokens of a language", totals(per_language__de__tokens=7), "per_language: sums: tokens"),
+    Forgery("tokens of a language", totals(per_language__de__tokens=7), "per_language: de: tokens"),
     Forgery("steps of a language", totals(per_language__de__steps=1), "per_language: de: steps"),
     Forgery("the operations", totals(flops=1e15), "resources.json: flops"),
     Forgery("the peak of memory, lowered", totals(peak_host_memory_gib=[0.001]), "peak_host_memory_gib"),
@@ -389,7 +390,6 @@ FORGERIES = [
     Forgery("a score on the way", point(0, measures=measured(0.99)), None),
     Forgery("a point of the curve, skipped", text("curve.jsonl", r"\A[^\n]*\n", ""), None),
     Forgery("a loss", line(1, loss=plus(-1)), None),
-    Forgery("the time of set-up", totals(setup_time_s=0.1), None),
     Forgery("the rank correlation of queries, before", scores(**{"before__bias__MRC@10": 0.9}), None),
     Forgery("the lock, of what run.json does not name", locked("pytest"), None),
     Forgery("the hash of a file of the model", text("model.json", '"sha256": ".', '"sha256": "x'), None),
@@ -403,7 +403,7 @@ def test_an_altered_bundle_is_found(forgery: Forgery, bundle: Path, tmp_path: Pa
     altered = {
         name for name in {*contents(bundle), *contents(copy)} if contents(bundle).get(name) != contents(copy).get(name)
     }
-    plainly = [finding for finding in check_manifest(Evidence(copy, copy)) if finding.status == WRONG]
+    plainly = [finding for finding in check_manifest(RunFiles(copy, copy)) if finding.status == WRONG]
     assert altered
     assert {finding.place for finding in plainly} == altered
     if "README.md" not in altered:
@@ -529,7 +529,6 @@ def test_a_picture_is_not_called_forged_where_none_can_be_drawn(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    monkeypatch.setattr(verification, "write_card", write_card)  # without the drawings that are kept
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     found = {finding.place: (finding.status, finding.told) for finding in verify(copy) if finding.check == "drawn"}
