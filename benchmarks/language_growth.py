@@ -365,10 +365,10 @@ def run_training(job: Row) -> Row:
     caches = set(cache_folder(job).iterdir())
     times = time_steps(trainer)
     assert set(cache_folder(job).iterdir()) == caches, "the token cache was made again: the training paid for it"
-    totals = trainer.resource_log.totals
+    resources = trainer.resource_log.summary()
     found = {
         **times,
-        "tokens_per_step": totals.tokens / totals.num_steps,
+        "tokens_per_step": resources["tokens"] / resources["num_steps"],
         "peak_host_memory_mib": peak_host_memory() / 2**20 - before,
     }
     on_device = {"peak_device_memory_mib": torch.cuda.max_memory_allocated() / 2**20}

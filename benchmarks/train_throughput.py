@@ -162,8 +162,8 @@ def train_ours(job: Job, window: TimedWindow, output: str) -> tuple[Any, dict[st
         callbacks=[window],
     )
     loss = trainer.train().training_loss
-    totals = trainer.resource_log.totals
-    padding_share = totals.padding_tokens / (totals.tokens + totals.padding_tokens)
+    resources = trainer.resource_log.summary()
+    padding_share = resources["padding_tokens"] / (resources["tokens"] + resources["padding_tokens"])
     return trainer, {
         "loss": loss,
         "chunk_tokens": trainer.chunking.max_tokens,

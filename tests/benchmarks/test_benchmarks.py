@@ -16,6 +16,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 QUERY, SHORT, LONG = 8, 24, 40  # tokens of the made-up texts
 TINY = ["--size", "tiny", "--device", "cpu", "--precision", "float32", "--threads", "1", "--rounds", "1"]
+TERMS = {"num_matmul_parameters": 10, "num_layers": 1, "hidden_size": 2, "num_head_parameters": 0}
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_a_side_that_runs_out_of_memory_is_recorded(throughput: ModuleType, monk
     answers = iter([figures, None, figures])  # by turns; who has failed once is not asked again
     monkeypatch.setattr(throughput, "run_child", lambda *_: next(answers))
     rounds = throughput.run_rounds(two_jobs(throughput), 2)
-    ours, peer = (throughput.summary(rounds[side], (10, 1, 2), 1e3) for side in ("ours", "peer"))
+    ours, peer = (throughput.summary(rounds[side], TERMS, 1e3) for side in ("ours", "peer"))
     assert ours["pairs_per_s"] == 2.0
     assert peer == "out of memory"
     assert throughput.ratio_of(ours, peer) is None
