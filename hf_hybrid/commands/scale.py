@@ -65,14 +65,14 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
 
     from hf_hybrid.scaling.grid.arms import select_trials
     from hf_hybrid.scaling.grid.folder import StudyFolder
-    from hf_hybrid.scaling.grid.setup import check_study, open_study
+    from hf_hybrid.scaling.grid.setup import check_request, open_study
     from hf_hybrid.scaling.grid.sweep import Sweep
     from hf_hybrid.training.interruption import alone_in
 
     # What all trials share: what can be wrong is looked for before anything is written or deleted
     folder = StudyFolder(args.study_dir)
     with explain_errors(program):
-        asked = check_study(args, folder, rest.overwrite)
+        asked = check_request(args, folder, rest.overwrite)
         select_trials(asked.trials, args.only, args.trial)
         launch = shlex.split(args.launch) if args.launch else [sys.executable]
         sweep = Sweep(folder, launch, args.jobs, args.threads, say)

@@ -19,14 +19,13 @@ import pyarrow.parquet
 
 from hf_hybrid.metrics.beir_cross_lingual.significance import Comparison, compare_language_pairs, macro_interval
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.records.schema import PER_QUERY_NAME
+from hf_hybrid.records.schema import PER_QUERY_NAME, SETTINGS
 from hf_hybrid.utils.files import replacing
 
 from .aggregate import POOL
 
 KEYS = ["query_language", "passage_language", "query_id"]
 LEVEL = 0.05
-SETTINGS = ("monolingual", "cross_lingual", "multilingual")
 
 
 class _PairTable(NamedTuple):

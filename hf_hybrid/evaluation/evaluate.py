@@ -21,7 +21,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_hybrid.metrics.beir_cross_lingual import ranking
-from hf_hybrid.records.schema import SCORE_GROUPS
+from hf_hybrid.records.schema import SCORE_GROUPS, SETTINGS
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.retrieval.bm25 import TermPool
 from hf_hybrid.retrieval.embeddings import EmbeddingStore, TextEncoder
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
     from hf_hybrid.records.schema import Scores
 
-SETTINGS = ("monolingual", "cross_lingual", "multilingual")
 INDEXES = ("exact", "faiss")
 
 
@@ -58,7 +57,7 @@ def evaluate_retrieval(
     model: Any,
     corpus: ParallelCorpus,
     *,
-    settings: Sequence[str] = SETTINGS,
+    settings: Sequence[str] = tuple(SETTINGS),
     measures: Sequence[str] = ranking.MEASURES,
     query_prompt: str | None = None,
     passage_prompt: str | None = None,
@@ -142,7 +141,7 @@ def evaluate_retrieval(
 def evaluate_pool(
     open_pool: Callable[[ParallelCorpus, list[np.ndarray], list[np.ndarray]], Pool],
     corpus: ParallelCorpus,
-    settings: Sequence[str] = SETTINGS,
+    settings: Sequence[str] = tuple(SETTINGS),
     measures: Sequence[str] = ranking.MEASURES,
     max_queries: int | None = None,
     details: Details | None = None,
@@ -180,7 +179,7 @@ def evaluate_pool(
 
 def what_is_evaluated(
     corpus: ParallelCorpus,
-    settings: Sequence[str] = SETTINGS,
+    settings: Sequence[str] = tuple(SETTINGS),
     measures: Sequence[str] = ranking.MEASURES,
     max_queries: int | None = None,
     **more: Any,

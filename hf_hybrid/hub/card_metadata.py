@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
-from hf_hybrid.records.schema import CardOptions, Evaluation, Plan, Resources, Run, Scores
+from hf_hybrid.records.schema import SETTINGS, CardOptions, Evaluation, Plan, Resources, Run, Scores
 from hf_hybrid.utils.text import to_plain_text
 
 if TYPE_CHECKING:
     from hf_hybrid.data.sources.presets import Preset
 
-SETTINGS = {"monolingual": "monolingual", "cross_lingual": "cross-lingual", "multilingual": "multilingual"}
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "hf_hybrid")
 TASK = "text-retrieval"  # the Hub's name of it
 ESTIMATES = ("codecarbon",)  # sources of energy that are no meter

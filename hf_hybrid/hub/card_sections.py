@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_hybrid.records.schema import MOST_VALUES_BYTES, Resources, Scores, is_mlm
+from hf_hybrid.records.schema import MOST_VALUES_BYTES, SETTINGS, Resources, Scores, is_mlm
 from hf_hybrid.records.scores import first_measure, pair_matrix
 from hf_hybrid.utils.text import Markdown, escape, join_names, sentence, table, to_plain_text
 
 from .card_metadata import (
     ESTIMATES,
-    SETTINGS,
     CardFiles,
     corpus_name,
     emissions,
@@ -497,7 +496,7 @@ def limits(files: CardFiles) -> list[Markdown]:
     most = {"length": model.get("max_length"), "query_length": _told(files, "max_query_length")}
     counts = run["corpus"].get("texts")  # absent in older files it was written down
     most |= {"cut": f"{counts['truncated_texts']:,}", "texts": f"{counts['texts']:,}"} if counts else {}
-    of_pairs = bool(model) and run["mix"] != "mlm"
+    of_pairs = bool(model) and not is_mlm(run)
     estimated = files.resources is not None and files.resources["energy_source"] in ESTIMATES
     conditions = {
         "Texts are cut at {length} tokens, queries in training at {query_length}; how many texts that cut is not "

@@ -25,7 +25,7 @@ from huggingface_hub import ModelCard, eval_result_entries_to_yaml
 from hf_hybrid.evaluation.heat_map import pair_change_map, pair_heat_map
 from hf_hybrid.records import events
 from hf_hybrid.records.run_folder import RunFolder, encode_card_options
-from hf_hybrid.records.schema import CardOptions
+from hf_hybrid.records.schema import CardOptions, is_mlm
 from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.text import Markdown, escape, to_plain_text
 
@@ -164,7 +164,7 @@ def build_card(files: CardFiles) -> str:
         "resources": card_sections.resources(files),
         "limits": limits(files),
         "again": _again(files),
-        "like": files.by_recipe and files.run["mix"] != "mlm",
+        "like": files.by_recipe and not is_mlm(files.run),
         "command": build_command(files.run, files.languages) if files.by_recipe else None,
         "bibtex": _bibtex(files),
     }
@@ -207,7 +207,7 @@ def _again(files: CardFiles) -> Markdown:
         f"accelerate launch recipes/train.py --like {repo or name} --output_dir {quote(f'runs/{files.name}-again')}"
     )
     download = [f"hf download {repo} --local-dir {name}"] if repo else []
-    begin = [start] if files.by_recipe and files.run["mix"] != "mlm" else []
+    begin = [start] if files.by_recipe and not is_mlm(files.run) else []
     return Markdown("\n".join([*begin, *download, f"python recipes/verify.py {name}"]))
 
 

@@ -15,7 +15,9 @@ PER_QUERY_NAME = "per_query.parquet"  # of an evaluation
 MOST_VALUES_BYTES = 50 * 2**20  # of this file in a bundle; a larger one is not included there
 STATE_NAME = "hybrid_state.json"  # of a checkpoint: its run, and which of its files are the model
 STATUSES = ("running", "finished", "interrupted", "failed")
-SCORE_GROUPS = ("monolingual", "cross_lingual", "multilingual", "bias")  # of `Scores`, in the order of tables
+# Retrieval settings: their names in files, and in text.
+SETTINGS = {"monolingual": "monolingual", "cross_lingual": "cross-lingual", "multilingual": "multilingual"}
+SCORE_GROUPS = (*SETTINGS, "bias")  # of `Scores`, in the order of tables
 # Files that every run writes, or may write, whatever it is.
 FIXED_NAMES = (
     *("run.json", "plan.json", "eval.json", "resources.json", "resources.jsonl", "curve.jsonl", "card.json"),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_hybrid.records.schema import Run, Scores
+from hf_hybrid.records.schema import SCORE_GROUPS, Run, Scores
 
 from .files import RunFiles, explain_python_run
 from .findings import UNKNOWN, Finding, compare
@@ -26,7 +26,6 @@ _HOW = ("chunk_tokens", "eval_batch_tokens", "full_determinism")
 _WHERE = ("versions", "python", "platform", "cpu", "cpu_count", "cpu_threads", "devices")
 _COUNTS = ("num_steps", "num_pairs", "tokens")
 _LARGE = ("bias: rank_distance",)  # all else lies between -1 and 1, or is a count
-_SETTINGS = ("monolingual", "cross_lingual", "multilingual", "bias")
 _OF_THE_CLOCK = "times, rates, memory and energy are those of a machine and a moment, and not compared"
 
 
@@ -150,7 +149,7 @@ def _flat(scores: Scores | None, exact: bool) -> dict[str, float]:
     """Scores by name. Of single pairs, which have fewer queries and scatter more, only where all must be the same."""
     if scores is None:
         return {}
-    groups: dict[str, dict[str, float]] = {name: dict(scores)[name] for name in _SETTINGS}  # type: ignore[misc]
+    groups: dict[str, dict[str, float]] = {name: dict(scores)[name] for name in SCORE_GROUPS}  # type: ignore[misc]
     groups |= {f"pairs: {pair}": found for pair, found in scores["pairs"].items()} if exact else {}
     found = {f"{group}: {name}": value for group, values in groups.items() for name, value in values.items()}
     return {**found, "num_queries": scores["num_queries"]}

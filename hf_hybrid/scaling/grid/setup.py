@@ -1,6 +1,6 @@
 """From what is asked to `study.json`: what all trials share is made once, then each trial has its commands.
 
-1. All that can be wrong with what is asked is looked for first, and nothing is written (`check_study`).
+1. All that can be wrong with what is asked is looked for first, and nothing is written (`check_request`).
 2. What is asked is compared with the study that the folder holds. One that has begun may only get more trials; before
    that it is rebuilt where it differs, and with `overwrite` it is deleted (`open_study`).
 """
@@ -64,7 +64,7 @@ class Asked(NamedTuple):
     absent: list[Absent]
 
 
-def check_study(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> Asked:
+def check_request(args: StudyArguments, folder: StudyFolder, overwrite: bool) -> Asked:
     """Read settings and corpora and make the grid, without writing to the folder.
 
     Args:
@@ -116,7 +116,7 @@ def open_study(
     """The study that is asked for, which may have more trials than the folder's.
 
     Args:
-        asked (`Asked`): Of `check_study`.
+        asked (`Asked`): Of `check_request`.
         folder (`StudyFolder`): Where it lies.
         run_pilots (`Callable`): Runs trials, for a budget of time.
         overwrite (`bool`, *optional*, defaults to `False`): Delete the study that the folder holds.

@@ -29,6 +29,7 @@ import numpy as np
 from hf_hybrid.data.batches.mix import MixConfig
 from hf_hybrid.records.archive import open_trials
 from hf_hybrid.records.run_folder import RunFolder
+from hf_hybrid.records.schema import is_mlm
 from hf_hybrid.utils.options import option, split_words
 
 from .advice import advice_for
@@ -484,7 +485,7 @@ def _teaches(path: Path) -> bool:
     if not (path / "run.json").exists():
         return False
     run = RunFolder(path).read_run()
-    return run["status"] == "finished" and run["mix"] != "mlm"
+    return run["status"] == "finished" and not is_mlm(run)
 
 
 def build_workload(runs: Sequence[Measured], languages: int, given: Mapping[str, Any]) -> Workload:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.records.schema import Scores
+from hf_hybrid.records.schema import SETTINGS, Scores
 from hf_hybrid.records.scores import pair_matrix
 from hf_hybrid.scaling.grid.arms import Trial
 from hf_hybrid.scaling.grid.fits import QUANTITIES, Quantity, values_of
@@ -32,7 +32,6 @@ from .charts import NAMES, PARTS, Row, Spec, bar_chart, curve_chart, growth_char
 
 PROFILE_NAME = "step_profile.json"
 MEASURE = "MAP"
-SETTINGS = {"monolingual": "monolingual", "cross_lingual": "cross-lingual", "multilingual": "multilingual"}
 _MAPS = ("zero_shot", "mono", "cross", "hybrid", "pool", "mlm_hybrid")  # arms whose heat maps are drawn
 _MOST_CHARACTERS = 1000  # of a text
 _DIGITS = 5  # that count, of a number in a figure

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hf_hybrid.hub.card_metadata import corpus_name
+from hf_hybrid.records.schema import SETTINGS
 from hf_hybrid.scaling.grid.arms import ARMS, budget_key, script_of
 
 from .charts import NAMES, Row
@@ -14,7 +15,6 @@ from .figures import (
     BIASES,
     COSTS,
     QUALITIES,
-    SETTINGS,
     Figure,
     Report,
     at,
