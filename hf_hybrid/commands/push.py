@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hf_hybrid.hub.card_metadata import doubts
+from hf_hybrid.hub.card_metadata import find_doubts
 from hf_hybrid.hub.commit import PushOptions
 from hf_hybrid.hub.push import (
     Pushed,
@@ -111,7 +111,7 @@ def push(args: PushArguments) -> str | None:
     """Publish what the arguments say, and what came of it, in words; on other processes than the first, nothing."""
     if os.environ.get("RANK", "0") != "0":
         return None
-    for problem in doubts(args.license, args.base_model):
+    for problem in find_doubts(args.license, args.base_model):
         events.event("warning", logging.WARNING, problem=problem)
     if args.card_folder:
         run, target = Path(str(args.run)), Path(args.card_folder)

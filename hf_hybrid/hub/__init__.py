@@ -1,12 +1,12 @@
-"""Publish a run: model card, bundle, one commit. Reads files only.
+"""Publish a run: model card, bundle, one commit. It reads files only.
 
-* `errors`: what went wrong on the Hub, in words, and what to retry
-* `card_metadata`: the YAML head of a card, and facts that its sections share
+* `errors`: which errors of the Hub are retried, and what the others mean
+* `card_metadata`: the YAML header of a card, and facts that its sections share
 * `rerun_command`: the command that repeats a run
-* `card_sections`: tables and sentences of a card, and its limits
-* `model_card`: `write_card`: the card of a run folder, with its pictures
-* `bundle`: `write_bundle`: everything about a run that can be checked
+* `card_sections`: tables and sentences of a card, and its limitations
+* `model_card`: `build_card`, the card of a run, with its pictures
+* `bundle`: `build_bundle`, the evidence for the figures of a run
 * `payload`: which files go to the Hub for a run, the metric or a study
-* `commit`: one commit, whole or nothing; what was pushed from a folder
-* `push`: `push_run`, `push_metric`, `push_study`; the card and bundle as they are published
+* `commit`: one commit, all or nothing; what was pushed from a folder
+* `push`: `push_run`, `push_metric`, `push_study`
 """

@@ -1,7 +1,7 @@
 """Metadata of a model card for the Hub: its YAML header, and `.eval_results/`.
 
-The Hub takes languages as ISO 639 codes of two or three letters and finer ones under `language_bcp47`, licenses that
-it knows by name, and ids of models and data sets that are on it. It omits what is not known.
+The Hub accepts ISO 639 codes of two or three letters as `language`, finer codes as `language_bcp47`, licenses that are
+on its list, and ids of models and datasets on the Hub. Unknown facts are omitted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
-from hf_hybrid.records.schema import SETTINGS, CardOptions, Evaluation, Plan, Resources, Run, Scores
+from hf_hybrid.records.schema import SCORE_GROUPS, SETTINGS, CardOptions, Evaluation, Resources, Run, Scores
 from hf_hybrid.utils.text import to_plain_text
 
 if TYPE_CHECKING:
     from hf_hybrid.data.sources.presets import Preset
 
 TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "hf_hybrid")
-TASK = "text-retrieval"  # the Hub's name of it
-ESTIMATES = ("codecarbon",)  # sources of energy that are no meter
-# Of the Hub's list of licenses; another one is `other`, with its name.
+TASK = "text-retrieval"  # as the Hub calls it
+ESTIMATES = ("codecarbon",)  # energy sources without a meter
+# The Hub's list of licenses. Any other license is `other`, with its name.
 _LICENSES = (
     "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m "
     "afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 "
@@ -40,31 +40,29 @@ _SCORE_DIGITS = 6
 
 
 class CardFiles(NamedTuple):
-    """The content of the run folder that a card is built from.
+    """The records of a run that its card is built from.
 
     Args:
         run (`Run`): `run.json`.
-        evaluation (`Evaluation`): `eval.json`; without scores where there is none.
+        evaluation (`Evaluation`): `eval.json`; without scores if the file is missing.
         resources (`Resources`, *optional*): `resources.json`.
-        plan (`Plan`, *optional*): `plan.json`.
         options (`CardOptions`): `card.json`.
     """
 
     run: Run
     evaluation: Evaluation
     resources: Resources | None
-    plan: Plan | None
     options: CardOptions
 
     @property
     def name(self) -> str:
-        """Name of the model: that of its repository or run folder."""
+        """Name of the model: the name of its repository or run folder."""
         return to_plain_text((self.options.get("repo_id") or self.folder).rsplit("/", 1)[-1])
 
     @property
     def folder(self) -> str:
-        """The name of the run folder, as the run was told it."""
-        return str(self.run["config"].get("output_dir") or "run").rstrip("/").rsplit("/", 1)[-1]
+        """Name of the run folder."""
+        return str(self.arguments.get("output_dir") or "run").rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def languages(self) -> list[str]:
@@ -73,38 +71,43 @@ class CardFiles(NamedTuple):
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """The model in `run.json`; empty in older files."""
-        return self.run.get("model", {})
+        """The model in `run.json`."""
+        return self.run["model"]
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Arguments of the run; if no recipe started it, those in the identity of the trainer."""
+        return {**self.run["identity"], **self.run["config"]}
 
     @property
     def base_model(self) -> str | None:
-        """Hub id of the checkpoint that training began from; None where it came from a folder, or from nothing."""
+        """Hub id of the checkpoint that training began from; `None` for a local checkpoint or random weights."""
         from_hub = self.model.get("commit") is not None
-        found = self.options.get("base_model") or (self.run["config"].get("model_name_or_path") if from_hub else None)
+        found = self.options.get("base_model") or (self.arguments.get("model_name_or_path") if from_hub else None)
         return found if is_hub_id(found) else None
 
     @property
-    def by_recipe(self) -> bool:
+    def is_by_recipe(self) -> bool:
         """Whether a recipe started the run, so that its arguments name the corpora."""
         return "train_corpus" in self.run["config"]
 
     @property
-    def began_from(self) -> str | None:
-        """The checkpoint that training began from, as the run was told it; None for random weights."""
+    def start(self) -> str | None:
+        """Name of the checkpoint that training began from; `None` for random weights."""
         own: str | None = self.run["config"].get("model_name_or_path")
-        if own is not None or self.by_recipe:
+        if own is not None or self.is_by_recipe:
             return own
-        name = str(self.run.get("identity", {}).get("model", "")).rpartition(", ")[0]  # the rest is a hash
+        name = str(self.run["identity"].get("model", "")).rpartition(", ")[0]  # a hash follows
         return name if name not in ("", "from scratch") else None
 
     @property
     def precision(self) -> str:
-        """The precision of training and of its evaluations."""
+        """Precision of training and evaluation."""
         return next((name for name in ("bf16", "fp16") if self.run["config"].get(name)), "float32")
 
     @property
-    def held_out(self) -> bool:
-        """Whether the scores are for items held out of the training corpus."""
+    def is_held_out(self) -> bool:
+        """Whether the evaluation items were held out of the training corpus."""
         no_other = self.run["config"].get("eval_corpus") is None
         return no_other and bool(self.evaluated) and self.evaluated.get("corpus") == self.run["corpus"].get("source")
 
@@ -115,28 +118,27 @@ class CardFiles(NamedTuple):
 
     @property
     def evaluated(self) -> Mapping[str, Any]:
-        """What was evaluated; empty in older files."""
-        return self.evaluation.get("evaluated", {})
+        """What was evaluated; empty if nothing was."""
+        return self.evaluation["evaluated"]
 
 
 def check_options(options: CardOptions) -> None:
-    """Refuse options that the Hub would, and a carbon intensity that nobody vouches for.
+    """Check the options of a card.
 
     Raises:
-        ValueError: With what is allowed.
+        ValueError: When an id is not possible on the Hub, or a carbon intensity is not a number or has no source.
     """
-    ids = [options.get("repo_id"), options.get("base_model"), *(options.get("datasets") or [])]
-    for given in ids:
-        if given is not None and not is_hub_id(given):
-            raise ValueError(f"{given!r} is no id on the Hub; allowed are ids such as user/name.")
+    for name in (options.get("repo_id"), options.get("base_model"), *(options.get("datasets") or [])):
+        if name is not None and not is_hub_id(name):
+            raise ValueError(f"{name!r} is not an id on the Hub. An id looks like user/name.")
     intensity = options.get("carbon_intensity_g_per_kwh")
     if intensity is None:
         return
     if isinstance(intensity, bool) or not isinstance(intensity, int | float) or not 0 <= intensity < math.inf:
-        raise ValueError(f"carbon_intensity_g_per_kwh={intensity!r}: give grams of CO2 for each kWh, at least 0.")
+        raise ValueError(f"carbon_intensity_g_per_kwh must be grams of CO2 per kWh, at least 0, got {intensity!r}.")
     if not options.get("carbon_intensity_source"):
         raise ValueError(
-            f"carbon_intensity_g_per_kwh={intensity} without carbon_intensity_source: say who gives this figure, for "
+            f"carbon_intensity_g_per_kwh={intensity} needs carbon_intensity_source: who published this figure, for "
             "which place and time."
         )
 
@@ -156,31 +158,30 @@ def is_hub_id(name: Any) -> bool:
     return isinstance(name, str)
 
 
-def card_data(files: CardFiles) -> ModelCardData:
-    """The metadata of a card."""
-    languages, tags = hub_languages(files.languages)
-    more: dict[str, Any] = license_fields(files.options.get("license"))
-    more |= {"language_bcp47": tags or None, "co2_eq_emissions": emissions(files)}
-    several = ["multilingual"] if len(languages) > 1 else []
+def build_metadata(files: CardFiles) -> ModelCardData:
+    """Build the YAML header of a card."""
+    languages, finer = convert_languages(files.languages)
+    more: dict[str, Any] = convert_license(files.options.get("license"))
+    more |= {"language_bcp47": finer or None, "co2_eq_emissions": estimate_emissions(files)}
     return ModelCardData(
         language=languages or None,
         library_name="sentence-transformers",
-        tags=[*TAGS, *several],
-        datasets=training_data(files) or None,
+        tags=[*TAGS, *(["multilingual"] if len(languages) > 1 else [])],
+        datasets=list_training_data(files) or None,
         pipeline_tag="sentence-similarity",
         base_model=files.base_model,
         model_name=files.name,
-        eval_results=eval_results(files) or None,
+        eval_results=list_eval_results(files) or None,
         **more,
     )
 
 
-def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Codes as the Hub takes them, and those of which that is only a part.
+def convert_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return language codes that the Hub accepts, and the codes that say more than those.
 
     Example:
 
-        >>> hub_languages(["de", "pt-BR", "zh-CN", "zh-Hant", "eng", "not a language"])
+        >>> convert_languages(["de", "pt-BR", "zh-CN", "zh-Hant", "eng", "not a language"])
         (['de', 'pt', 'zh', 'en'], ['pt-BR', 'zh-CN', 'zh-Hant'])
     """
     import langcodes
@@ -199,12 +200,12 @@ def hub_languages(codes: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(languages), list(finer)
 
 
-def license_fields(license: str | None) -> dict[str, str]:
-    """A license as the Hub takes it.
+def convert_license(license: str | None) -> dict[str, str]:
+    """Return the metadata fields of a license.
 
     Example:
 
-        >>> license_fields("Apache-2.0"), license_fields("Unicode-3.0")
+        >>> convert_license("Apache-2.0"), convert_license("Unicode-3.0")
         ({'license': 'apache-2.0'}, {'license': 'other', 'license_name': 'unicode-3.0'})
     """
     if not license:
@@ -213,44 +214,54 @@ def license_fields(license: str | None) -> dict[str, str]:
     return {"license": name} if name in _LICENSES.split() else {"license": "other", "license_name": name or "unnamed"}
 
 
-def doubts(license: str | None, base_model: str | None) -> list[str]:
-    """Warnings about options that the Hub takes, and that yet may be mistakes.
+def find_doubts(license: str | None, base_model: str | None) -> list[str]:
+    """Return warnings about options that the Hub accepts, but that may be mistakes.
 
     Example:
 
-        >>> doubts("apache2", "user/base")
-        ['license apache2 is none that the Hub knows: its card says other, named apache2. Did you mean apache-2.0?']
-        >>> doubts("mit", "bert")
-        ['base_model bert has no namespace: most models on the Hub are called user/bert.']
+        >>> find_doubts("apache2", "user/base")
+        ["license apache2 is not on the Hub's list: the card says other, named apache2. Did you mean apache-2.0?"]
+        >>> find_doubts("mit", "bert")
+        ['base_model bert has no namespace: most models on the Hub have names like user/bert.']
     """
-    told = []
-    if name := license_fields(license).get("license_name"):
+    found = []
+    if name := convert_license(license).get("license_name"):
         near = get_close_matches(name, _LICENSES.split(), n=1)
-        asked = f"Did you mean {near[0]}?" if near else f"Those it knows are listed at {_LICENSES_PAGE}."
-        told.append(f"license {license} is none that the Hub knows: its card says other, named {name}. {asked}")
+        hint = f"Did you mean {near[0]}?" if near else f"{_LICENSES_PAGE} has the list."
+        found.append(f"license {license} is not on the Hub's list: the card says other, named {name}. {hint}")
     if base_model and "/" not in base_model:
-        told.append(f"base_model {base_model} has no namespace: most models on the Hub are called user/{base_model}.")
-    return told
+        found.append(
+            f"base_model {base_model} has no namespace: most models on the Hub have names like user/{base_model}."
+        )
+    return found
 
 
-def training_data(files: CardFiles) -> list[str]:
-    """Hub ids of the data sets that were trained on."""
+def list_training_data(files: CardFiles) -> list[str]:
+    """Return the Hub ids of the training datasets."""
     chosen = files.options.get("datasets")
-    preset = preset_of(files.run["corpus"].get("source") or {})
+    preset = find_preset(files.run["corpus"].get("source") or {})
     return list(chosen) if chosen else [preset.repo] if preset and is_hub_id(preset.repo) else []
 
 
-def preset_of(source: Mapping[str, Any]) -> Preset | None:
-    """The preset that a corpus is, where it was read from the Hub as our table has it."""
+def find_preset(source: Mapping[str, Any]) -> Preset | None:
+    """Return the preset of a corpus that was loaded from the repository and revision in our table."""
     from hf_hybrid.data.sources.presets import PRESETS
 
     preset = PRESETS.get(str(source.get("preset")))
-    same = preset is not None and (source.get("id"), source.get("revision")) == (preset.repo, preset.revision)
-    return preset if same else None
+    is_same = preset is not None and (source.get("id"), source.get("revision")) == (preset.repo, preset.revision)
+    return preset if is_same else None
 
 
-def eval_results(files: CardFiles) -> list[EvalResult]:
-    """A result for each measure of each setting, and of bias."""
+def find_eval_preset(files: CardFiles) -> Preset | None:
+    """Return the preset whose benchmark the scores are: the whole of it, and not in the training data."""
+    preset = find_preset(files.evaluated.get("corpus") or {})
+    is_whole = files.run["config"].get("eval_corpus") is not None and not files.evaluated.get("max_queries")
+    trained_on = (files.run["corpus"].get("source") or {}).get("id")
+    return preset if preset is not None and is_whole and trained_on != preset.repo else None
+
+
+def list_eval_results(files: CardFiles) -> list[EvalResult]:
+    """Return a result for each measure of each setting and of bias."""
     scores = files.scores
     if scores is None:
         return []
@@ -261,7 +272,6 @@ def eval_results(files: CardFiles) -> list[EvalResult]:
         "dataset_split": preset.split if preset else None,
         "dataset_args": {"fingerprint": to_plain_text(str(files.evaluated.get("corpus_fingerprint", "unknown")))},
     }
-    groups: dict[str, Mapping[str, float]] = {name: scores[name] for name in SETTINGS}  # type: ignore[literal-required]
     return [
         EvalResult(
             task_type=TASK,
@@ -273,8 +283,8 @@ def eval_results(files: CardFiles) -> list[EvalResult]:
             metric_value=round(value, _SCORE_DIGITS),
             **corpus,
         )
-        for group, values in {**groups, "bias": scores["bias"]}.items()
-        for measure, value in values.items()
+        for group in SCORE_GROUPS
+        for measure, value in scores[group].items()  # type: ignore[literal-required]
     ]
 
 
@@ -287,53 +297,41 @@ def corpus_name(source: Mapping[str, Any]) -> str:
 def name_eval_corpus(files: CardFiles) -> str:
     """Return the name of the evaluation corpus."""
     name = corpus_name(files.evaluated.get("corpus") or {})
-    return f"items held out of {name}" if files.held_out else name
+    return f"items held out of {name}" if files.is_held_out else name
 
 
-def find_eval_preset(files: CardFiles) -> Preset | None:
-    """The preset whose scores these are; None where they are of a part of one, or the run was trained on it too."""
-    preset = preset_of(files.evaluated.get("corpus") or {})
-    whole = files.run["config"].get("eval_corpus") is not None and not files.evaluated.get("max_queries")
-    trained_on = (files.run["corpus"].get("source") or {}).get("id")
-    return preset if preset is not None and whole and trained_on != preset.repo else None
+def list_eval_entries(files: CardFiles) -> list[EvalResultEntry]:
+    """Return results for the leaderboards of the Hub, which read `.eval_results/`: nDCG@10 within each language.
 
-
-def eval_entries(files: CardFiles) -> list[EvalResultEntry]:
-    """For `.eval_results/`: nDCG@10 within each language, where that is what a benchmark on the Hub asks for.
-
-    Those benchmarks are the retrieval sets of MTEB, which the presets have by their commit: the task is named like the
-    repository, and each subset and split of it has an id. Scores are per cent, as theirs.
+    Their benchmarks are the retrieval sets of MTEB. The presets name these by their commit. A task has the name of the
+    repository, and each of its subsets and splits has an id. Scores are per cent.
     """
     preset, scores = find_eval_preset(files), files.scores
     if preset is None or scores is None or not _COMMIT.fullmatch(preset.revision):
         return []
     task, repo = preset.repo.rsplit("/", 1)[-1], files.options.get("repo_id")
     source = {"source_url": f"https://huggingface.co/{repo}/blob/main/eval.json", "source_name": "eval.json"}
-    found = {language: scores["pairs"].get(f"{language}-{language}", {}) for language in preset.languages}
+    subset = preset.config.removesuffix("-{part}")
     return [
         EvalResultEntry(
             dataset_id=preset.repo,
             dataset_revision=preset.revision,
-            task_id=f"{task}_{_subset(preset, language)}_{preset.split}",
-            value=round(100 * values["nDCG@10"], 5),
+            task_id=f"{task}_{subset.format(language=name)}_{preset.split}",
+            value=round(100 * scores["pairs"][f"{language}-{language}"]["nDCG@10"], 5),
             notes="nDCG@10 of hf_hybrid: ties count against the model",
             **(source if repo else {}),
         )
-        for language, values in found.items()
-        if "nDCG@10" in values
+        for language, name in preset.languages.items()
+        if "nDCG@10" in scores["pairs"].get(f"{language}-{language}", {})
     ]
 
 
-def _subset(preset: Preset, language: str) -> str:
-    return preset.config.removesuffix("-{part}").format(language=preset.languages[language])
-
-
-def hardware(run: Run) -> str:
+def describe_hardware(run: Run) -> str:
     """Describe the hardware of a run.
 
     Example:
 
-        >>> hardware({"config": {}, "world_size": 4, "environment": {"devices": ["A100"] * 4}})
+        >>> describe_hardware({"config": {}, "world_size": 4, "environment": {"devices": ["A100"] * 4}})
         '4 x A100'
     """
     environment, number = run["environment"], run["world_size"]
@@ -345,17 +343,17 @@ def hardware(run: Run) -> str:
     return f"CPU, {processes}" + (f", {cores} cores in the machine" if cores else "")
 
 
-def emissions(files: CardFiles) -> dict[str, Any] | None:
-    """Grams of CO2, where both the energy and the carbon intensity of its electricity are known."""
+def estimate_emissions(files: CardFiles) -> dict[str, Any] | None:
+    """Return grams of CO2 if both the energy and the carbon intensity of its electricity are known."""
     resources, intensity = files.resources, files.options.get("carbon_intensity_g_per_kwh")
     if resources is None or resources["energy_wh"] is None or intensity is None:
         return None
     source = resources["energy_source"]
-    meter = f"energy estimated by {source}" if source in ESTIMATES else f"energy measured by {source}"
-    told = f"{meter}; {intensity:g} g of CO2 for each kWh: {files.options.get('carbon_intensity_source')}"
+    meter = f"energy {'estimated' if source in ESTIMATES else 'measured'} by {source}"
+    words = f"{meter}; {intensity:g} g of CO2 per kWh: {files.options.get('carbon_intensity_source')}"
     return {
         "emissions": round(resources["energy_wh"] / 1000 * intensity, _SCORE_DIGITS),
-        "source": to_plain_text(told, most=300),
-        "training_type": "fine-tuning" if files.began_from else "pre-training",
-        "hardware_used": to_plain_text(hardware(files.run)),
+        "source": to_plain_text(words, most=300),
+        "training_type": "fine-tuning" if files.start else "pre-training",
+        "hardware_used": to_plain_text(describe_hardware(files.run)),
     }

@@ -1,4 +1,4 @@
-"""Errors of the Hub: which are retried, and how the others are explained."""
+"""Errors of the Hub: some are retried, the others are explained."""
 
 from __future__ import annotations
 
@@ -25,45 +25,40 @@ from hf_hybrid.utils.redaction import redact
 
 T = TypeVar("T")
 
-WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # before the second try, the third, ...
-LONGEST_WAIT_S = 300.0  # that a server may ask for; after that the user knows better
-TIMEOUT_S = 120.0  # without a byte; the client of huggingface_hub alone would wait for ever
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, None)  # after each try; None after the last
+LONGEST_WAIT_S = 300.0  # that a server may ask for; beyond it the user decides
+TIMEOUT_S = 120.0  # without a byte; huggingface_hub alone would wait without end
+UNSENT = "Nothing was sent."
+_TRANSIENT = (None, 408, 429, 500, 502, 503, 504)  # None: no response
 _QUOTA = re.compile(r"(?i)quota|storage limit|storage.{0,40}(exceed|full)|payment required")
-_AGAIN = "give the same command again"
 _ADVICE = {
-    400: "The Hub refuses what was sent. Mend that and {again}",
+    400: "The Hub refuses the request. Correct it and {again}",
     401: "The Hub does not know this token. Log in with `hf auth login`, or set HF_TOKEN to a valid one, and {again}",
-    403: "This token may not write there. Take one with write access (https://huggingface.co/settings/tokens), or a "
+    403: "This token may not write there. Use one with write access (https://huggingface.co/settings/tokens), or a "
     "repository of your own, and {again}",
-    404: "There is no such repository, branch or namespace, or this token may not see it. Check how it is spelled and "
-    "who the token belongs to, and {again}",
-    409: "Something else is changing this repository, or stands in the way there. Wait a minute and {again}",
-    412: "Somebody else has committed to it meanwhile. Look at what is new there; then `recipes/push.py --overwrite` "
-    "puts these files on top, and --create_pr proposes them",
-    413: "It is too large for the Hub. Leave out what is large (`--dry_run` shows all sizes), and {again}",
-    429: "The Hub takes no more requests of this user for the time being. Wait {wait} and {again}",
+    404: "The repository, branch or namespace does not exist, or this token may not see it. Check its spelling and "
+    "the owner of the token, and {again}",
+    409: "Something else is changing this repository, or a file has the same name. Wait a minute and {again}",
+    412: "Somebody else committed to it in the meantime. Look at the new commits. Then `recipes/push.py --overwrite` "
+    "pushes on top of them, and --create_pr opens a pull request",
+    413: "It is too large for the Hub. Remove large files (`--dry_run` shows all sizes), and {again}",
+    429: "The Hub limits the requests of this user. Wait {wait} and {again}",
 }
 _QUOTA_ADVICE = (
     "The storage of this namespace is full, or not in its plan. Make room (https://huggingface.co/settings/billing) "
-    "or take another --repo_id, and {again}"
+    "or use another --repo_id, and {again}"
 )
-_NO_ANSWER = (
-    "The Hub has trouble or cannot be reached, several tries in a row. Wait until it is well again and {again}"
-)
+_NO_ANSWER = "The Hub failed or did not answer several times. Wait until it works again and {again}"
 _OFFLINE = "HF_HUB_OFFLINE is set, so nothing can be pushed. Unset it and {again}"
 
 
-UNSENT = "Nothing was sent."
-
-
 class HubError(OSError):
-    """A push that did not go well; the message says why, what holds now and what to do.
+    """Raised when a push fails. The message gives the cause, the state of the repository and the next step.
 
     Args:
         message (`str`): For the user, without secrets.
-        transient (`bool`, *optional*, defaults to `False`): The same command may go well later, as it is.
-        status (`int`, *optional*): What the Hub answered.
+        transient (`bool`, *optional*, defaults to `False`): Whether the same command may succeed later.
+        status (`int`, *optional*): Status of the Hub's response.
     """
 
     def __init__(self, message: str, *, transient: bool = False, status: int | None = None) -> None:
@@ -71,14 +66,14 @@ class HubError(OSError):
         self.transient, self.status = transient, status
 
 
-def explain(error: Exception, place: str, token: str | None, holds: str) -> HubError:
-    """Say what an error of `huggingface_hub` means.
+def explain(error: Exception, place: str, token: str | None, state: str) -> HubError:
+    """Explain an error of `huggingface_hub`.
 
     Args:
-        error (`Exception`): What was raised.
-        place (`str`): What was pushed to.
-        token (`str`, *optional*): Must not be in the message.
-        holds (`str`): What is on the Hub now.
+        error (`Exception`): The error.
+        place (`str`): The target of the push.
+        token (`str`, *optional*): Is removed from the message.
+        state (`str`): What is on the Hub now.
 
     Example:
 
@@ -88,7 +83,7 @@ def explain(error: Exception, place: str, token: str | None, holds: str) -> HubE
     """
     if isinstance(error, HubError):
         return error
-    status, said = status_of(error), without_token(_words_of(error), token)
+    status, said = status_of(error), hide_token(_words_of(error), token)
     if isinstance(error, OfflineModeIsEnabled):
         advice, said = _OFFLINE, ""
     elif status == 402 or (status != 429 and _QUOTA.search(said)):
@@ -98,17 +93,15 @@ def explain(error: Exception, place: str, token: str | None, holds: str) -> HubE
     elif isinstance(error, PermissionError) and status is None:
         advice = _ADVICE[403]
     else:
-        advice = _ADVICE.get(status or 0, "It did not work. Mend what is said here and {again}")
+        advice = _ADVICE.get(status or 0, "The push failed. Correct the cause below and {again}")
     wait = f"{max(1, round((read_retry_after_s(error) or 60) / 60))} minute(s)"
-    advice = advice.format(again=_AGAIN, wait=wait)
     facts = ": ".join(filter(None, [str(status or ""), said]))
-    return HubError(
-        f"{place}: {advice}. {holds}." + (f" [{facts}]" if facts else ""), transient=is_transient(error), status=status
-    )
+    message = f"{place}: {advice.format(again='give the same command again', wait=wait)}. {state}."
+    return HubError(message + (f" [{facts}]" if facts else ""), transient=is_transient(error), status=status)
 
 
 def _words_of(error: Exception) -> str:
-    """In one line what the server said, else what the error says."""
+    """Return the words of the server, or of the error, in one line."""
     failed = error if isinstance(error, ValueError) else find_failed_request(error) or error  # the client's own words
     said = getattr(failed, "server_message", None) or str(failed) or type(failed).__name__
     if not isinstance(failed, HfHubHTTPError) and isinstance(failed, HTTPError):
@@ -116,33 +109,33 @@ def _words_of(error: Exception) -> str:
     return " ".join(said.split())[:300]
 
 
-def without_token(text: str, token: str | None) -> str:
-    """A text without secrets, this one among them."""
+def hide_token(text: str, token: str | None) -> str:
+    """Return a text without secrets and without this token."""
     return redact(text.replace(token, "***") if token else text)
 
 
 def find_failed_request(error: BaseException | None) -> HTTPError | None:
-    """The request behind an error: of large files, `huggingface_hub` wraps it into another."""
+    """Return the failed request behind an error: for large files, `huggingface_hub` wraps it."""
     while error is not None and not isinstance(error, HTTPError):
         error = error.__cause__
     return error
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the response of the Hub, or `None` if there was none."""
+    """Return the status of the response, or `None` if there was none."""
     response = getattr(find_failed_request(error), "response", None)
     return None if response is None else int(response.status_code)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error is temporary: no response, or one that says so."""
+    """Return whether an error is temporary."""
     if find_failed_request(error) is None:  # Xet storage has its own errors
         return isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, OfflineModeIsEnabled)
-    return status_of(error) in (None, *_TRANSIENT)
+    return status_of(error) in _TRANSIENT
 
 
 def read_retry_after_s(error: BaseException) -> float | None:
-    """Return how long the server asks to wait."""
+    """Return how long the server asks the client to wait, in seconds."""
     response = getattr(find_failed_request(error), "response", None)
     if response is None:
         return None
@@ -153,17 +146,17 @@ def read_retry_after_s(error: BaseException) -> float | None:
     return None if limit is None or limit.remaining else float(limit.reset_in_seconds)
 
 
-def retrying(call: Callable[[], T], what: str) -> T:
-    """Make a request that the client itself makes only once, again where that may help.
+def retry(call: Callable[[], T], what: str) -> T:
+    """Call a function until it succeeds, fails for good, or has failed too often.
 
     Args:
-        call (`Callable`): Makes it.
-        what (`str`): In words, for the event.
+        call (`Callable`): Makes a request that `huggingface_hub` itself makes only once.
+        what (`str`): Its name in the event log.
 
     Raises:
-        Exception: That of the last try.
+        Exception: The last error.
     """
-    for wait_s in waits():
+    for wait_s in WAITS_S:
         try:
             return call()
         except Exception as error:
@@ -172,13 +165,8 @@ def retrying(call: Callable[[], T], what: str) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def waits() -> tuple[float | None, ...]:
-    """The pause after each try; `None` after the last."""
-    return (*WAITS_S, None)
-
-
 def pause(error: Exception, wait_s: float | None, what: str) -> bool:
-    """Wait before another try; `False` where there is to be none."""
+    """Wait before the next try. Return `False` if there should be none."""
     longest = max(wait_s or 0.0, read_retry_after_s(error) or 0.0)
     if wait_s is None or not is_transient(error) or longest > LONGEST_WAIT_S:
         return False
@@ -188,8 +176,8 @@ def pause(error: Exception, wait_s: float | None, what: str) -> bool:
 
 
 @contextmanager
-def careful_client(token: str | None) -> Iterator[None]:
-    """While it is entered, the client gives up where no byte comes, its log has no secrets, and no file has bars."""
+def set_up_client(token: str | None) -> Iterator[None]:
+    """Give the client a timeout, hide secrets in its log, and show progress bars only on a terminal."""
     session, handlers = get_session(), logging.getLogger("huggingface_hub").handlers
     before, hide = session.timeout, _HideSecrets(token)
     no_bars = not sys.stderr.isatty() and not are_progress_bars_disabled()
@@ -211,12 +199,12 @@ def careful_client(token: str | None) -> Iterator[None]:
 
 
 class _HideSecrets(logging.Filter):
-    """Addresses that files are uploaded to have signatures in them."""
+    """Removes the signatures in upload addresses."""
 
     def __init__(self, token: str | None) -> None:
         super().__init__()
         self._token = token
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = without_token(record.getMessage(), self._token), ()
+        record.msg, record.args = hide_token(record.getMessage(), self._token), ()
         return True

@@ -1,6 +1,6 @@
 """The files of a run, a study and the metric that go to the Hub, and those that must not.
 
-A file is given as its path, or as the bytes to send where those are others than on the disk.
+A file is the path of its content, or the bytes to send if they differ from those on the disk.
 """
 
 from __future__ import annotations
@@ -38,18 +38,26 @@ from hf_hybrid.utils.redaction import TOKENS, publishable, publishable_text
 from hf_hybrid.utils.text import first_difference, table, to_plain_text
 
 from .bundle import LOCK_NAME, build_bundle, build_published_json, build_records, read_pictures
-from .card_metadata import corpus_name, hub_languages, license_fields
+from .card_metadata import convert_languages, convert_license, corpus_name
 from .commit import RECORD_NAME
 from .errors import UNSENT, HubError
-from .model_card import CARD_NAME, EVAL_RESULTS_NAME, build_card, build_card_files, pictures_in, read_files
+from .model_card import CARD_NAME, EVAL_RESULTS_NAME, build_card, build_card_files, find_pictures, read_files
 from .rerun_command import quote
 
 Files = dict[str, Path | bytes]
 
 METRIC_FOLDER = Path(__file__).parents[1] / "metrics" / "beir_cross_lingual"
 _SECRETS = re.compile("|".join([*TOKENS, r"://[^/\s:@\"'<>*]+:[^/\s@\"'<>*]+@"]).encode())
-_PART = re.compile(rf"{BUNDLE_NAME}|{MODEL_NAME}|{EVALUATIONS_NAME}|checkpoint-\d+")  # folders in a run folder
 _SAMPLE_BYTES, _BLOCK_BYTES, _OVERLAP = 8192, 2**22, 512
+_PART_OF_RUN = re.compile(rf"{BUNDLE_NAME}|{MODEL_NAME}|{EVALUATIONS_NAME}|checkpoint-\d+")
+_NOT_OF_STUDY = re.compile(  # besides the inputs of its runs
+    rf"({MODEL_NAME}|(damaged-)?checkpoint-\d+|embeddings|run\.lock|{HEARTBEAT_NAME}|{EVENTS_NAME})"
+)
+_STUDY_INPUTS = ("base", "corpora")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".gguf", ".npz")
+_TEXTS = (".csv", ".tsv", ".md", ".txt", ".log", ".yaml", ".yml")
+_MOST_BYTES = {".parquet": 2**30}  # scores of single queries
+_MOST_BYTES_OF_OTHERS = 10 * 2**20
 
 
 def build_run_payload(
@@ -59,35 +67,50 @@ def build_run_payload(
 
     Args:
         folder (`str` or `Path`): The run folder.
-        options (`CardOptions`): What the card says besides the records.
+        options (`CardOptions`): Facts for the card.
         unfinished (`bool`, *optional*, defaults to `False`): Accept an unfinished run.
-        keep_card (`bool`, *optional*, defaults to `False`): Publish a card that a person edited as it is.
+        keep_card (`bool`, *optional*, defaults to `False`): Publish a card that was edited by hand.
 
     Raises:
-        HubError: When it is no run, it is not finished, its model is damaged, or its card was edited.
+        HubError: When the folder is not a run, the run is unfinished, its model is damaged, or its card was edited.
         ValueError: When a file of the run cannot be read.
     """
     folder = Path(folder)
-    if problem := _no_run(folder):
+    if problem := _find_missing_run(folder):
         raise HubError(f"{folder} {problem}. {UNSENT}")
     status = RunFolder(folder).read_run()["status"]
     if status != "finished" and not unfinished:
         raise HubError(
-            f"{folder} has not finished, its status is {status!r}. Start its training command again to finish "
-            f"it, or push it as it is with --unfinished. {UNSENT}"
+            f"{folder} is not finished, its status is {status!r}. Give its training command again to finish it, or "
+            f"push it as it is with --unfinished. {UNSENT}"
         )
-    return model_files(folder, unfinished) | build_record_files(folder, options, keep_card)
+    return list_model_files(folder, unfinished) | build_record_files(folder, options, keep_card)
+
+
+def _find_missing_run(folder: Path) -> str | None:
+    """Say why a folder is not a run, and which folder to give; `None` for a run."""
+    around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
+    if (around / "run.json").is_file() and _PART_OF_RUN.fullmatch(folder.resolve().name):
+        return f"is a part of a run: give the run folder, {around}"
+    if (folder / "run.json").is_file():
+        return None
+    runs = sorted(path.parent for path in folder.glob("*/run.json"))
+    if runs:
+        return f"is not a run folder, but holds {len(runs)}: give one, such as {runs[0]}"
+    return "is not a run folder: it has no run.json"
 
 
 def build_record_files(folder: Path, options: CardOptions, keep_card: bool = False) -> Files:
-    """Return the published files of a run beside its model: its card, with pictures, its records, and its bundle.
+    """Return the published files of a run without its model: card, pictures, records and bundle.
 
-    A run that has no bundle, or that has not finished, is published without one.
+    A run without a bundle, or an unfinished run, is published without one.
     """
     built = build_card_files(folder, options, drawn=read_pictures(folder))
-    files: Files = {**build_records(folder), **built, **_find_results_of_others(folder)}
+    others = {path.relative_to(folder).as_posix(): path for path in folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml")}
+    files: Files = {**build_records(folder), **built, **others}  # the user may add results of other benchmarks
     if _is_edited(folder, keep_card):
-        files |= {name: folder / name for name in (CARD_NAME, *_pictures_of_card(folder))}
+        pictures = [name for name in find_pictures((folder / CARD_NAME).read_bytes()) if (folder / name).is_file()]
+        files |= {name: folder / name for name in (CARD_NAME, *pictures)}
     bundle = folder / BUNDLE_NAME
     if bundle.is_dir() and is_finished(folder):
         try:
@@ -95,26 +118,17 @@ def build_record_files(folder: Path, options: CardOptions, keep_card: bool = Fal
             files |= {f"{BUNDLE_NAME}/{name}": content for name, content in build_bundle(folder, lock, built).items()}
         except (OSError, ValueError) as error:
             raise HubError(
-                f"The bundle of {folder} cannot be rebuilt: {error} Mend that, or delete {bundle} to push without "
+                f"The bundle of {folder} cannot be rebuilt: {error} Correct that, or delete {bundle} to push without "
                 f"it. {UNSENT}"
             ) from None
     return files
 
 
-def _find_results_of_others(folder: Path) -> Files:
-    """Return results of other benchmarks that were put beside the card, for leaderboards."""
-    return {path.relative_to(folder).as_posix(): path for path in folder.glob(f"{EVAL_RESULTS_NAME}/*.yaml")}
-
-
-def _pictures_of_card(folder: Path) -> list[str]:
-    return [name for name in pictures_in((folder / CARD_NAME).read_bytes()) if (folder / name).is_file()]
-
-
 def _is_edited(folder: Path, keep_card: bool) -> bool:
-    """Return whether a person edited the card, by the hash that was kept when it was written.
+    """Return whether a person edited the card, by the hash stored when it was written.
 
     Raises:
-        HubError: When it was edited and is not to be published as it is.
+        HubError: When it was edited and `keep_card` is false.
     """
     card = folder / CARD_NAME
     if not card.is_file() or OutputFolder(folder).is_unchanged(CARD_NAME):
@@ -122,293 +136,238 @@ def _is_edited(folder: Path, keep_card: bool) -> bool:
     built, found = build_card(read_files(folder)), card.read_bytes().decode("utf-8", errors="replace")
     if built == found:
         return False
-    line, told = first_difference(built, found)
+    line, difference = first_difference(built, found)
     problem = (
-        f"{CARD_NAME}, line {line} of {folder.resolve().name} is not what the files of the run give ({told}), and "
-        "hf-hybrid did not write it: it was edited by hand. License, repository name and figures in it are not updated"
+        f"{CARD_NAME}, line {line} of {folder.resolve().name} does not follow from the records ({difference}), and "
+        "hf-hybrid did not write it: it was edited by hand. Its license, repository name and figures are not updated"
     )
     if not keep_card:
         raise HubError(
-            f"{problem}. Give --keep_card to push it as it is, or delete {CARD_NAME}, which is then built again. "
-            f"{UNSENT}"
+            f"{problem}. Give --keep_card to push it as it is, or delete {CARD_NAME} to have it built again. {UNSENT}"
         )
     event("warning", logging.WARNING, problem=f"{problem}; it is pushed as it is")
     return True
 
 
-def bundle_files(folder: Path) -> Files:
-    """Return the bundle of a run of a study, as it was written; nothing where there is none.
-
-    Raises:
-        HubError: When it is not as it was written.
-    """
-    bundle = folder / BUNDLE_NAME
-    if not bundle.is_dir():
-        return {}
-    if damage := find_damage(bundle):
-        raise HubError(
-            f"{bundle} is not as it was written: {damage}. Delete {bundle}; then the training command of the run, "
-            f"given again, trains nothing and rebuilds the bundle, or push without it. {UNSENT}"
-        )
-    return {f"{BUNDLE_NAME}/{name}": bundle / name for name in (*list_manifest_files(bundle), MANIFEST_NAME)}
-
-
 def is_finished(folder: Path) -> bool:
-    """Return whether a run has finished. The bundle of an unfinished run shows an earlier state."""
+    """Return whether a run is finished. The bundle of an unfinished run shows an earlier state."""
     return (folder / "run.json").is_file() and RunFolder(folder).read_run()["status"] == "finished"
 
 
-def model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
-    """The model of a run, each file compared with the manifest.
+def list_model_files(folder: str | os.PathLike[str], unfinished: bool = False) -> Files:
+    """Return the model of a run, after comparing each file with the manifest.
 
     Args:
         folder (`str` or `Path`): The run folder.
-        unfinished (`bool`, *optional*, defaults to `False`): Take the newest whole checkpoint where there is no model.
+        unfinished (`bool`, *optional*, defaults to `False`): Without a model, take the newest complete checkpoint.
 
     Raises:
-        HubError: When there is no model, or it is not as it was written.
+        HubError: When there is no model, or it is damaged.
     """
-    folder = Path(folder)
-    model = folder / MODEL_NAME
+    model = Path(folder) / MODEL_NAME
     if model.exists() or not unfinished:
         if damage := find_damage(model):
-            raise HubError(f"{model} is not as it was written: {damage}. Start its training command again. {UNSENT}")
+            raise HubError(f"{model} is damaged: {damage}. Give its training command again. {UNSENT}")
         return list_manifest_files(model)
-    whole = next((path for path in checkpoints(folder) if find_damage(path) is None), None)
-    if whole is None:
-        raise HubError(f"{folder} has no model and no whole checkpoint yet. {UNSENT}")
-    return checkpoint_files(whole)
+    newest = next((path for path in checkpoints(folder) if find_damage(path) is None), None)
+    if newest is None:
+        raise HubError(f"{folder} has no model and no complete checkpoint. {UNSENT}")
+    return list_checkpoint_files(newest)
 
 
 def list_manifest_files(folder: Path) -> Files:
-    """The files that the manifest of a folder lists."""
+    """Return the files in the manifest of a folder."""
     return {name: folder / name for name in read_manifest(folder / MANIFEST_NAME)}
 
 
-def checkpoint_files(folder: Path) -> Files:
+def list_checkpoint_files(folder: Path) -> Files:
     """Return the model files of a checkpoint, without the training state."""
     try:
         names: list[str] = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["model_files"]
     except (OSError, ValueError, KeyError) as error:
-        raise HubError(f"{folder} does not say which of its files are the model ({error!r}). {UNSENT}") from None
+        raise HubError(f"{folder} does not list its model files ({error!r}). {UNSENT}") from None
     return {name: folder / name for name in names}
 
 
-def _no_run(folder: Path) -> str | None:
-    """Say why a folder is no run, and what to give instead; `None` for a run."""
-    around = folder.resolve().parent if folder.name in ("", "..") else folder.parent
-    if (around / "run.json").is_file() and _PART.fullmatch(folder.resolve().name):
-        return f"is a part of a run: give its run folder, {around}"
-    if (folder / "run.json").is_file():
-        return None
-    runs = sorted(path.parent for path in folder.glob("*/run.json"))
-    if runs:
-        return f"is no run folder, but holds {len(runs)}: give one, such as {runs[0]}"
-    return "is no run folder: it has no run.json"
-
-
-def metric_files(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> Files:
-    """The metric as `evaluate.load("user/slug")` wants it: its module has the name of the repository.
+def build_metric_payload(slug: str, folder: str | os.PathLike[str] = METRIC_FOLDER) -> Files:
+    """Return the metric for `evaluate.load("user/slug")`: its module has the name of the repository.
 
     Args:
-        slug (`str`): The part of the repository's name behind the slash.
+        slug (`str`): The name of the repository without its namespace.
         folder (`str` or `Path`, *optional*): The metric.
 
     Example:
 
-        >>> sorted(metric_files("my_measures"))[-5:]
+        >>> sorted(build_metric_payload("my_measures"))[-5:]
         ['runs.py', 'settings.py', 'significance.py', 'tests.py', 'trec.py']
-        >>> b'evaluate.load("my_measures")' in metric_files("my_measures")["README.md"]
+        >>> b'evaluate.load("my_measures")' in build_metric_payload("my_measures")["README.md"]
         True
     """
     folder = Path(folder)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", slug):
-        raise HubError(f"The metric cannot be called {slug!r}: letters, digits, _ and - make a name to load. {UNSENT}")
+        raise HubError(f"{slug!r} is no name for the metric: it may have letters, digits, _ and -. {UNSENT}")
     if slug != folder.name and (folder / f"{slug}.py").exists():
-        raise HubError(f"The metric cannot be called {slug!r}: one of its other modules is {slug}.py. {UNSENT}")
+        raise HubError(f"{slug!r} is no name for the metric: it has a module {slug}.py. {UNSENT}")
     found: Files = {}
-    for path in all_files(folder):
-        name = path.relative_to(folder).as_posix()
+    for path in list_files(folder):
         content = path.read_bytes()
         renamed = content.replace(folder.name.encode(), slug.encode())
-        found[name.replace(f"{folder.name}.py", f"{slug}.py")] = path if renamed == content else renamed
+        name = path.relative_to(folder).as_posix().replace(f"{folder.name}.py", f"{slug}.py")
+        found[name] = path if renamed == content else renamed
     return found
 
 
-def all_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, without hidden files, compiled Python, and local records."""
+def list_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, without hidden files, compiled Python and local records."""
     if not folder.is_dir():
-        raise HubError(f"{folder} is no folder. {UNSENT}")
+        raise HubError(f"{folder} is not a folder. {UNSENT}")
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in ("__pycache__", RECORD_NAME, OUTPUTS_NAME):
             continue
         if path.is_dir():
-            yield from all_files(path)
+            yield from list_files(path)
         elif path.is_file():
             yield path
 
 
-def refuse_secrets(files: Mapping[str, Path | bytes], token: str | None) -> None:
-    """Stop where a file of text holds this token, or what looks like a token or a password in an address.
+def build_study_payload(folder: str | os.PathLike[str], repo_id: str, license: str | None = None) -> Files:
+    """Return the results of a study, by path in the repository: no weights and no corpora.
+
+    The bundle of a finished run is sent as it is. Other texts are sent without secrets and local paths. A card is
+    built if the study has none.
+
+    Args:
+        folder (`str` or `Path`): The study, or its copy.
+        repo_id (`str`): The repository, for the card.
+        license (`str`, *optional*): License of the results, for the card.
 
     Raises:
-        HubError: It names the files, and does not show what is in them.
+        HubError: When the folder is not a study, or has weights or large files where results belong.
+        ValueError: When a `run.json` is damaged.
     """
-    known = {given for given in (token, get_token()) if given and len(given) >= 4}
-    if found := [name for name, content in sorted(files.items()) if _holds_secret(content, known)]:
+    folder = Path(folder)
+    if not (folder / "study.json").is_file():
+        raise HubError(f"{folder} is not a study: it has no study.json; for a run omit --study. {UNSENT}")
+    if (folder / TRIALS_NAME).is_file():  # a copy by recipes/report.py has only published content
+        files: Files = {path.relative_to(folder).as_posix(): path for path in list_files(folder)}
+        bundles: dict[Path, Files] = {}
+        with open_trials(folder) as place:
+            records = [RunFolder(path.parent).read_run() for path in place.glob("trials/**/run.json")]
+    else:
+        files, bundles = _list_study(folder)
+        records = [RunFolder(run).read_run() for run in bundles]
+    if CARD_NAME not in files:
+        verifiable = [run.relative_to(folder).as_posix() for run, bundle in bundles.items() if bundle]
+        files[CARD_NAME] = _build_dataset_card(repo_id, publishable(records), verifiable, license).encode()
+    return files
+
+
+def _list_study(folder: Path) -> tuple[Files, dict[Path, Files]]:
+    """Return the files of a study, and the bundle of each of its runs."""
+    inputs = {folder / name for name in _STUDY_INPUTS}
+    paths = [
+        path
+        for path in list_files(folder)
+        if not any(map(_NOT_OF_STUDY.fullmatch, path.relative_to(folder).parts)) and inputs.isdisjoint(path.parents)
+    ]
+    runs = [path.parent for path in paths if path.name == "run.json" and path.parent.name != BUNDLE_NAME]
+    bundles = {run: _list_bundle(run) if is_finished(run) else {} for run in runs}
+    twice = {run / BUNDLE_NAME for run in runs}  # scores of single queries are not sent a second time
+    values = f"{BUNDLE_NAME}/{EVALUATIONS_NAME}/"
+    twice |= {run / EVALUATIONS_NAME for run in runs if any(name.startswith(values) for name in bundles[run])}
+    files: Files = {
+        path.relative_to(folder).as_posix(): _publish(path) for path in paths if twice.isdisjoint(path.parents)
+    }
+    for run, bundle in bundles.items():
+        files |= {(run.relative_to(folder) / name).as_posix(): content for name, content in bundle.items()}
+    return files, bundles
+
+
+def _list_bundle(run: Path) -> Files:
+    bundle = run / BUNDLE_NAME
+    if not bundle.is_dir():
+        return {}
+    if damage := find_damage(bundle):
         raise HubError(
-            f"Something that looks like a token or a password is in {', '.join(found[:5])}"
-            f"{f' and {len(found) - 5} more' if len(found) > 5 else ''}: take it out first (and have a new token made "
-            f"where it was a real one). {UNSENT}"
+            f"{bundle} is damaged: {damage}. Delete it and give the training command of the run again, which rebuilds "
+            f"the bundle without training, or push without it. {UNSENT}"
+        )
+    return {f"{BUNDLE_NAME}/{name}": bundle / name for name in (*list_manifest_files(bundle), MANIFEST_NAME)}
+
+
+def _publish(path: Path) -> Path | bytes:
+    """Return a file of a study without secrets and local paths."""
+    if path.suffix.lower() in _WEIGHTS:
+        raise HubError(f"{path} looks like weights, and a study has none: push models one by one. {UNSENT}")
+    size, most = path.stat().st_size, _MOST_BYTES.get(path.suffix, _MOST_BYTES_OF_OTHERS)
+    if size > most:
+        raise HubError(f"{path}: a file of a study has at most {size_words(most)}, got {size_words(size)}. {UNSENT}")
+    if path.suffix in (".json", ".jsonl"):
+        return build_published_json(path)
+    if path.suffix.lower() not in _TEXTS:
+        return path
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise HubError(f"{path} is not text in UTF-8 ({error}); correct or remove it. {UNSENT}") from None
+    shown = publishable_text(text)
+    return path if shown == text else shown.encode()
+
+
+def _build_dataset_card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], license: str | None) -> str:
+    """Build the card of a study: its content, the training corpora of its runs, and how to verify them."""
+    name = to_plain_text(repo_id.rsplit("/", 1)[-1])
+    corpora = [run["corpus"] for run in runs]
+    languages, finer = convert_languages(sorted({code for found in corpora for code in found["items_per_language"]}))
+    known: dict[str, Any] = {"language": languages or None, "language_bcp47": finer or None}
+    known |= convert_license(license)
+    data = DatasetCardData(**known, pretty_name=name, tags=["hf_hybrid", "dense-retrieval"])
+    number = f"{len(runs):,} run{'s' if len(runs) != 1 else ''}"
+    lines = ["---", data.to_yaml(), "---", "", f"# {name}", ""]
+    lines += [f"Results of a study with hf_hybrid: tables, and the records of {number}; no weights, no texts."]
+    if runs:
+        used = Counter((corpus_name(found.get("source") or {}), found["license"] or "unknown") for found in corpora)
+        rows = [[*corpus, number] for corpus, number in sorted(used.items())]
+        lines += ["", "Training corpora:", "", table(["Corpus", "License", "Runs"], rows, texts=(0, 1))]
+    if verifiable:
+        download = f"hf download --repo-type dataset {repo_id} --local-dir {quote(name)}"
+        verify = f"python recipes/verify.py {quote(f'{name}/{verifiable[0]}')}"
+        lines += ["", "To verify a run by its bundle, in a clone of hf_hybrid:", ""]
+        lines += ["```bash", download, verify, "```"]
+    return "\n".join([*lines, ""])
+
+
+def refuse_secrets(files: Mapping[str, Path | bytes], token: str | None) -> None:
+    """Refuse texts with this token, with anything that looks like a token, or with a password in an address.
+
+    Raises:
+        HubError: It names the files, and does not show the secrets.
+    """
+    known = {given.encode() for given in (token, get_token()) if given and len(given) >= 4}
+    if found := [name for name, content in sorted(files.items()) if _has_secret(content, known)]:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise HubError(
+            f"{', '.join(found[:5])}{more}: something looks like a token or a password. Remove it first, and replace "
+            f"the token if it was real. {UNSENT}"
         )
 
 
-def _holds_secret(content: Path | bytes, known: set[str]) -> bool:
-    needles, before = [text.encode() for text in known], b""
-    for number, block in enumerate(_blocks(content)):
+def _has_secret(content: Path | bytes, known: set[bytes]) -> bool:
+    before = b""
+    for number, block in enumerate(_read_blocks(content)):
         if number == 0 and b"\0" in block[:_SAMPLE_BYTES]:
             return False  # not text
         block = before + block
-        if _SECRETS.search(block) or any(needle in block for needle in needles):
+        if _SECRETS.search(block) or any(secret in block for secret in known):
             return True
-        before = block[-_OVERLAP:]  # what begins in one block may end in the next
+        before = block[-_OVERLAP:]  # a secret may begin in one block and end in the next
     return False
 
 
-def _blocks(content: Path | bytes) -> Iterator[bytes]:
+def _read_blocks(content: Path | bytes) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
         return
     with open(content, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
-
-
-def size_of(content: Path | bytes) -> int:
-    """In bytes."""
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".gguf", ".npz")
-
-
-_TEXTS = (".csv", ".tsv", ".md", ".txt", ".log", ".yaml", ".yml")
-
-
-_MOST_BYTES = {".parquet": 2**30}  # values of single queries
-
-
-_MOST_BYTES_OF_OTHERS = 10 * 2**20
-
-
-_LEFT_OUT = re.compile(
-    rf"({MODEL_NAME}|(damaged-)?checkpoint-\d+|embeddings|run\.lock|{HEARTBEAT_NAME}|{EVENTS_NAME})"
-)
-
-
-_INPUTS = ("base", "corpora")  # what its runs began with
-
-
-def study_files(folder: str | os.PathLike[str], repo_id: str, license: str | None = None) -> Files:
-    """The results of a study, by their path in the repository: no weights and no corpora.
-
-    1. The bundle of each finished run is sent as it is; values of single queries in it are not sent a second time.
-    2. All other text is sent without secrets and local paths.
-    3. A data set has a card: one of the study's own, or a short one that is made from its runs.
-
-    Args:
-        folder (`str` or `Path`): Of the study.
-        repo_id (`str`): Where they go to, for the card.
-        license (`str`, *optional*): Of the results, for a card that is made.
-
-    Raises:
-        HubError: When it is no study, or there are weights or large files beside what is not published.
-        ValueError: When a `run.json` is damaged.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise HubError(f"{folder} is no folder. {UNSENT}")
-    if not (folder / "study.json").is_file():
-        raise HubError(f"{folder} is no study: it has no study.json; for a run omit --study. {UNSENT}")
-    is_copy = (folder / TRIALS_NAME).is_file()  # of recipes/report.py --copy_to: it is in published form already
-    paths = list(all_files(folder) if is_copy else _of_study(folder))
-    runs = [path.parent for path in paths if path.name == "run.json" and path.parent.name != BUNDLE_NAME]
-    bundles = {run: bundle_files(run) if is_finished(run) else {} for run in runs}
-    values = f"{BUNDLE_NAME}/{EVALUATIONS_NAME}/"
-    again = {run / BUNDLE_NAME for run in runs}
-    again |= {run / EVALUATIONS_NAME for run in runs if any(name.startswith(values) for name in bundles[run])}
-    found: Files = {
-        path.relative_to(folder).as_posix(): path if is_copy else _published(path)
-        for path in paths
-        if again.isdisjoint(path.parents)
-    }
-    for run, files in bundles.items():
-        found |= {(run.relative_to(folder) / name).as_posix(): content for name, content in files.items()}
-    if CARD_NAME not in found:
-        verifiable = [run.relative_to(folder).as_posix() for run in runs if bundles[run]]
-        with open_trials(folder) as place:  # the runs of a copy are in its archive
-            of_runs = [path.parent for path in place.glob("trials/**/run.json")] if is_copy else runs
-            records: list[Run] = [publishable(RunFolder(run).read_run()) for run in of_runs]
-        found[CARD_NAME] = _card(repo_id, records, verifiable, license).encode()
-    return found
-
-
-def _of_study(folder: Path) -> Iterator[Path]:
-    inputs = {folder / name for name in _INPUTS}
-    for path in all_files(folder):
-        parts = path.relative_to(folder).parts
-        if not any(map(_LEFT_OUT.fullmatch, parts)) and inputs.isdisjoint(path.parents):
-            yield path
-
-
-def _published(path: Path) -> Path | bytes:
-    if path.suffix.lower() in _WEIGHTS:
-        raise HubError(f"{path} looks like weights, and a study has none: push models one by one. {UNSENT}")
-    size, most = path.stat().st_size, _MOST_BYTES.get(path.suffix, _MOST_BYTES_OF_OTHERS)
-    if size > most:
-        raise HubError(f"{path}: {size_words(size)}; those of a study have up to {size_words(most)}. {UNSENT}")
-    if path.suffix in (".json", ".jsonl"):
-        return build_published_json(path)
-    return _published_text(path) if path.suffix.lower() in _TEXTS else path
-
-
-def _published_text(path: Path) -> Path | bytes:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise HubError(f"{path} is not text in UTF-8 ({error}); mend or remove it. {UNSENT}") from None
-    shown = publishable_text(text)
-    return path if shown == text else shown.encode()
-
-
-def _card(repo_id: str, runs: Sequence[Run], verifiable: Sequence[str], license: str | None) -> str:
-    """Build the card of a data set: its content, the training corpora of its runs, and how to verify them."""
-    name = to_plain_text(repo_id.rsplit("/", 1)[-1])
-    languages, finer = hub_languages(sorted({code for run in runs for code in run["corpus"]["items_per_language"]}))
-    known: dict[str, Any] = {**license_fields(license), "language": languages or None, "language_bcp47": finer or None}
-    data = DatasetCardData(**known, pretty_name=name, tags=["hf_hybrid", "dense-retrieval"])
-    lines = ["---", data.to_yaml(), "---", "", f"# {name}", ""]
-    number = f"{len(runs):,} run{'s' if len(runs) != 1 else ''}"
-    lines += [f"Results of a study with hf_hybrid: tables, and the records of {number}; no weights, no texts."]
-    if runs:
-        lines += ["", "They were trained on:", "", _corpora(runs)]
-    if verifiable:
-        download = f"hf download --repo-type dataset {repo_id} --local-dir {quote(name)}"
-        check = f"python recipes/verify.py {quote(f'{name}/{verifiable[0]}')}"
-        lines += [
-            "",
-            "A run is checked by its bundle, in a clone of hf_hybrid:",
-            "",
-            "```bash",
-            download,
-            check,
-            "```",
-        ]
-    return "\n".join([*lines, ""])
-
-
-def _corpora(runs: Sequence[Run]) -> str:
-    corpora = [run["corpus"] for run in runs]
-    used = Counter((corpus_name(found.get("source") or {}), found.get("license") or "unknown") for found in corpora)
-    rows = [[name, license, number] for (name, license), number in sorted(used.items())]
-    return table(["Corpus", "License", "Runs"], rows, texts=(0, 1))

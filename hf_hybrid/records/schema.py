@@ -26,7 +26,9 @@ FIXED_NAMES = (
 )
 
 
-class _Run(TypedDict):
+class Run(TypedDict):
+    """`run.json`."""
+
     config: dict[str, Any]  # every argument
     changed: list[str]  # arguments that a rerun must set: they decide its result and differ from their defaults
     corpus: dict[str, Any]  # fingerprint, items_per_language, license, source; at the end how many texts were cut
@@ -36,15 +38,9 @@ class _Run(TypedDict):
     world_size: int
     environment: dict[str, Any]  # versions, device names, git revision
     status: str  # one of STATUSES
-
-
-class Run(_Run, total=False):
-    """`run.json`."""
-
-    # absent in older files
     identity: dict[str, Any]  # what must be equal for the run to resume
-    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, prompts, flops_terms, commit
-    # (of the checkpoint on the Hub that training began from), step (at the end: whose weights the model has)
+    # architecture, num_parameters, embedding_size, max_length, pooling, normalize, projection, prompts, flops_terms,
+    # commit (of the checkpoint on the Hub that training began from), step (at the end: whose weights the model has)
     model: dict[str, Any]
 
 
@@ -113,7 +109,9 @@ class BytesSent(TypedDict):
     formula: str
 
 
-class _Resources(TypedDict):
+class Resources(TypedDict):
+    """`resources.json`. None means: not measured."""
+
     train_time_s: float
     setup_time_s: float
     num_steps: int
@@ -132,12 +130,7 @@ class _Resources(TypedDict):
     energy_source: str | None  # nvml, rapl, codecarbon
     per_language: dict[str, Share]
     per_language_pair: dict[str, Share]
-
-
-class Resources(_Resources, total=False):
-    """`resources.json`. None means: not measured."""
-
-    bytes_sent: BytesSent | None  # None on one process; absent in older files it was counted
+    bytes_sent: BytesSent | None  # None on one process
 
 
 class Scores(TypedDict):
@@ -151,15 +144,15 @@ class Scores(TypedDict):
     num_queries: int
 
 
-class _BeforeAfter(TypedDict):
+class _Evaluation(TypedDict):
     before: Scores | None
     after: Scores | None
-
-
-class Evaluation(_BeforeAfter, total=False):
-    """`eval.json`; what was evaluated on what may be absent, in older files it was written down."""
-
     evaluated: dict[str, Any]  # corpus, languages, settings, measures, max_queries; of recipes/eval.py the model too
+
+
+class Evaluation(_Evaluation, total=False):
+    """`eval.json`."""
+
     values_bytes: dict[str, int]  # of a run: size of per_query.parquet `before` and `after`
 
 

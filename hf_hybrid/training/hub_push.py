@@ -22,9 +22,9 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_hybrid.hub.bundle import RECORD_NAMES
 from hf_hybrid.hub.commit import PushOptions
-from hf_hybrid.hub.errors import HubError, without_token
+from hf_hybrid.hub.errors import HubError, hide_token
 from hf_hybrid.hub.model_card import CARD_NAME, CARD_OPTIONS_NAME
-from hf_hybrid.hub.payload import Files, checkpoint_files, list_manifest_files, model_files
+from hf_hybrid.hub.payload import Files, list_checkpoint_files, list_manifest_files, list_model_files
 from hf_hybrid.hub.push import open_repository, push_files, push_run
 from hf_hybrid.records.events import event
 from hf_hybrid.records.manifest import checkpoints
@@ -107,8 +107,8 @@ class HubPushCallback(TrainerCallback):
             try:
                 checkpoint = snapshot / name
                 training_state, stay = _training_state(strategy, checkpoint)
-                files = checkpoint_files(checkpoint) | training_state
-                push_files(snapshot, files, self.repo_id, options, stay=stay, record=self.folder)
+                files = list_checkpoint_files(checkpoint) | training_state
+                push_files(snapshot, files, self.repo_id, options, keep=stay, record=self.folder)
             finally:
                 shutil.rmtree(snapshot, ignore_errors=True)
 
@@ -127,7 +127,7 @@ class HubPushCallback(TrainerCallback):
             event("warning", logging.WARNING, problem=problem)
 
         def push() -> Any:
-            return push_files(self.folder, model_files(self.folder), self.repo_id, chosen)
+            return push_files(self.folder, list_model_files(self.folder), self.repo_id, chosen)
 
         if blocking:
             self.wait()
@@ -200,7 +200,7 @@ class HubPushCallback(TrainerCallback):
         return shlex.join(words)
 
     def _describe(self, error: Exception) -> str:
-        return without_token(str(error) or repr(error), self.args.hub_token)
+        return hide_token(str(error) or repr(error), self.args.hub_token)
 
     def _warn(self, error: Exception) -> None:
         event("warning", logging.WARNING, problem=f"not pushed, and the run continues: {self._describe(error)}")

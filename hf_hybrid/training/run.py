@@ -22,7 +22,7 @@ from huggingface_hub import try_to_load_from_cache
 from hf_hybrid.data.corpus import documents
 from hf_hybrid.evaluation.evaluate import what_is_evaluated
 from hf_hybrid.evaluation.per_query import EvaluationFiles
-from hf_hybrid.hub.bundle import belongs, write_bundle
+from hf_hybrid.hub.bundle import is_bundle_name, write_bundle
 from hf_hybrid.hub.model_card import CARD_NAME, PICTURE_NAMES, PICTURES_NAME, write_card
 from hf_hybrid.models.encoder import HybridEncoder
 from hf_hybrid.models.flops import flops_terms
@@ -152,7 +152,7 @@ def _find_foreign(folder: RunFolder) -> str | None:
         for file in files_in(folder.path / name)
         if _OF_MODELS.fullmatch(file)
     ]
-    bundle = [f"{BUNDLE_NAME}/{file}" for file in files_in(folder.path / BUNDLE_NAME) if belongs(file)]
+    bundle = [f"{BUNDLE_NAME}/{file}" for file in files_in(folder.path / BUNDLE_NAME) if is_bundle_name(file)]
     pictures = [f"{PICTURES_NAME}/{name}" for name in PICTURE_NAMES]
     folders = [f"{name}/{MANIFEST_NAME}" for name in (MODEL_NAME, BUNDLE_NAME)]
     try:

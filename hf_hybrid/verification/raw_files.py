@@ -19,7 +19,15 @@ import pyarrow.parquet
 from hf_hybrid.data.batches.mix import MixConfig, largest_remainder
 from hf_hybrid.data.batches.schedule import plan_fingerprint
 from hf_hybrid.evaluation.aggregate import POOL
-from hf_hybrid.hub.bundle import LOCK_NAME, MODEL_HASHES_NAME, NEEDED, belongs, files_of, unlike, without_ids
+from hf_hybrid.hub.bundle import (
+    LOCK_NAME,
+    MODEL_HASHES_NAME,
+    NEEDED,
+    compare_versions,
+    hash_ids,
+    is_bundle_name,
+    list_bundle,
+)
 from hf_hybrid.hub.model_card import CARD_NAME
 from hf_hybrid.records.manifest import Entry, read_manifest
 from hf_hybrid.records.resources import build_resources, empty_line
@@ -49,9 +57,9 @@ from .rerun import RELATIVE_TOLERANCE, TOLERANCE
 
 def check_manifest(files: RunFiles) -> Iterator[Finding]:
     """Compare every file of a bundle with its manifest."""
-    found = files_of(files.path)
+    found = list_bundle(files.path)
     for name in found:
-        if not belongs(name):
+        if not is_bundle_name(name):
             yield Finding("manifest", WRONG, name, "is no part of a bundle")
     for name in (CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, *NEEDED):
         if name not in found:
@@ -110,7 +118,7 @@ def _compare_file(name: str, path: Path, place: str, entry: Entry) -> Finding:
 
 def check_copies(files: RunFiles) -> Iterator[Finding]:
     """Compare files of the bundle with those of the same name around it, in published form."""
-    for name in files_of(files.path):
+    for name in list_bundle(files.path):
         original, copy = files.around / name, files.path / name
         if not original.is_file() or name in (LOCK_NAME, MODEL_HASHES_NAME):
             continue
@@ -134,7 +142,7 @@ def check_copies(files: RunFiles) -> Iterator[Finding]:
 def _same_values(original: Path, copy: Path) -> bool:
     """Return whether a bundle has the values of a run folder, whose queries have their ids, or of another bundle."""
     found, expected = (_nan_as_null(pyarrow.parquet.read_table(path)) for path in (original, copy))
-    return expected.equals(found) or expected.equals(without_ids(found))
+    return expected.equals(found) or expected.equals(hash_ids(found))
 
 
 def _nan_as_null(values: pa.Table) -> pa.Table:
@@ -390,7 +398,7 @@ def _check_last_point(files: RunFiles, at_once: bool) -> Iterator[Finding]:
 def check_environment(files: RunFiles) -> Iterator[Finding]:
     """Compare the versions of `run.json` with the environment lock."""
     told, lock = files.run["environment"], files.text(LOCK_NAME)
-    wrong = dict(unlike(told["versions"], lock))
+    wrong = dict(compare_versions(told["versions"], lock))
     for name, found in told["versions"].items():
         place = f"run.json: environment: versions: {name}"
         yield check("environment", place, name not in wrong, f"{LOCK_NAME} has {wrong.get(name)}, found {found}")

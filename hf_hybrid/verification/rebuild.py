@@ -21,7 +21,7 @@ import numpy as np
 from hf_hybrid import __version__
 from hf_hybrid.data.batches.schedule import HybridSchedule
 from hf_hybrid.evaluation.aggregate import scores_of_queries
-from hf_hybrid.hub.bundle import LOCK_NAME, files_of, unlike
+from hf_hybrid.hub.bundle import LOCK_NAME, compare_versions, list_bundle
 from hf_hybrid.hub.model_card import (
     CARD_NAME,
     EVAL_RESULTS_NAME,
@@ -30,7 +30,7 @@ from hf_hybrid.hub.model_card import (
     build_eval_results,
     build_pictures,
     can_draw,
-    picture_names,
+    list_pictures,
     read_files,
 )
 from hf_hybrid.records.environment import find_installed_version
@@ -96,9 +96,10 @@ def check_drawn(files: RunFiles) -> Iterator[Finding]:
     """Compare pictures and results for leaderboards with those that follow from the records."""
     _need_scores(files)
     card = read_files(files.path)
-    expected: dict[str, bytes | None] = {**dict.fromkeys(picture_names(card)), **build_eval_results(card)}
+    expected: dict[str, bytes | None] = {**dict.fromkeys(list_pictures(card)), **build_eval_results(card)}
     expected |= build_pictures(card) if can_draw() else {}
-    there = [name for name in files_of(files.path) if name.startswith((f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/"))]
+    folders = (f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/")
+    there = [name for name in list_bundle(files.path) if name.startswith(folders)]
     for name in sorted({*there, *expected}):
         made, found = expected.get(name), (files.path / name).read_bytes() if name in there else None
         reason = _find_other_version(files, "hf-hybrid") if made != found or made is None else None
@@ -131,7 +132,7 @@ def _find_other_version(files: RunFiles, *names: str) -> str | None:
     """Name a distribution that has another version here than in the environment lock; `None` if there is none."""
     here = {name: find_installed_version(name) or "none" for name in names}
     here |= {name: __version__ for name in names if name == "hf-hybrid"}  # which may run from a checkout
-    other = unlike(here, files.text(LOCK_NAME))
+    other = compare_versions(here, files.text(LOCK_NAME))
     return f"it was made by {other[0][0]} {other[0][1]}; here is {here[other[0][0]]}" if other else None
 
 

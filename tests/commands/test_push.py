@@ -70,25 +70,25 @@ ALL_TRIES = 100
 FAULTS = [
     Fault("401: the token is not known", "create_repo", {"status": 401}, "hf auth login.*HF_TOKEN"),
     Fault("403: the token may not write", "commit", {"status": 403}, "may not write.*write access.*settings/tokens"),
-    Fault("404: no such namespace", "create_repo", {"status": 404}, "no such repository.*namespace.*spelled"),
+    Fault("404: no such namespace", "create_repo", {"status": 404}, "namespace does not exist.*spelling"),
     Fault("409: another change is under way", "commit", {"status": 409}, "Something else is changing.*Wait a minute"),
-    Fault("412: somebody else has committed", "commit", {"status": 412}, "Somebody else has committed.*--overwrite"),
+    Fault("412: somebody else has committed", "commit", {"status": 412}, "Somebody else committed.*--overwrite"),
     Fault("413: too large", "commit", {"status": 413}, "too large.*--dry_run"),
     Fault(
         "429: too many requests, for an hour",
         "commit",
         {"status": 429, "headers": {"Retry-After": "3600"}},
-        r"takes no more requests.*Wait 60 minute",
+        r"limits the requests.*Wait 60 minute",
     ),
-    Fault("429 again and again", "commit", {"status": 429, "times": ALL_TRIES}, "takes no more requests.*Wait"),
-    Fault("500 at each upload", "lfs_upload", {"status": 500, "times": ALL_TRIES}, "several tries in a row"),
-    Fault("503 at each commit", "commit", {"status": 503, "times": ALL_TRIES}, "several tries in a row.*503"),
-    Fault("no answer to any commit", "commit", {"action": "hang", "times": ALL_TRIES}, "several tries.*Timeout"),
+    Fault("429 again and again", "commit", {"status": 429, "times": ALL_TRIES}, "limits the requests.*Wait"),
+    Fault("500 at each upload", "lfs_upload", {"status": 500, "times": ALL_TRIES}, "several times"),
+    Fault("503 at each commit", "commit", {"status": 503, "times": ALL_TRIES}, "several times.*503"),
+    Fault("no answer to any commit", "commit", {"action": "hang", "times": ALL_TRIES}, "several times.*Timeout"),
     Fault(
-        "each upload breaks off", "lfs_upload", {"action": "truncate", "times": ALL_TRIES}, "several tries in a row"
+        "each upload breaks off", "lfs_upload", {"action": "truncate", "times": ALL_TRIES}, "several times"
     ),
     Fault("the storage is full", "lfs_batch", {"action": "quota"}, "storage of this namespace is full.*--repo_id"),
-    Fault("500 where the card is looked at", "validate_yaml", {"status": 500, "times": ALL_TRIES}, "tries in a row"),
+    Fault("500 where the card is looked at", "validate_yaml", {"status": 500, "times": ALL_TRIES}, "several times"),
 ]
 PASSING = [
     Fault("429 once, with Retry-After", "commit", {"status": 429, "headers": {"Retry-After": "1"}}, "Pushed as"),
@@ -150,7 +150,7 @@ def test_a_fault(fault: Fault, run: Path, hub: HubServer, monkeypatch: pytest.Mo
     hub.heal()
     second = push_command(run, "--repo_id", REPO)
     assert second.status == 0, second.printed
-    assert ("was there already" in second.printed) == passes
+    assert ("Nothing has changed since commit" in second.printed) == passes
     assert visible(hub) == ALL
     assert len(hub.repo(REPO).commits()) == 2, "the Hub's own, and one"
     assert hub.repo(REPO).settings["private"]
@@ -193,7 +193,7 @@ def test_a_kill_after_the_commit(run: Path, hub: HubServer) -> None:
     (run / "hub.json").write_text(before.replace('"begun": null', f'"begun": "{mark}"'))
     answer = push_command(run, "--repo_id", REPO)
     assert answer.status == 0, answer.printed
-    assert "was there already" in answer.printed
+    assert "Nothing has changed since commit" in answer.printed
     assert len(hub.repo(REPO).commits()) == 3
 
 
@@ -233,7 +233,7 @@ def test_a_commit_of_somebody_else_in_between(run: Path, hub: HubServer, monkeyp
     monkeypatch.setattr(commit.Pusher, "_commit", late)
     answer = push_command(run, "--repo_id", REPO)
     assert answer.status == 2
-    assert "Somebody else has committed" in answer.printed
+    assert "Somebody else committed" in answer.printed
     assert visible(hub) == {".gitattributes", "theirs.txt"}
 
 
@@ -246,7 +246,7 @@ def test_nobody_is_logged_in(run: Path, hub: HubServer, monkeypatch: pytest.Monk
     assert hub.requests == []
     dry = push_command(run, "--repo_id", REPO, "--dry_run")
     assert dry.status == 0
-    assert f"It would not go well now. {answer.printed.split('error: ')[-1].strip()}" in dry.printed
+    assert f"A push would fail now. {answer.printed.split('error: ')[-1].strip()}" in dry.printed
 
 
 def test_offline(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_offline(run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
     dry = push_command(run, "--repo_id", REPO, "--dry_run")
     assert dry.status == 0
     assert "model.safetensors" in dry.printed
-    assert "which could not be looked at" in dry.printed
+    assert "whose state could not be read" in dry.printed
 
 
 def test_a_dry_run_changes_nothing(run: Path, hub: HubServer) -> None:
@@ -286,7 +286,7 @@ def test_the_carbon_of_the_electricity_gives_emissions(run: Path, hub: HubServer
     intensity = ["--carbon_intensity_g_per_kwh", 380, "--carbon_intensity_source", "the grid's operator"]
     refused = push_command(run, "--repo_id", REPO, *intensity[:2])
     assert refused.status == 2
-    assert "without carbon_intensity_source: say who gives this figure" in refused.printed
+    assert "needs carbon_intensity_source: who published this figure" in refused.printed
     assert push_command(run, "--repo_id", REPO, *intensity).status == 0
     assert hub.repo(REPO).metadata()["co2_eq_emissions"]["emissions"] == pytest.approx(19.0)
 
@@ -307,13 +307,13 @@ def test_another_process_than_the_first_does_nothing(
         (["x"], "Give --repo_id user/name"),
         (["x", "--repo_id", "name"], "the namespace is missing"),
         (["x", "--repo_id", "user/na me"], "user/name or organization/name"),
-        (["x", "--repo_id", REPO], "x is no run folder: it has no run.json"),
-        (["--study", "x", "--repo_id", REPO], "x is no folder"),
+        (["x", "--repo_id", REPO], "x is not a run folder: it has no run.json"),
+        (["--study", "x", "--repo_id", REPO], "x is not a study"),
         (["--metric", "--repo_id", REPO, "--unfinished"], "--unfinished is for --run"),
         (["--study", "x", "--repo_id", REPO, "--carbon_intensity_g_per_kwh", "0"], "_per_kwh is for --run"),
         (["--metric", "--repo_id", REPO, "--license", "mit"], "--license is for --run and --study"),
-        (["--metric", "--repo_id", "user/a.b"], "cannot be called 'a.b'"),
-        (["--metric", "--repo_id", "user/ranking"], "one of its other modules is ranking.py"),
+        (["--metric", "--repo_id", "user/a.b"], "'a.b' is no name for the metric"),
+        (["--metric", "--repo_id", "user/ranking"], "it has a module ranking.py"),
     ],
 )
 def test_commands_that_are_refused(words: list[str], said: str, hub: HubServer) -> None:
@@ -326,9 +326,9 @@ def test_commands_that_are_refused(words: list[str], said: str, hub: HubServer) 
 def test_the_run_folder_to_give_instead_is_named(run: Path, hub: HubServer) -> None:
     for part in ("bundle", "model"):
         told = push_command(run / part, "--repo_id", REPO).printed
-        assert f"{run / part} is a part of a run: give its run folder, {run}." in told
+        assert f"{run / part} is a part of a run: give the run folder, {run}." in told
     told = push_command(run.parent, "--repo_id", REPO).printed
-    assert f"is no run folder, but holds 1: give one, such as {run}." in told
+    assert f"is not a run folder, but holds 1: give one, such as {run}." in told
     assert hub.requests == []
 
 
@@ -343,8 +343,8 @@ def test_a_card_folder_has_no_weights_and_is_the_card_of_its_files(run: Path, tm
     assert str(run.parent) not in "".join(path.read_text() for path in target.glob("*.json*"))
     again = push_command(run, "--card_folder", target, "--license", "apache2", "--base_model", "bert")
     assert again.status == 0, "it is written again"
-    assert "license apache2 is none that the Hub knows" in again.printed
+    assert "license apache2 is not on the Hub's list" in again.printed
     assert "Did you mean apache-2.0?" in again.printed
     assert "base_model bert has no namespace" in again.printed
-    assert "holds no card" in push_command(run, "--card_folder", tmp_path).printed
+    assert "is not the card of a run" in push_command(run, "--card_folder", tmp_path).printed
     assert "--card_folder is for --run" in push_command("--metric", "--card_folder", target).printed

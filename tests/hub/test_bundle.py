@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from hf_hybrid.hub import bundle as bundle_module
 from hf_hybrid.hub import card_sections
-from hf_hybrid.hub.bundle import belongs, files_of, write_bundle
+from hf_hybrid.hub.bundle import is_bundle_name, list_bundle, write_bundle
 from hf_hybrid.hub.model_card import write_card
 from hf_hybrid.records import environment as environment_module
 from hf_hybrid.records.environment import environment, find_installed_version, find_installed_versions
@@ -64,7 +64,7 @@ def test_the_bundle_of_a_resumed_run_has_all_that_it_must_have_and_passes(first:
     assert starts == [8, 8], "it was not killed, or the log is that of the failed run too"
     bundle = write_bundle(first)
     assert bundle == first / "bundle"
-    assert files_of(bundle) == [
+    assert list_bundle(bundle) == [
         "README.md",
         "curve.jsonl",
         "eval.json",
@@ -78,7 +78,7 @@ def test_the_bundle_of_a_resumed_run_has_all_that_it_must_have_and_passes(first:
         "resources.jsonl",
         "run.json",
     ]
-    assert all(map(belongs, files_of(bundle)))
+    assert all(map(is_bundle_name, list_bundle(bundle)))
     assert [finding for finding in verify(first) if finding.status == WRONG] == []
     model = json.loads((bundle / "model.json").read_text())
     assert model["files"]["model.safetensors"]["bytes"] == (first / "model" / "model.safetensors").stat().st_size
@@ -194,7 +194,7 @@ def test_values_that_are_too_large_are_left_out_and_said_to_be(
             patched.setattr(module, "MOST_VALUES_BYTES", 1000)
         write_card(run_folder)
         bundle = write_bundle(run_folder)
-        assert "evaluations/after/per_query.parquet" not in files_of(bundle)
+        assert "evaluations/after/per_query.parquet" not in list_bundle(bundle)
         assert "were too large to publish" in (bundle / "README.md").read_text()
         found = verify(run_folder)
     assert [finding for finding in found if finding.status == WRONG] == []
@@ -222,8 +222,8 @@ def test_the_checkpoint_that_was_taken_is_told_of(tmp_path: Path) -> None:
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     bundle = write_bundle(folder)
     card = (bundle / "README.md").read_text()
-    assert f"| Checkpoint taken | step {step}, the best by multilingual/MAP on the evaluation corpus |" in card
-    assert "was chosen, by multilingual/MAP, on the corpus that the scores are of: they flatter it." in card
+    assert f"| Checkpoint | step {step}, the best by multilingual/MAP on the evaluation corpus |" in card
+    assert "was chosen by multilingual/MAP on the evaluation corpus, so the scores are optimistic." in card
     assert [finding for finding in verify(bundle) if finding.status == WRONG] == []
     change(bundle / "run.json", {"model.step": 5})
     wrong = {finding.place: finding.told for finding in verify(bundle) if finding.status == WRONG}
@@ -256,7 +256,7 @@ def test_a_card_that_is_not_of_the_records_is_not_taken(run_folder: Path) -> Non
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
 def test_a_run_that_has_not_finished_has_none(status: str, run_folder: Path) -> None:
     change(run_folder / "run.json", {"status": status})
-    with pytest.raises(ValueError, match=f"the run is {status}; a bundle is of a run that has finished"):
+    with pytest.raises(ValueError, match=f"the run is {status}, and only a finished run has a bundle"):
         write_bundle(run_folder)
 
 

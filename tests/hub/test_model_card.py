@@ -29,7 +29,13 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from hf_hybrid.data.sources.presets import PRESETS
 from hf_hybrid.hub import card_sections, model_card
-from hf_hybrid.hub.card_metadata import CardFiles, eval_entries, eval_results, hub_languages, license_fields
+from hf_hybrid.hub.card_metadata import (
+    CardFiles,
+    convert_languages,
+    convert_license,
+    list_eval_entries,
+    list_eval_results,
+)
 from hf_hybrid.hub.model_card import build_card, read_files, write_card
 from hf_hybrid.hub.rerun_command import build_command, command_options
 from hf_hybrid.records.run_folder import RunFolder
@@ -98,7 +104,7 @@ def test_a_run_has_its_card_without_being_asked_anything(trained: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text == build_card(read_files(trained))
     assert not (trained / "card.json").exists()
-    assert re.search(r"which cut \d+ of the [1-9]\d* training texts\.", text)
+    assert re.search(r": \d+ of the [1-9]\d* training texts were cut\.", text)
     evaluation = json.loads((trained / "eval.json").read_text())
     for setting in ("monolingual", "cross_lingual", "multilingual"):
         before, after = (evaluation[when][setting]["MAP"] for when in ("before", "after"))
@@ -200,7 +206,7 @@ def test_each_pooling_is_written_out_right(
 
 
 def test_a_pooler_that_is_not_used_is_told_of_where_transformers_has_one(folder: Path) -> None:
-    told, model = "may report weights of a pooler as missing", read_files(folder).model
+    told, model = "may report that weights of a pooler are missing", read_files(folder).model
     for architecture, pooling in (("bert", "mean"), ("bert", "pooler"), ("modernbert", "mean")):
         change(folder, "run.json", model={**model, "architecture": architecture, "pooling": pooling})
         assert (told in build_card(read_files(folder))) == ((architecture, pooling) == ("bert", "mean"))
@@ -210,11 +216,11 @@ def test_a_pooler_that_is_not_used_is_told_of_where_transformers_has_one(folder:
 
 
 def test_a_card_of_no_repository_says_what_its_places_are(folder: Path) -> None:
-    told = "In code and commands help stands for the run folder: put its path in its place"
+    told = "In code and commands, replace help by the path of the run folder."
     assert told in build_card(read_files(folder))
     assert "--like help --output_dir runs/help-again" in build_card(read_files(folder))
     published = write_card(folder, OPTIONS).read_text()
-    assert "stands for the run folder" not in published
+    assert "the path of the run folder" not in published
     assert "--like user/help-hybrid --output_dir runs/help-hybrid-again" in published
 
 
@@ -295,15 +301,15 @@ def test_model_index_has_a_result_for_each_setting_and_bias(folder: Path) -> Non
     ],
 )
 def test_languages_are_those_that_the_hub_takes(codes: list[str], languages: list[str], finer: list[str]) -> None:
-    assert hub_languages(codes) == (languages, finer)
+    assert convert_languages(codes) == (languages, finer)
 
 
 def test_licenses_that_the_hub_does_not_know_have_a_name() -> None:
-    assert license_fields("CC-BY-SA-4.0") == {"license": "cc-by-sa-4.0"}
-    assert license_fields("My <b>own</b>\nterms") == {"license": "other", "license_name": "my-b-own-b-terms"}
-    assert license_fields(None) == license_fields("") == {}
+    assert convert_license("CC-BY-SA-4.0") == {"license": "cc-by-sa-4.0"}
+    assert convert_license("My <b>own</b>\nterms") == {"license": "other", "license_name": "my-b-own-b-terms"}
+    assert convert_license(None) == convert_license("") == {}
     known = {preset.license for preset in PRESETS.values()}
-    assert [license_fields(license) for license in sorted(known)] == [
+    assert [convert_license(license) for license in sorted(known)] == [
         {"license": license} for license in sorted(known)
     ]
 
@@ -322,10 +328,10 @@ def test_a_base_model_is_never_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"repo_id": "a/b/c"}, "'a/b/c' is no id on the Hub"),
-        ({"base_model": "../model"}, "no id on the Hub"),
-        ({"datasets": ["fine/one", "two words"]}, "'two words' is no id on the Hub"),
-        ({"carbon_intensity_g_per_kwh": 380.0}, "without carbon_intensity_source: say who"),
+        ({"repo_id": "a/b/c"}, "'a/b/c' is not an id on the Hub"),
+        ({"base_model": "../model"}, "not an id on the Hub"),
+        ({"datasets": ["fine/one", "two words"]}, "'two words' is not an id on the Hub"),
+        ({"carbon_intensity_g_per_kwh": 380.0}, "needs carbon_intensity_source: who"),
         ({"carbon_intensity_g_per_kwh": -1, "carbon_intensity_source": "s"}, "at least 0"),
     ],
 )
@@ -343,7 +349,7 @@ def test_emissions_need_the_energy_and_the_carbon_of_its_electricity(folder: Pat
     text = write_card(folder, grid).read_text()
     assert metadata(folder)["co2_eq_emissions"] == {
         "emissions": pytest.approx(52.25 / 1000 * 380),
-        "source": "energy measured by nvml; 380 g of CO2 for each kWh: the grid's operator, 2025",
+        "source": "energy measured by nvml; 380 g of CO2 per kWh: the grid's operator, 2025",
         "training_type": "fine-tuning",
         "hardware_used": "2 x NVIDIA H100 80GB HBM3",
     }
@@ -391,8 +397,8 @@ def test_nothing_else_is_taken_for_a_benchmark(changes: dict[str, Any], folder: 
     whole = {"corpus": {"preset": "miracl", "id": preset.repo, "revision": preset.revision}, "max_queries": None}
     for evaluated, expected in ((whole, 2), ({**whole, **changes}, 0)):
         files = benchmarked(folder, evaluated)
-        assert len(eval_entries(files)) == expected
-        assert {result.dataset_type == preset.repo for result in eval_results(files)} == {expected > 0}
+        assert len(list_eval_entries(files)) == expected
+        assert {result.dataset_type == preset.repo for result in list_eval_results(files)} == {expected > 0}
 
 
 def benchmarked(folder: Path, evaluated: dict[str, Any], **source: Any) -> CardFiles:
@@ -408,12 +414,12 @@ def test_items_held_out_of_a_benchmark_are_not_the_benchmark(folder: Path) -> No
     preset = PRESETS["miracl"]
     source = {"preset": "miracl", "id": preset.repo, "revision": preset.revision}
     files = benchmarked(folder, {"corpus": source, "max_queries": None}, **source)
-    assert eval_entries(files) == [], "it was trained on the same repository"
+    assert list_eval_entries(files) == [], "it was trained on the same repository"
     config = {**files.run["config"], "eval_corpus": None}
     run = {**files.run, "config": config, "corpus": {**files.run["corpus"], "source": source}}
     held_out = files._replace(run=run)  # type: ignore[arg-type]
-    assert eval_entries(held_out) == []
-    found = eval_results(held_out)
+    assert list_eval_entries(held_out) == []
+    found = list_eval_results(held_out)
     assert {(result.dataset_type, result.dataset_revision, result.dataset_split) for result in found} == {
         ("unknown", None, None)
     }
@@ -434,30 +440,20 @@ def test_an_unfinished_run_says_so_first(folder: Path) -> None:
     change(folder, "eval.json", after=None)
     text = write_card(folder).read_text()
     body = text.split("\n# help\n", 1)[1]
-    assert body.lstrip().startswith(
-        "> **This card is of a run that is not finished.** The run's status is interrupted"
-    )
+    assert body.lstrip().startswith("> **This run is not finished.** Its status is interrupted")
     assert f"| {evaluation['before']['monolingual']['MAP']:.4f} |" in text
     assert "→" not in text.split("## Results")[1].split("##")[0]
     assert "languages, before training; higher is better" in text
-    assert "`recipes/verify.py` checks what there is so far of the" in text
-    assert "It was not evaluated after training" in text
-    assert "They were not measured." in text
+    assert "against the records" in text
+    assert "The model was not evaluated after training" in text
+    assert "Resources were not measured." in text
     assert "model-index" not in text
     assert "pictures/" not in text
 
 
-def test_a_run_of_before_these_files_were_whole(folder: Path) -> None:
+def test_a_run_without_scores_says_so(folder: Path) -> None:
     (folder / "eval.json").unlink()
-    run = json.loads((folder / "run.json").read_text())
-    del run["model"]
-    run["plan"] = {"de->de": {"steps": 2, "pairs": 8}}
-    (folder / "run.json").write_text(json.dumps(run))
-    text = write_card(folder).read_text()
-    assert "It was not evaluated." in text
-    assert "| Architecture | not recorded |" in text
-    assert "AutoModel.from_pretrained" not in text
-    assert "base_model" not in metadata(folder)
+    assert "The model was not evaluated." in write_card(folder).read_text()
 
 
 def test_before_alone_is_missing(folder: Path) -> None:
@@ -498,11 +494,11 @@ def test_a_run_that_no_recipe_started_names_no_command(trained: Path, tmp_path: 
         text = build_card(read_files(folder))
         assert f"| Trained from | {told} |" in text
         assert "queries in training at 17" in text
-        assert "| Most tokens of a query | 17 |" in text
+        assert "| Longest query, in tokens | 17 |" in text
         assert "accelerate launch" not in text
         assert "--like" not in text
         assert "recipes/sample" not in text
-        assert "was started by a program in Python" in text
+        assert "A Python program started this run" in text
     assert "accelerate launch recipes/train.py --like" in build_card(read_files(trained))
 
 
@@ -513,11 +509,11 @@ def test_pairs_of_languages_read_well_in_the_source_too(folder: Path) -> None:
 
 
 def test_the_precision_of_the_measurements_is_told_where_that_of_the_code_is_another(folder: Path) -> None:
-    told = "The model was measured as it was trained, in bf16;"
+    told = "The scores were measured in bf16, as in training."
     assert told in build_card(read_files(folder))
     config = json.loads((folder / "run.json").read_text())["config"]
     change(folder, "run.json", config={**config, "bf16": False})
-    assert "was measured as it was trained" not in build_card(read_files(folder))
+    assert "as in training" not in build_card(read_files(folder))
 
 
 def test_the_card_names_no_package_that_nobody_has_published(folder: Path) -> None:
@@ -534,12 +530,12 @@ def test_limits_name_languages(folder: Path) -> None:
     pairs["sw-sw"] = {"MAP": 0.125}
     after = {**evaluation["after"], "pairs": pairs}
     change(folder, "eval.json", after=after, evaluated={**evaluation["evaluated"], "max_queries": 100})
-    limits = build_card(read_files(folder)).split("## Limits")[1].split("##")[0]
-    assert "Evaluated without having been trained on: sw, ta." in limits
-    assert "Trained on, but not evaluated: pt-BR." in limits
+    limits = build_card(read_files(folder)).split("## Limitations")[1].split("##")[0]
+    assert "Evaluated without training: sw, ta." in limits
+    assert "Trained, but not evaluated: pt-BR." in limits
     assert "Weakest within one language, by MAP: sw (0.125), en (0.250), ta (0.250)." in limits
-    assert "only the first 100 queries" in limits
-    assert "one corpus other-help" in limits
+    assert "Only the first 100 queries" in limits
+    assert "one corpus, other-help" in limits
 
 
 def test_held_out_items_are_told_from_another_corpus(trained: Path) -> None:
@@ -688,6 +684,7 @@ def hostile_run(folder: Path, name: str) -> Path:
         "model": {**run["model"], "architecture": name, "pooling": name, "prompts": {"query": name, "passage": name}},
         "corpus": {"fingerprint": name, "items_per_language": {name: 3, "de": 4}, "license": name, "source": source},
         "environment": {"devices": [name], "versions": {"torch": name}, "python": name},
+        "identity": {"plan": name},
     }
     change(folder, "run.json", **changes)
     evaluation = json.loads((folder / "eval.json").read_text())
@@ -699,7 +696,6 @@ def hostile_run(folder: Path, name: str) -> Path:
     change(folder, "eval.json", before=evaluation["before"], after=evaluation["after"], evaluated=evaluated)
     shares = {name: {"steps": 1, "tokens": 1, "time_s": 1.0}}
     change(folder, "resources.json", energy_source=name, flops_formula=name, per_language=shares)
-    change(folder, "plan.json", fingerprint=name)
     found.write_card_options({"license": name, "carbon_intensity_g_per_kwh": 1.0, "carbon_intensity_source": name})
     return folder
 

@@ -73,6 +73,7 @@ def make_run(languages: Sequence[str], name: str) -> Run:
         "world_size": 2,
         "environment": {"versions": {"torch": "2.13.0"}, "python": "3.11.7", "devices": ["NVIDIA H100 80GB HBM3"] * 2},
         "status": "finished",
+        "identity": {"plan": "f" * 64},
         "model": {
             "architecture": "bert",
             "num_parameters": 117_653_760,
@@ -81,6 +82,7 @@ def make_run(languages: Sequence[str], name: str) -> Run:
             "pooling": "mean",
             "normalize": True,
             "prompts": {"query": "query: ", "passage": "passage: "},
+            "projection": False,
             "commit": "d" * 40,
         },
     }

@@ -169,7 +169,7 @@ def _run_folder() -> Files:
         run = RunFolder(path)
         run.write_run(make_run())
         run.write_resources(make_resources())
-        run.write_eval({"before": None, "after": None})
+        run.write_eval({"before": None, "after": None, "evaluated": {}})
         for step in (1, 2):
             run.append_resource_line(make_line(step))
 

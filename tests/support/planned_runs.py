@@ -67,6 +67,7 @@ def write_run_folder(
         "world_size": world_size,
         "environment": {"platform": "Linux", "cpu_count": 2, "devices": [], **(environment or {})},
         "status": "finished",
+        "identity": {},
         "model": {"num_parameters": parameters},
     })  # fmt: skip
     for step, time_s in enumerate(times_s, start=1):

@@ -113,7 +113,7 @@ def write_trial(folder: StudyFolder, trial: Trial, languages: Sequence[str], rng
     for stage in trial["stages"]:
         run = RunFolder(folder.stage_path(stage))
         scores = make_scores(trial, stage, languages, rng)
-        run.write_eval({"before": None, "after": scores})
+        run.write_eval({"before": None, "after": scores, "evaluated": {}})
         if stage["name"] != "eval":
             _write_training(run, trial, stage, scores, rng)
 

@@ -100,7 +100,7 @@ def test_a_run_is_pushed_at_its_checkpoints_and_at_its_end(hub: HubServer, tmp_p
 
     # All done: neither another call nor the command has anything to add.
     run_of(run, languages=("de", "en"), **PUSH, hub_token=TOKEN)
-    assert "was there already" in push_command(run, "--repo_id", REPO).printed
+    assert "Nothing has changed since commit" in push_command(run, "--repo_id", REPO).printed
     assert len(titles(hub)) == 4
 
 
@@ -139,7 +139,7 @@ def test_the_strategy_says_what_is_pushed(
         found = hub.repo(REPO).files(commits[-2].oid)
         assert found[f"{during[0]}/optimizer.pt"] == (run / "checkpoint-2" / "optimizer.pt").read_bytes()
     answer = push_command(run, "--repo_id", REPO, "--revision", "trained")
-    assert "was there already" in answer.printed, "what stays for good is not deleted by a later push"
+    assert "Nothing has changed since commit" in answer.printed, "what stays for good is not deleted by a later push"
 
 
 @pytest.mark.parametrize(("always", "number"), [(False, 1), (True, 2)])
@@ -249,7 +249,7 @@ def test_a_damaged_record_of_pushes_is_told_to_all_processes(
         return problem
 
     monkeypatch.setattr("hf_hybrid.training.hub_push.distributed.from_first", from_first)
-    with pytest.raises(HubError, match=r"hub\.json cannot be read .*: move it away"):
+    with pytest.raises(HubError, match=r"hub\.json cannot be read .*\. Move it away"):
         trainer.hub.open()
     assert len(told) == 1, "the other processes would wait for ever"
 
@@ -259,11 +259,11 @@ def test_a_run_that_goes_on_is_not_kept_from_it_by_the_hub(hub: HubServer, tmp_p
     with pytest.raises(Kill):
         run_of(tmp_path / "mine", kill_at_3, **PUSH, hub_strategy="end")
     api(hub, TOKEN).upload_file(path_or_fileobj=b"# Theirs", path_in_repo="README.md", repo_id=REPO)
-    with pytest.raises(HubError, match=r"The run is safe.*none was pushed from here.*push\.py --overwrite"):
+    with pytest.raises(HubError, match=r"The run is safe.*nothing was pushed from here.*push\.py --overwrite"):
         run_of(tmp_path / "mine", **PUSH, hub_strategy="end")
     assert RunFolder(tmp_path / "mine").read_run()["status"] == "finished"
     assert hub.repo(REPO).files()["README.md"] == b"# Theirs"
-    with pytest.raises(HubError, match=r"none was pushed from here.*Or choose another hub_model_id"):
+    with pytest.raises(HubError, match=r"nothing was pushed from here.*Or choose another hub_model_id"):
         run_of(tmp_path / "another", **PUSH)
     assert not (tmp_path / "another" / "run.json").exists()
 

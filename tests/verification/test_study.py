@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hf_hybrid.commands import console
-from hf_hybrid.hub.payload import study_files
+from hf_hybrid.hub.payload import build_study_payload
 from hf_hybrid.records import manifest
 from hf_hybrid.records.archive import TRIALS_NAME, read_archive, write_archive
 from hf_hybrid.records.manifest import write_manifest
@@ -160,7 +160,7 @@ def test_the_copy_gives_the_report_of_the_study_and_has_nothing_else(study: Path
 
 
 def test_a_copy_is_published_whole(copy: Path, tmp_path: Path) -> None:
-    files = study_files(copy, "user/study")
+    files = build_study_payload(copy, "user/study")
     assert {*files} == {*contents(copy), "README.md"}
     for name, content in {**files, ".gitattributes": b"*.png binary"}.items():
         place = tmp_path / name
