@@ -37,7 +37,7 @@ from hf_hybrid.scaling.grid.arms import (
     select_trials,
     stages_of,
 )
-from hf_hybrid.scaling.grid.fits import QUANTITIES, make_fits, values_of
+from hf_hybrid.scaling.grid.fits import collect_values, make_fits
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import NOT_REACHED
 from hf_hybrid.scaling.grid.sweep import Sweep
@@ -462,7 +462,7 @@ class TestFits:
 
     def test_an_unreached_target_is_no_number_and_no_claim(self) -> None:
         rows, fits = self.found()
-        values = values_of(rows, "mlm_hybrid", [1, 2, 3], QUANTITIES["target/train_time_s"])
+        values = collect_values(rows, "mlm_hybrid", [1, 2, 3], "target/train_time_s")
         assert values[8] == [NOT_REACHED] * 3
         assert values[4][1] is None
         sentence = fits["ratios"]["target/train_time_s"]["hybrid/mlm_hybrid"]["all"]["sentence"]

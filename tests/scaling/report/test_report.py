@@ -289,8 +289,8 @@ def test_hybrid_at_one_number_of_languages_is_compared_with_mono(study: Path, tm
     report = read_report(tmp_path)
     (told,) = answer(report)
     assert told.startswith("Against monolingual batches (mono), at L = 2, training time of hybrid ")
-    assert "; multilingual MAP at L = 2 is higher at hybrid than at mono: by " in told
-    assert "; rank distance at L = 2 is lower at hybrid than at mono: by " in told
+    assert "; multilingual MAP at L = 2 is higher for hybrid than for mono: by " in told
+    assert "; rank distance at L = 2 is lower for hybrid than for mono: by " in told
     assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: all train for so many steps; CPU.")
     assert "; masked language modeling for as many tokens" in subtitle(read_report(study))
 
