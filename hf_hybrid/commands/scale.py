@@ -100,12 +100,12 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
 def collect(folder: StudyFolder, study: Study) -> None:
     """Write and tell what is known so far."""
     from hf_hybrid.scaling.grid.fits import make_fits
-    from hf_hybrid.scaling.grid.table import make_table, table_text
+    from hf_hybrid.scaling.grid.table import format_table, make_table
 
     table = make_table(folder, study)
     folder.write("table.json", table)
     folder.write("fits.json", make_fits(study, table))
-    say("\n" + table_text(table))
+    say("\n" + format_table(table))
 
 
 def say(text: str) -> None:

@@ -41,7 +41,7 @@ from hf_hybrid.scaling.grid.fits import collect_values, make_fits
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import NOT_REACHED
 from hf_hybrid.scaling.grid.sweep import Sweep
-from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_of, make_table, table_text
+from hf_hybrid.scaling.grid.table import NO_COSTS, Point, build_curve, compute_target_cost, format_table, make_table
 from hf_hybrid.scaling.planner.hardware import hardware_of_run
 from hf_hybrid.scaling.planner.measured_runs import read_measured
 from hf_hybrid.scaling.planner.planner import PlanArguments, build_workload, plan_from_study, prediction_table
@@ -360,7 +360,7 @@ def point(step: float, value: float, time_s: float = 0.0, energy_wh: float | Non
 class TestCostToTarget:
     def test_it_lies_between_two_points(self) -> None:
         points = [point(0, 0.1), point(10, 0.3), point(20, 0.5), point(30, 0.4)]
-        found = cost_to_target(points, Target("multilingual/MAP", 0.35))
+        found = compute_target_cost(points, Target("multilingual/MAP", 0.35))
         assert (found["reached"], found["at_most"]) == (True, False)
         assert found["step"] == pytest.approx(12.5)
         assert found["train_time_s"] == pytest.approx(6.25)
@@ -368,38 +368,38 @@ class TestCostToTarget:
         assert found["energy_wh"] is None
 
     def test_not_reached_is_no_number(self) -> None:
-        found = cost_to_target([point(0, 0.1), point(10, 0.3)], Target("multilingual/MAP", 0.31))
+        found = compute_target_cost([point(0, 0.1), point(10, 0.3)], Target("multilingual/MAP", 0.31))
         assert not found["reached"]
         assert [found[name] for name in ("step", "train_time_s", "tokens")] == [None] * 3
 
     def test_a_first_point_says_at_most(self) -> None:
-        found = cost_to_target([point(10, 0.3), point(20, 0.4)], Target("multilingual/MAP", 0.2))
+        found = compute_target_cost([point(10, 0.3), point(20, 0.4)], Target("multilingual/MAP", 0.2))
         assert (found["reached"], found["at_most"], found["step"]) == (True, True, 10)
 
     def test_bias_is_better_when_lower(self) -> None:
-        found = cost_to_target([point(0, 1), point(10, 3)], Target("bias/rank_distance", 7))
+        found = compute_target_cost([point(0, 1), point(10, 3)], Target("bias/rank_distance", 7))
         assert found["step"] == pytest.approx(5)
 
     def test_a_second_stage_begins_where_the_first_ended(self, tmp_path: Path) -> None:
-        run = RunFolder(tmp_path)
-        line: Any = {
-            "step": 4,
-            "train_time_s": 2.0,
-            "tokens": 40,
-            "energy_wh": 1.0,
-            "measures": {"multilingual/MAP": 0.4},
-        }
-        run.append_curve_line(line)
+        line: Any = {"step": 4, "train_time_s": 2.0, "tokens": 40, "energy_wh": 1.0}
         totals = {"num_steps": 8, "train_time_s": 4.0, "tokens": 80, "energy_wh": 2.0}
-        run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
-        start = Point(10, 5.0, 100, 3.0, {"multilingual/MAP": 0.2})
-        points = curve_of(run, {"multilingual/MAP": 0.6}, None, start)
-        assert [(found.step, found.train_time_s, found.tokens, found.energy_wh) for found in points] == [
-            (10, 5.0, 100, 3.0),
-            (14, 7.0, 140, 4.0),
-            (18, 9.0, 180, 5.0),
+        runs = []
+        for name, quality in {"first": 0.2, "second": 0.4}.items():
+            runs.append(run := RunFolder(tmp_path / name))
+            run.append_curve_line({**line, "measures": {"multilingual/MAP": quality}})
+            scores: Any = {"monolingual": {}, "cross_lingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
+            run.write_eval({"before": None, "after": {**scores, "multilingual": {"MAP": quality + 0.2}}})
+            run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
+        points = build_curve(runs, {"multilingual/MAP": 0.1})
+        assert [tuple(found)[:4] for found in points] == [
+            (0, 0.0, 0, 0.0),
+            (4, 2.0, 40, 1.0),
+            (8, 4.0, 80, 2.0),
+            (12, 6.0, 120, 3.0),
+            (16, 8.0, 160, 4.0),
         ]
-        assert cost_to_target(points, Target("multilingual/MAP", 0.5))["tokens"] == pytest.approx(160)
+        assert [found.measures["multilingual/MAP"] for found in points] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.6])
+        assert compute_target_cost(points, Target("multilingual/MAP", 0.5))["tokens"] == pytest.approx(140)
 
 
 def made_up(arms: dict[str, Callable[[int, int], float | None]], counts: tuple[int, ...], target: float) -> list[Any]:
@@ -488,7 +488,7 @@ def test_a_table_says_what_is_missing_and_absent(tmp_path: Path) -> None:
     folder.write_failure(failed, {"stage": "train", "returncode": 1, "last_line": "no room"})
     table = make_table(folder, study)
     assert table["counts"] == {"absent": len(absent), "failed": 1, "missing": len(trials) - 1}
-    text = table_text(table)
+    text = format_table(table)
     assert "pool-L2-seed1 failed: no room" in text
     assert "absent: cross needs 2 languages at the least" in text
 
