@@ -25,7 +25,7 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.scaling.planner.measured_runs import typical_step_time
 
 from .arguments import StudyArguments
-from .arms import ARMS, Shared, Trial, budget_key, stages_of
+from .arms import ARMS, Shared, Trial, build_stages, make_budget_key
 from .folder import Budget, StudyFolder
 from .inputs import Inputs, Settings
 
@@ -72,7 +72,9 @@ class BudgetResolver:
         for name in found:
             found[name].update(known[name] if known else {})  # type: ignore[literal-required]
         trained = {
-            budget_key(trial["arm"], trial["num_languages"]): trial for trial in trials if ARMS[trial["arm"]].trains
+            make_budget_key(trial["arm"], trial["num_languages"]): trial
+            for trial in trials
+            if ARMS[trial["arm"]].trains
         }
         new = {
             key: trial
@@ -168,9 +170,9 @@ class BudgetResolver:
         pilots: dict[str, Trial] = {}
         for trial in trials:
             pilot: Trial = {**trial, "id": _pilot_id(trial), "stages": []}
-            key = budget_key(trial["arm"], trial["num_languages"])
+            key = make_budget_key(trial["arm"], trial["num_languages"])
             once = shared._replace(eval_every=steps + 1)  # which is never
-            pilots[pilot["id"]] = {**pilot, "stages": stages_of(pilot, once, {key: steps}, {key: steps})}
+            pilots[pilot["id"]] = {**pilot, "stages": build_stages(pilot, once, {key: steps}, {key: steps})}
         self.run_pilots(list(pilots.values()))
         folder = StudyFolder(self.study.study_dir)
         for pilot in pilots.values():
@@ -184,7 +186,7 @@ class BudgetResolver:
 
 
 def _pilot_id(trial: Trial) -> str:
-    return f"pilot-{budget_key(trial['arm'], trial['num_languages'])}"
+    return f"pilot-{make_budget_key(trial['arm'], trial['num_languages'])}"
 
 
 def _step_time(run: RunFolder) -> float:

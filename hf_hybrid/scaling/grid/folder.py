@@ -23,7 +23,7 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.utils.strict_json import read_json
 
-from .arms import Absent, Stage, Trial, in_study
+from .arms import Absent, Stage, Trial, insert_study
 
 FORMAT = {"name": "hf_hybrid study", "version": 1}
 STATUSES = ("finished", "failed", "missing", "absent")
@@ -125,13 +125,13 @@ class StudyFolder:
 
     def lists_of(self, trial: Trial) -> list[str]:
         """Return the names of the lists of output folders of a trial: its own, and those of its stages."""
-        paths = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in trial["stages"]]
+        paths = [insert_study(stage["options"]["output_dir"], str(self.path)) for stage in trial["stages"]]
         folders = {Path(place).relative_to(self.path).as_posix(): None for place in paths}
         return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"trials/{trial['id']}": None, **folders}]
 
     def stage_path(self, stage: Stage) -> Path:
         """Return the folder of a stage."""
-        return Path(in_study(stage["folder"], str(self.path)))
+        return Path(insert_study(stage["folder"], str(self.path)))
 
     def status(self, trial: Trial) -> str:
         """`finished`, `failed` or `missing`: not begun, or not at its end."""

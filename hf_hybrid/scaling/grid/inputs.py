@@ -34,7 +34,7 @@ from hf_hybrid.utils.options import READS, SETS, find_settings, option_metadata,
 from hf_hybrid.utils.redaction import redact_json
 
 from .arguments import StudyArguments
-from .arms import STUDY, Shared, language_order, language_sets
+from .arms import STUDY, Shared, nest_languages, order_languages
 
 _GROUPS = (ModelArguments, DataArguments, HybridTrainingArguments, MlmTrainingArguments)
 _SET_BY_STUDY, _READ_BY_STUDY = (
@@ -97,8 +97,8 @@ def read_settings(study: StudyArguments) -> Settings:
         ValueError: On an option that the study itself decides.
         SystemExit: On an option that the command does not know, as for `parse_arguments`.
     """
-    train = _merged(study.train_config, study.words_of("train_options"), "train_options")
-    mlm = _merged(study.mlm_config, study.words_of("mlm_options"), "mlm_options")
+    train = _merged(study.train_config, study.read_options("train_options"), "train_options")
+    mlm = _merged(study.mlm_config, study.read_options("mlm_options"), "mlm_options")
     for name, value in {"train_corpus": study.train_corpus, "eval_corpus": study.eval_corpus}.items():
         if value is not None:
             train[name] = value
@@ -160,8 +160,8 @@ def open_inputs(study: StudyArguments, data_args: DataArguments) -> Inputs:
     options: dict[str, Any] = {"on_bad_row": data_args.on_bad_row, "cache_dir": data_args.cache_dir}
     whole = load_corpus(data_args.train_corpus, data_args.corpus_format, **options)
     counts = whole.pair_counts()
-    order = language_order(study.order, {code: int(counts[i, i]) for i, code in enumerate(whole.languages)})
-    sets = language_sets(order, study.counts)
+    order = order_languages(study.order, {code: int(counts[i, i]) for i, code in enumerate(whole.languages)})
+    sets = nest_languages(order, study.counts)
     largest, wanted = sets[max(sets)], split_codes(study.eval_languages)
     if data_args.eval_corpus is not None:
         evaluation = load_corpus(data_args.eval_corpus, data_args.eval_corpus_format, **options)

@@ -21,7 +21,7 @@ from hf_hybrid.records.schema import FIXED_NAMES, LOCK_NAME, OUTPUTS_NAME
 from hf_hybrid.training.interruption import lock_names
 
 from .arguments import StudyArguments
-from .arms import Absent, Shared, Trial, difference_of_settings, difference_of_trials, grid, stages_of
+from .arms import Absent, Shared, Trial, build_grid, build_stages, find_changed_setting, find_changed_trial
 from .budget import BudgetResolver
 from .folder import Budget, Study, StudyFolder
 from .inputs import (
@@ -84,7 +84,7 @@ def check_request(args: StudyArguments, folder: StudyFolder, overwrite: bool) ->
     inputs = open_inputs(args, data)
     if model is not None:
         AutoTokenizer.from_pretrained(model)  # a name that there is not is told now
-    trials, absent = grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None)
+    trials, absent = build_grid(args.arm_list, inputs.sets, args.seed_list, inputs.train.languages, model is None)
     for trial in trials:  # each has a list of its own, if it has begun
         OutputFolder(folder.trial_path(trial), "study_dir").check(LOG_NAME, "failure.json", *FIXED_NAMES)
     folder.outputs.check(
@@ -186,14 +186,14 @@ def _find_difference(
     ids = {trial["id"] for trial in earlier["trials"]}
     same = _with_stages([trial for trial in trials if trial["id"] in ids], shared, known)
     return (
-        difference_of_settings(earlier, fixed)
-        or difference_of_settings(known, budget)
-        or difference_of_trials(earlier["trials"], same)
+        find_changed_setting(earlier, fixed)
+        or find_changed_setting(known, budget)
+        or find_changed_trial(earlier["trials"], same)
     )
 
 
 def _with_stages(trials: Sequence[Trial], shared: Shared, budget: Budget) -> list[Trial]:
-    return [{**trial, "stages": stages_of(trial, shared, budget["steps"], budget["mlm_steps"])} for trial in trials]
+    return [{**trial, "stages": build_stages(trial, shared, budget["steps"], budget["mlm_steps"])} for trial in trials]
 
 
 def _base_paths(args: StudyArguments, settings: Settings) -> dict[int, str]:

@@ -28,7 +28,7 @@ from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal
 from hf_hybrid.utils.files import files_in, unlink_files
 from hf_hybrid.utils.redaction import redact
 
-from .arms import Stage, Trial, command_of
+from .arms import Stage, Trial, build_command
 from .folder import StudyFolder
 
 LOG_NAME = "log.txt"
@@ -141,7 +141,7 @@ class Sweep:
         return False
 
     def _run_stage(self, stage: Stage, log: Path) -> int:
-        words = command_of(stage, str(self.folder.path), self.launch)
+        words = build_command(stage, str(self.folder.path), self.launch)
         if stage["name"] != "eval":
             words += ["--cpu_threads", str(self.threads)]
         with open(log, "a", encoding="utf-8") as file:

@@ -209,7 +209,7 @@ def test_the_table_has_a_row_for_each_arm_and_number_of_languages(study: Path) -
 def test_what_failed_and_what_is_missing_is_told(page: str) -> None:
     assert "cross-L4-seed2 failed: Error:" in page
     assert "Not run to their end: mono-L4-seed2." in page
-    assert "cross-L1 is not in the grid: cross needs 2 languages at the least." in page
+    assert "cross-L1 is not in the grid: cross needs at least 2 languages." in page
 
 
 def test_names_of_languages_are_their_own(page: str) -> None:
