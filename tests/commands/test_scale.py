@@ -22,7 +22,7 @@ from hf_hybrid.data.sources.load import load_corpus
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.scaling.grid.arms import Stage, build_command
 from hf_hybrid.scaling.grid.folder import StudyFolder
-from hf_hybrid.scaling.grid.inputs import token_premiums
+from hf_hybrid.scaling.grid.inputs import measure_token_premiums
 from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.training import run as runs
 from hf_hybrid.training.interruption import RESUME_ME
@@ -375,7 +375,7 @@ class TestBudgets:
 def test_a_token_premium_is_that_of_the_same_items() -> None:
     corpus: ParallelCorpus = toy_corpus(languages=("de", "en"), missing=0.3)
     tokenizer = toy_encoder(corpus).tokenizer
-    found = token_premiums(corpus, tokenizer)
+    found = measure_token_premiums(corpus, tokenizer)
     rows = corpus.rows
     both = [(de, en) for de, en in rows.tolist() if min(de) >= 0 and min(en) >= 0]
     assert 0 < len(both) < len(corpus)
@@ -394,7 +394,7 @@ def test_a_token_premium_is_that_of_the_same_items() -> None:
     [
         (["--languages", "1,99"], "languages: 99 is more than the 3 of the order"),
         (["--order", "de,xx"], "the corpus has no 'xx'"),
-        (["--train_options=--seed 3"], "the study itself decides on seed"),
+        (["--train_options=--seed 3"], "the study itself sets seed"),
         (["--train_options=--temprature 3"], "did you mean --temperature"),
         (["--arm", "hybrid"], "did you mean --arms"),
         (

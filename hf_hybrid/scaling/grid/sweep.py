@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 
 from hf_hybrid.records.manifest import checkpoint_folders
 from hf_hybrid.records.output_folder import OutputFolder
-from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal, lock_names
 from hf_hybrid.utils.files import files_in, unlink_files
 from hf_hybrid.utils.redaction import redact
@@ -32,7 +31,6 @@ from .arms import Stage, Trial, build_command
 from .folder import StudyFolder
 
 LOG_NAME = "log.txt"
-PARTS = ("trials", "base", "corpora", "configs", "pilots")  # folders of a study
 _TAIL_BYTES = 65_536
 # Files of built corpora and of token ids, as `cache_dir` has them: their folders are named by a hash.
 _CACHED = re.compile(
@@ -195,15 +193,6 @@ def last_line(log: Path, code: int) -> str:
     told = [line.strip() for line in lines[begin + 1 :] if line.strip()]
     line = redact(told[-1]) if told else "nothing was said"
     return f"killed by signal {-code} after: {line}" if code < 0 else line
-
-
-def has_begun(folder: StudyFolder) -> bool:
-    """Return whether any trial has files; pilot runs of a time budget do not count."""
-    trials = [path for path in folder.path.glob("trials/*") if not path.name.startswith("pilot-")]
-    trials = [path for path in trials if folder.outputs.lists(f"trials/{path.name}/{OUTPUTS_NAME}")]
-    return any(
-        (path / name).exists() for path in trials for name in OutputFolder(path).list_files("") if name != LOCK_NAME
-    )
 
 
 def delete_cached(folder: Path) -> None:

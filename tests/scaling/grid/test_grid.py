@@ -383,12 +383,14 @@ class TestCostToTarget:
     def test_a_second_stage_begins_where_the_first_ended(self, tmp_path: Path) -> None:
         line: Any = {"step": 4, "train_time_s": 2.0, "tokens": 40, "energy_wh": 1.0}
         totals = {"num_steps": 8, "train_time_s": 4.0, "tokens": 80, "energy_wh": 2.0}
-        runs = []
+        runs: list[RunFolder] = []
         for name, quality in {"first": 0.2, "second": 0.4}.items():
             runs.append(run := RunFolder(tmp_path / name))
-            run.append_curve_line({**line, "measures": {"multilingual/MAP": quality}})
+            line["measures"] = {"multilingual/MAP": quality}
+            run.append_curve_line(line)
             scores: Any = {"monolingual": {}, "cross_lingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
-            run.write_eval({"before": None, "after": {**scores, "multilingual": {"MAP": quality + 0.2}}})
+            scores["multilingual"] = {"MAP": quality + 0.2}
+            run.write_eval({"before": None, "after": scores})
             run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
         points = build_curve(runs, {"multilingual/MAP": 0.1})
         assert [tuple(found)[:4] for found in points] == [
