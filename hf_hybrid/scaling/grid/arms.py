@@ -26,23 +26,14 @@ _TARGET = re.compile(r"\s*([a-z_]+/[^=\s]+)\s*=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[e
 
 
 class Arm(NamedTuple):
-    """A way to get a retriever.
+    """A way to get a retriever."""
 
-    Args:
-        label (`str`): Name in charts and tables.
-        text (`str`): Description.
-        mix (`str`, *optional*): Mix of contrastive batches; `None` without contrastive training.
-        mlm (`bool`, *optional*, defaults to `False`): Whether masked language modeling comes first.
-        least (`int`, *optional*, defaults to 1): Fewest languages that the arm can have.
-        only (`tuple[str, ...]`, *optional*): The languages of the arm, if they are always the same.
-    """
-
-    label: str
+    label: str  # in charts and tables
     text: str
-    mix: str | None = None
-    mlm: bool = False
-    least: int = 1
-    only: tuple[str, ...] = ()
+    mix: str | None = None  # of contrastive batches; None without contrastive training
+    mlm: bool = False  # whether masked language modeling comes first
+    least: int = 1  # fewest languages that it can have
+    only: tuple[str, ...] = ()  # its languages, if they are always the same
 
     @property
     def trains(self) -> bool:
@@ -255,21 +246,13 @@ def make_budget_key(arm: str, num_languages: int) -> str:
 
 
 class Shared(NamedTuple):
-    """Options that all trials share.
+    """Options that all trials share."""
 
-    Args:
-        corpora (`dict[str, str]`): Corpora of training and evaluation, for `train` and `mlm`.
-        evaluation (`dict[str, str]`): Corpus, prompts and other options of `eval`.
-        base (`str`, *optional*): The base checkpoint; `None` if each seed has its own base model.
-        eval_every (`int`, *optional*): Steps between points of the quality curve; `None` for a tenth of all steps.
-        own_cache (`bool`): Whether each trial tokenizes for itself.
-    """
-
-    corpora: dict[str, str]
-    evaluation: dict[str, str]
-    base: str | None
-    eval_every: int | None
-    own_cache: bool
+    corpora: dict[str, str]  # of training and evaluation, for `train` and `mlm`
+    evaluation: dict[str, str]  # corpus, prompts and other options of `eval`
+    base: str | None  # the base checkpoint; None if each seed has its own base model
+    eval_every: int | None  # steps between points of the quality curve; None for a tenth of all steps
+    own_cache: bool  # whether each trial tokenizes for itself
 
 
 def build_stages(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_steps: Mapping[str, int]) -> list[Stage]:
@@ -288,40 +271,36 @@ def build_stages(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_ste
         if trial["arm"] == "bm25":  # eval writes it to a folder of its own
             return [_stage("eval", f"{folder}/bm25", {**options, "bm25": "true"})]
         return [_stage("eval", folder, options)]
+
+    def training(name: str, folder: str, base: str, num_steps: int, **more: str) -> Stage:
+        options = {
+            "config": f"{STUDY}/configs/{name}.yaml",
+            "model_name_or_path": base,
+            **shared.corpora,
+            "languages": ",".join(trial["languages"]),
+            "seed": str(trial["seed"]),
+            "max_steps": str(num_steps),
+            "evaluate_before": "false",  # the zero-shot trial of the seed does that
+            "eval_strategy": "steps",
+            "eval_steps": str(shared.eval_every or max(1, math.ceil(num_steps / 10))),
+            "output_dir": folder,
+            **more,
+        }
+        cache = {"cache_dir": f"{STUDY}/trials/{trial['id']}/cache"} if shared.own_cache else {}
+        return _stage(name, folder, options | cache)
+
     key, stages = make_budget_key(trial["arm"], trial["num_languages"]), []
     if arm.mlm:
-        place = f"{folder}/mlm" if arm.mix else folder
-        stages.append(_stage("mlm", place, _training_options(trial, shared, "mlm", place, base, mlm_steps[key])))
-        base = f"{place}/model"
+        mlm_folder = f"{folder}/mlm" if arm.mix else folder
+        stages.append(training("mlm", mlm_folder, base, mlm_steps[key]))
+        base = f"{mlm_folder}/model"
     if arm.mix:
-        mix = str(MixConfig.parse(arm.mix))
-        stages.append(
-            _stage("train", folder, _training_options(trial, shared, "train", folder, base, steps[key], mix=mix))
-        )
+        stages.append(training("train", folder, base, steps[key], mix=str(MixConfig.parse(arm.mix))))
     return stages
 
 
 def _stage(name: str, folder: str, options: dict[str, str]) -> Stage:
     return {"name": name, "recipe": f"{name}.py", "folder": folder, "options": options}
-
-
-def _training_options(
-    trial: Trial, shared: Shared, name: str, folder: str, base: str, steps: int, **more: str
-) -> dict[str, str]:
-    options = {
-        "config": f"{STUDY}/configs/{name}.yaml",
-        "model_name_or_path": base,
-        **shared.corpora,
-        "languages": ",".join(trial["languages"]),
-        "seed": str(trial["seed"]),
-        "max_steps": str(steps),
-        "evaluate_before": "false",  # the zero-shot trial of the seed does that
-        "eval_strategy": "steps",
-        "eval_steps": str(shared.eval_every or max(1, math.ceil(steps / 10))),
-        "output_dir": folder,
-        **more,
-    }
-    return {**options, "cache_dir": f"{STUDY}/trials/{trial['id']}/cache"} if shared.own_cache else options
 
 
 def build_command(stage: Stage, study_dir: str, launch: Sequence[str]) -> list[str]:
@@ -395,17 +374,16 @@ def find_changed_trial(earlier: Sequence[Trial], now: Sequence[Trial]) -> str | 
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return f"this command has no {missing[0]}{more}; choose trials with --only"
     for trial in earlier:
-        if trial != known[trial["id"]]:
-            return f"{trial['id']} would change: {_explain_change(trial, known[trial['id']])}"
+        if (now_trial := known[trial["id"]]) != trial:
+            before, after = _list_options(trial), _list_options(now_trial)
+            names = {**before, **after}
+            changed = find_changed_setting(*({name: found.get(name) for name in names} for found in (before, after)))
+            return f"{trial['id']} would change: {changed or 'its stages differ'}"
     return None
 
 
-def _explain_change(earlier: Trial, now: Trial) -> str:
-    if earlier["languages"] != now["languages"]:
-        return f"languages were {', '.join(earlier['languages'])} and are {', '.join(now['languages'])}"
-    for one, other in zip(earlier["stages"], now["stages"], strict=False):
-        for name in {**one["options"], **other["options"]}:
-            before, after = one["options"].get(name), other["options"].get(name)
-            if before != after:
-                return f"{name} was {before} and is {after}"
-    return "its stages differ"
+def _list_options(trial: Trial) -> dict[str, str]:
+    options = {
+        f"{stage['name']} {name}": value for stage in trial["stages"] for name, value in stage["options"].items()
+    }
+    return {"languages": ", ".join(trial["languages"]), **options}

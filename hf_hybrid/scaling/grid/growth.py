@@ -88,17 +88,11 @@ class Ratio(TypedDict):
 
 
 class Law(NamedTuple):
-    """A growth law that becomes a line when `transform` is applied to values and numbers of languages.
+    """A growth law, which is a line in transformed values and numbers of languages."""
 
-    Args:
-        names (`tuple[str, str]`): Its coefficients; the second one is the growth.
-        transform (`Callable`): Makes a line of the law.
-        invert (`Callable`): Inverts `transform`.
-    """
-
-    names: tuple[str, str]
+    names: tuple[str, str]  # of its coefficients; the second one is the growth
     transform: Callable[[np.ndarray], np.ndarray]
-    invert: Callable[[np.ndarray], np.ndarray]
+    invert: Callable[[np.ndarray], np.ndarray]  # inverts `transform`
 
 
 LAWS = {

@@ -51,42 +51,25 @@ OTHER_FOLDER = "Choose another study_dir, or --overwrite to start over."
 
 
 class Settings(NamedTuple):
-    """Settings of all trials.
+    """Settings of all trials."""
 
-    Args:
-        train, mlm (`dict`): Options of `train` and of `mlm` for their configuration files.
-        model_args (`ModelArguments`): Options of `train`, with those that make a base model.
-        data_args (`DataArguments`): Options of `train`, with the corpora.
-        args (`HybridTrainingArguments`): Options of `train`.
-        mlm_args (`MlmTrainingArguments`): Options of `mlm`.
-    """
-
-    train: dict[str, Any]
-    mlm: dict[str, Any]
-    model_args: ModelArguments
-    data_args: DataArguments
+    train: dict[str, Any]  # the configuration file of `train`
+    mlm: dict[str, Any]  # the configuration file of `mlm`
+    model_args: ModelArguments  # of `train`, with those that make a base model
+    data_args: DataArguments  # of `train`, with the corpora
     args: HybridTrainingArguments
     mlm_args: MlmTrainingArguments
 
 
 class Inputs(NamedTuple):
-    """Corpora and sets of languages.
+    """Corpora and sets of languages."""
 
-    Args:
-        train (`ParallelCorpus`): The training corpus, without held-out items.
-        evaluation (`ParallelCorpus`): The evaluation corpus, in the evaluation languages.
-        order (`list[str]`): The order of the languages.
-        sets (`dict[int, list[str]]`): The languages for each L.
-        options (`dict[str, str]`): Options of `train` and `mlm` for these corpora.
-        held_out (`bool`, *optional*, defaults to `False`): Whether both are parts of one corpus, to be saved.
-    """
-
-    train: ParallelCorpus
-    evaluation: ParallelCorpus
-    order: list[str]
-    sets: dict[int, list[str]]
-    options: dict[str, str]
-    held_out: bool = False
+    train: ParallelCorpus  # without held-out items
+    evaluation: ParallelCorpus  # in the evaluation languages
+    order: list[str]  # of the languages
+    sets: dict[int, list[str]]  # the languages for each L
+    options: dict[str, str]  # of `train` and `mlm`, for these corpora
+    held_out: bool = False  # whether both are parts of one corpus, to be saved
 
     @property
     def largest_set(self) -> list[str]:

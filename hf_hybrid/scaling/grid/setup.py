@@ -49,20 +49,12 @@ _MAY_BE_THERE = (
 
 
 class Request(NamedTuple):
-    """A study that could be made.
-
-    Args:
-        args (`StudyArguments`): The options.
-        settings (`Settings`): Settings of all trials.
-        inputs (`Inputs`): The corpora; held-out items are not yet written.
-        trials (`list[Trial]`): The grid, without stages.
-        absent (`list[Absent]`): Combinations that cannot exist.
-    """
+    """A study that could be made."""
 
     args: StudyArguments
     settings: Settings
-    inputs: Inputs
-    trials: list[Trial]
+    inputs: Inputs  # held-out items are not yet written
+    trials: list[Trial]  # without stages
     absent: list[Absent]
 
 

@@ -226,21 +226,13 @@ def _format_mean(values: Iterable[float | None]) -> str:
 
 
 class Point(NamedTuple):
-    """An evaluation during training, with the costs of all stages up to it.
-
-    Args:
-        step (`float`): Optimizer steps.
-        train_time_s (`float`): Training time.
-        tokens (`float`): Tokens trained on.
-        energy_wh (`float`, *optional*): Energy.
-        measures (`Mapping[str, float]`): Measures, with names such as `multilingual/MAP`.
-    """
+    """An evaluation during training, with the costs of all stages up to it."""
 
     step: float
     train_time_s: float
     tokens: float
     energy_wh: float | None
-    measures: Mapping[str, float]
+    measures: Mapping[str, float]  # with names such as multilingual/MAP
 
 
 def build_curve(runs: Sequence[RunFolder], before: Mapping[str, float] | None = None) -> list[Point]:
