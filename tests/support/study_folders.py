@@ -87,7 +87,7 @@ def make_study(counts: Sequence[int], seeds: Sequence[int], arms: Sequence[str])
         "license": "unicode-3.0",
         "source": {"path": "a made-up corpus"},
     }
-    how = "all train for so many steps; masked language modeling for as many tokens as hybrid batches"
+    how = "the same steps for all trials; masked language modeling for as many tokens as hybrid batches"
     return {
         "language_order": list(LANGUAGES),
         "language_sets": {str(count): found for count, found in sets.items()},

@@ -31,10 +31,10 @@ from .inputs import Inputs, Settings
 
 _MOST_COUNTED = 300  # steps of a plan whose tokens are counted
 _HOW = {
-    "steps": "all train for so many steps; masked language modeling for as many tokens as hybrid batches",
-    "tokens": "all train on so many tokens, to the nearest step",
-    "time": "all train for as long, by step times of short runs",
-    "target_quality": "all train up to a cap, and the cost to the target is read off the quality curve",
+    "steps": "the same steps for all trials; masked language modeling for as many tokens as hybrid batches",
+    "tokens": "the same tokens for all trials, to the nearest step",
+    "time": "the same training time for all trials, by step times of short runs",
+    "target_quality": "a cap of steps for all trials; the cost to the target is read off the quality curve",
 }
 
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -331,9 +331,9 @@ def _count_tokens(
     tokens_I, characters = np.zeros(len(rows_IS), dtype=np.int64), 0
     items = np.flatnonzero((rows_IS >= 0).all(axis=1))
     for side in (corpus.QUERY, corpus.PASSAGE) if len(items) else ():
-        found, places_I = np.unique(rows_IS[items, side], return_inverse=True)
-        texts = corpus.texts(side, language, found)
-        ids: Sequence[Sequence[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        tokens_I[items] += np.array([len(sequence) for sequence in ids], dtype=np.int64)[places_I]
-        characters += int(np.array([len(text) for text in texts], dtype=np.int64)[places_I].sum())
+        rows, places_I = np.unique(rows_IS[items, side], return_inverse=True)  # `texts` needs increasing rows
+        texts = corpus.texts(side, language, rows)
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tokens_I[items] += np.array([len(sequence) for sequence in ids])[places_I]
+        characters += int(np.array([len(text) for text in texts])[places_I].sum())
     return tokens_I, characters

@@ -104,7 +104,7 @@ def _refuse_own_parts(folder: StudyFolder, paths: Iterable[str | None]) -> None:
 
 
 def prepare_study(
-    request: Request, folder: StudyFolder, run_pilots: Callable[[Sequence[Trial]], Any], overwrite: bool = False
+    request: Request, folder: StudyFolder, run_pilots: Callable[[Sequence[Trial]], Any], overwrite: bool
 ) -> Study:
     """Write `study.json` and everything that trials share, and return the study.
 
@@ -112,7 +112,7 @@ def prepare_study(
         request (`Request`): Of `check_request`.
         folder (`StudyFolder`): The folder of the study.
         run_pilots (`Callable`): Runs trials, for a budget of time.
-        overwrite (`bool`, *optional*, defaults to `False`): Delete the study that the folder holds.
+        overwrite (`bool`): Whether to delete the study that the folder holds.
 
     Raises:
         ValueError: When the folder holds another study that has begun; the message names what differs.

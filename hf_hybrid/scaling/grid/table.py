@@ -194,13 +194,9 @@ def average_pairs(scores: Scores, languages: Sequence[str]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def format_table(table: Table, measure: str = "multilingual/MAP") -> str:
-    """Return the table as text, with means over the seeds for each arm and L.
-
-    Args:
-        table (`Table`): Of `make_table`.
-        measure (`str`, *optional*, defaults to `"multilingual/MAP"`): The quality to show.
-    """
+def format_table(table: Table) -> str:
+    """Return the table as text, with means over the seeds for each arm and L."""
+    measure = "multilingual/MAP"
     groups: dict[tuple[str, int], list[Row]] = {}
     for row in table["rows"]:
         groups.setdefault((row["arm"], row["num_languages"]), []).append(row)

@@ -291,7 +291,7 @@ def test_hybrid_at_one_number_of_languages_is_compared_with_mono(study: Path, tm
     assert told.startswith("Against monolingual batches (mono), at L = 2, training time of hybrid ")
     assert "; multilingual MAP at L = 2 is higher for hybrid than for mono: by " in told
     assert "; rank distance at L = 2 is lower for hybrid than for mono: by " in told
-    assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: all train for so many steps; CPU.")
+    assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: the same steps for all trials; CPU.")
     assert "; masked language modeling for as many tokens" in subtitle(read_report(study))
 
 
