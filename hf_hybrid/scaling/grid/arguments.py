@@ -13,7 +13,7 @@ from hf_hybrid.utils.options import check_ranges, option, split_words
 from .arms import ARMS, Target
 
 BUDGETS = ("steps", "tokens", "time", "target_quality")
-_MOST = 1_000_000_000  # of a number in a command line
+_MOST_STEPS = 100_000_000
 
 
 @dataclass
@@ -63,9 +63,9 @@ class StudyArguments:
         None, "Base checkpoint of all trials. Default: a model from scratch for each seed."
     )
     eval_every: int | None = option(
-        None, "Steps between the points of the quality curve. Default: a tenth of all steps.", within=(1, _MOST)
+        None, "Steps between the points of the quality curve. Default: a tenth of all steps.", within=(1, _MOST_STEPS)
     )
-    pilot_steps: int = option(20, "Steps of the short runs that measure a budget of time.", within=(1, _MOST))
+    pilot_steps: int = option(20, "Steps of the short runs that measure a budget of time.", within=(1, _MOST_STEPS))
     own_cache: bool = option(True, "Let each trial tokenize for itself, so that set-up times can be compared.")
     jobs: int = option(1, "Trials that run at a time.", within=(1, 10_000))
     threads: int | None = option(

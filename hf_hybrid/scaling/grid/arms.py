@@ -34,6 +34,7 @@ class Arm(NamedTuple):
     mlm: bool = False  # whether masked language modeling comes first
     least: int = 1  # fewest languages that it can have
     only: tuple[str, ...] = ()  # its languages, if they are always the same
+    bm25: bool = False  # whether it needs no model
 
     @property
     def trains(self) -> bool:
@@ -43,7 +44,7 @@ class Arm(NamedTuple):
 
 ARMS = {
     "zero_shot": Arm("base model", "the base model untouched"),
-    "bm25": Arm("BM25", "BM25, without a model"),
+    "bm25": Arm("BM25", "BM25, without a model", bm25=True),
     "english": Arm("English only", "monolingual batches in English alone", "mono=1", only=("en",)),
     "mono": Arm("mono", "monolingual batches", "mono=1"),
     "cross": Arm("cross", "cross-lingual batches", "cross=1", least=2),
@@ -54,8 +55,11 @@ ARMS = {
     ),
     "mixed": Arm("mixed", "two languages for each item of a batch", "mixed=1", least=2),
     "mlm": Arm("MLM", "masked language modeling as in mBERT, evaluated untouched", mlm=True),
-    "mlm_hybrid": Arm("MLM + hybrid", "the same, then hybrid batches", "mono=0.5,cross=0.5", mlm=True, least=2),
+    "mlm_hybrid": Arm(
+        "MLM + hybrid", "masked language modeling, then hybrid batches", "mono=0.5,cross=0.5", mlm=True, least=2
+    ),
 }
+FIXED_LANGUAGES = tuple(dict.fromkeys(code for arm in ARMS.values() for code in arm.only))  # of any arm
 
 
 class Stage(TypedDict):
@@ -147,9 +151,11 @@ def order_languages(order: str, sizes: Mapping[str, int]) -> list[str]:
         return found
     codes = split_words(order)
     if unknown := [code for code in codes if code not in sizes]:
-        raise ValueError(f"order: the corpus has no {unknown[0]!r}; it has {', '.join(sizes)}. Or: size, scripts.")
+        raise ValueError(
+            f"order: the corpus has no {unknown[0]!r}. Allowed are size, scripts, and codes of {', '.join(sizes)}."
+        )
     if len(set(codes)) < len(codes):
-        raise ValueError(f"order={order!r}: a language is given twice.")
+        raise ValueError(f"order={order!r}: names a language twice.")
     return codes
 
 
@@ -207,7 +213,7 @@ def build_grid(
     for name in arms:
         arm = ARMS[name]
         if not arm.trains:
-            trials += [_trial(name, [], seed) for seed in (seeds if name == "zero_shot" and from_scratch else [None])]
+            trials += [_trial(name, [], seed) for seed in (seeds if from_scratch and not arm.bm25 else [None])]
             continue
         for count, languages in ({len(arm.only): arm.only} if arm.only else sets).items():
             missing = [code for code in languages if code not in corpus_languages]
@@ -268,7 +274,7 @@ def build_stages(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_ste
     base = shared.base or f"{STUDY}/base/seed-{1 if trial['seed'] is None else trial['seed']}"
     if not arm.trains:
         options = {"model": base, **shared.evaluation, "output_dir": folder}
-        if trial["arm"] == "bm25":  # eval writes it to a folder of its own
+        if arm.bm25:  # eval writes it to a folder of its own
             return [_stage("eval", f"{folder}/bm25", {**options, "bm25": "true"})]
         return [_stage("eval", folder, options)]
 

@@ -25,7 +25,7 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.scaling.planner.measured_runs import typical_step_time
 
 from .arguments import StudyArguments
-from .arms import ARMS, Shared, Trial, build_stages, make_budget_key
+from .arms import ARMS, FIXED_LANGUAGES, Shared, Trial, build_stages, make_budget_key
 from .folder import Budget, StudyFolder
 from .inputs import Inputs, Settings
 
@@ -138,7 +138,8 @@ class BudgetResolver:
         encoder = HybridEncoder.from_pretrained(
             self.base, query_prompt=model_args.query_prompt, passage_prompt=model_args.passage_prompt
         )
-        languages = list(dict.fromkeys([*self.inputs.largest_set, *({"en"} & set(corpus.languages))]))
+        fixed = [code for code in FIXED_LANGUAGES if code in corpus.languages]
+        languages = list(dict.fromkeys([*self.inputs.largest_set, *fixed]))
         cache = TokenCache(
             corpus.select_languages(languages),
             encoder.tokenizer,

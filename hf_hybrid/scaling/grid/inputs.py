@@ -38,7 +38,7 @@ from hf_hybrid.utils.options import READS, SETS, find_settings, option_metadata,
 from hf_hybrid.utils.redaction import redact_json
 
 from .arguments import StudyArguments
-from .arms import STUDY, Shared, nest_languages, order_languages
+from .arms import FIXED_LANGUAGES, STUDY, Shared, nest_languages, order_languages
 
 _GROUPS = (ModelArguments, DataArguments, HybridTrainingArguments, MlmTrainingArguments)
 _SET_BY_STUDY, _READ_BY_STUDY = (
@@ -182,7 +182,7 @@ def open_inputs(study: StudyArguments, data_args: DataArguments) -> Inputs:
         named["eval_languages"] = ",".join(chosen)
         return Inputs(whole, evaluation.select_languages(chosen), order, sets, named)
     chosen = wanted or largest
-    needed = list(dict.fromkeys([*largest, *chosen, *({"en"} & set(whole.languages))]))
+    needed = list(dict.fromkeys([*largest, *chosen, *(code for code in FIXED_LANGUAGES if code in whole.languages)]))
     share = data_args.held_out
     train, held_out = whole.select_languages(needed).split(int(share) if float(share).is_integer() else share)
     named = {"train_corpus": f"{STUDY}/corpora/train", "eval_corpus": f"{STUDY}/corpora/eval"}
