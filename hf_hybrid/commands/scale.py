@@ -65,19 +65,19 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
 
     from hf_hybrid.scaling.grid.arms import select_trials
     from hf_hybrid.scaling.grid.folder import StudyFolder
-    from hf_hybrid.scaling.grid.setup import check_request, open_study
+    from hf_hybrid.scaling.grid.setup import check_request, prepare_study
     from hf_hybrid.scaling.grid.sweep import Sweep
     from hf_hybrid.training.interruption import alone_in
 
     # What all trials share: what can be wrong is looked for before anything is written or deleted
     folder = StudyFolder(args.study_dir)
     with explain_errors(program):
-        asked = check_request(args, folder, rest.overwrite)
-        select_trials(asked.trials, args.only, args.trial)
+        request = check_request(args, folder, rest.overwrite)
+        select_trials(request.trials, args.only, args.trial)
         launch = shlex.split(args.launch) if args.launch else [sys.executable]
         sweep = Sweep(folder, launch, args.jobs, args.threads, say)
         with alone_in(folder.path, PATIENCE_S):
-            study = open_study(asked, folder, sweep.run, rest.overwrite)
+            study = prepare_study(request, folder, sweep.run, rest.overwrite)
         trials = select_trials(study["trials"], args.only, args.trial)
     if rest.list:
         for number, trial in enumerate(study["trials"]):
@@ -100,12 +100,12 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid scale") ->
 def collect(folder: StudyFolder, study: Study) -> None:
     """Write and tell what is known so far."""
     from hf_hybrid.scaling.grid.fits import make_fits
-    from hf_hybrid.scaling.grid.table import make_table, table_text
+    from hf_hybrid.scaling.grid.table import format_table, make_table
 
     table = make_table(folder, study)
     folder.write("table.json", table)
     folder.write("fits.json", make_fits(study, table))
-    say("\n" + table_text(table))
+    say("\n" + format_table(table))
 
 
 def say(text: str) -> None:

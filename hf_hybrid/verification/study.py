@@ -31,7 +31,7 @@ from hf_hybrid.metrics.beir_cross_lingual import ranking
 from hf_hybrid.records.archive import TRIALS_NAME, DamagedArchive
 from hf_hybrid.records.environment import find_installed_version
 from hf_hybrid.records.schema import MANIFEST_NAME, PER_QUERY_NAME, Scores
-from hf_hybrid.scaling.grid.arms import ARMS, Shared, Stage, Trial, grid, stages_of
+from hf_hybrid.scaling.grid.arms import ARMS, Shared, Stage, Trial, build_grid, build_stages
 from hf_hybrid.scaling.grid.fits import make_fits
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import Table, make_table
@@ -258,14 +258,14 @@ def _check_grid(study: Study) -> Iterator[Finding]:
     """The trials with their commands are those of arms, sets and seeds."""
     sets = {int(count): languages for count, languages in study["language_sets"].items()}
     corpus, base = list(study["corpus"]["train"]["items_per_language"]), study["base"]["model_name_or_path"]
-    trials, absent = grid(study["arms"], sets, study["seeds"], corpus, from_scratch=base is None)
+    trials, absent = build_grid(study["arms"], sets, study["seeds"], corpus, from_scratch=base is None)
     names = [trial["id"] for trial in study["trials"]]
     yield from compare("study", "study.json: trials", [trial["id"] for trial in trials], names)
     yield from compare("study", "study.json: absent", absent, study["absent"])
     shared, budget, found = _shared(study), study["budget"], {trial["id"]: trial for trial in study["trials"]}
     for trial in trials:
         if trial["id"] in found:
-            trial["stages"] = stages_of(trial, shared, budget["steps"], budget["mlm_steps"])
+            trial["stages"] = build_stages(trial, shared, budget["steps"], budget["mlm_steps"])
             expected, told = build_published_trial(trial), build_published_trial(found[trial["id"]])
             yield from compare("study", f"study.json: trials: {trial['id']}", expected, told)
 

@@ -20,9 +20,9 @@ from hf_hybrid.commands import console
 from hf_hybrid.data.corpus import ParallelCorpus
 from hf_hybrid.data.sources.load import load_corpus
 from hf_hybrid.records.run_folder import RunFolder
-from hf_hybrid.scaling.grid.arms import Stage, command_of
+from hf_hybrid.scaling.grid.arms import Stage, build_command
 from hf_hybrid.scaling.grid.folder import StudyFolder
-from hf_hybrid.scaling.grid.inputs import token_premiums
+from hf_hybrid.scaling.grid.inputs import measure_token_premiums
 from hf_hybrid.scaling.grid.sweep import Sweep
 from hf_hybrid.training import run as runs
 from hf_hybrid.training.interruption import RESUME_ME
@@ -60,7 +60,7 @@ def run_here(words: list[str], log: Path) -> int:
 
 def run_stage_here(sweep: Sweep, stage: Stage, log: Path) -> int:
     """A stage of a trial in this process, in place of `Sweep._run_stage`."""
-    words = command_of(stage, str(sweep.folder.path), sweep.launch)
+    words = build_command(stage, str(sweep.folder.path), sweep.launch)
     return run_here([*words, *(["--cpu_threads", "1"] if stage["name"] != "eval" else [])], log)
 
 
@@ -148,8 +148,8 @@ class TestASmallStudy:
         rows, told = self.rows(study), (place / "told.txt").read_text()
         assert [name for name, row in rows.items() if row["status"] == "finished"] == TRIALS
         assert {row["reason"] for name, row in rows.items() if name in ("hybrid-L1", "mlm_hybrid-L1")} == {
-            "hybrid needs 2 languages at the least",
-            "mlm_hybrid needs 2 languages at the least",
+            "hybrid needs at least 2 languages",
+            "mlm_hybrid needs at least 2 languages",
         }
         assert "[9/9] mlm_hybrid-L2-seed1 finished" in told
         assert f"{rows['hybrid-L2-seed1']['quality']['multilingual/MAP']:.4f}" in told
@@ -228,7 +228,7 @@ class TestASmallStudy:
         assert [point["mean"] for point in points] == [rows[f"mono-L{n}-seed1"]["step_time_s"] for n in (1, 2)]
         found = fits["ratios"]["tokens"]["hybrid/mlm"]["by_languages"]["2"]
         assert found["ratio"] == pytest.approx(rows["hybrid-L2-seed1"]["tokens"] / rows["mlm-L2-seed1"]["tokens"])
-        assert "of one seed, from which no difference follows" in found["sentence"]
+        assert "one seed cannot show a difference" in found["sentence"]
         assert "hybrid" not in fits["growth"]["multilingual/MAP"], "it has one L"
 
     def test_the_same_command_runs_nothing_and_writes_the_same(
@@ -256,7 +256,7 @@ class TestASmallStudy:
             "budget_value": ("5", "value was 4.0 and is 5.0"),
             "train_options": (f"{SMALL} {SIZE} --temperature 0.1", "train_settings was"),
             "eval_languages": ("de", "holds other items or languages than this study would"),
-            "arms": ("hybrid", "is not asked for now; choose trials with --only"),
+            "arms": ("hybrid", "this command has no zero_shot-seed1 and 7 more; choose trials with --only"),
         }
         configs = (study.path / "configs" / "train.yaml").read_bytes()
         for name, (value, message) in others.items():
@@ -271,7 +271,7 @@ class TestASmallStudy:
         mistakes = {
             "--list": "leave one of them out",
             "--train_options=--temprature 3": "did you mean --temperature",
-            "--only=hybird-*": "matches no trial; there are zero_shot-seed1, bm25,",
+            "--only=hybird-*": "matches no trial. The trials are zero_shot-seed1, bm25,",
             "--order=de,xx": "the corpus has no 'xx'",
             "--budget=tokens --budget_value=-1": "budget_value",
             f"--train_corpus={study.path / 'corpora' / 'train'}": "--overwrite would delete",
@@ -375,7 +375,7 @@ class TestBudgets:
 def test_a_token_premium_is_that_of_the_same_items() -> None:
     corpus: ParallelCorpus = toy_corpus(languages=("de", "en"), missing=0.3)
     tokenizer = toy_encoder(corpus).tokenizer
-    found = token_premiums(corpus, tokenizer)
+    found = measure_token_premiums(corpus, tokenizer)
     rows = corpus.rows
     both = [(de, en) for de, en in rows.tolist() if min(de) >= 0 and min(en) >= 0]
     assert 0 < len(both) < len(corpus)
@@ -392,12 +392,15 @@ def test_a_token_premium_is_that_of_the_same_items() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--languages", "1,99"], "languages: 99 are asked for, but there are 3"),
+        (["--languages", "1,99"], "languages: 99 is more than the 3 of the order"),
         (["--order", "de,xx"], "the corpus has no 'xx'"),
-        (["--train_options=--seed 3"], "the study itself decides on seed"),
+        (["--train_options=--seed 3"], "the study itself sets seed"),
         (["--train_options=--temprature 3"], "did you mean --temperature"),
         (["--arm", "hybrid"], "did you mean --arms"),
-        (["--only", "hybird-*"], "only='hybird-*' matches no trial; there are mono-L1-seed1, mono-L2-seed1."),
+        (
+            ["--only", "hybird-*"],
+            "only='hybird-*' matches no trial. The trials are mono-L1-seed1, mono-L2-seed1; see --list.",
+        ),
         (["--plan", "nowhere.yaml"], "a plan is of one number of languages"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 from hf_hybrid.records.resources import empty_line
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import Resources, Scores
-from hf_hybrid.scaling.grid.arms import ARMS, Shared, Stage, Trial, budget_key, grid, stages_of
+from hf_hybrid.scaling.grid.arms import ARMS, Shared, Stage, Trial, build_grid, build_stages, make_budget_key
 from hf_hybrid.scaling.grid.fits import make_fits
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.scaling.grid.table import make_table
@@ -75,17 +75,19 @@ def collect(folder: StudyFolder) -> None:
 def make_study(counts: Sequence[int], seeds: Sequence[int], arms: Sequence[str]) -> Study:
     """From scratch, for so many steps."""
     sets = {count: list(LANGUAGES[:count]) for count in counts}
-    trials, absent = grid(arms, sets, seeds, LANGUAGES, from_scratch=True)
-    keys = {budget_key(trial["arm"], trial["num_languages"]): _STEPS for trial in trials if ARMS[trial["arm"]].trains}
+    trials, absent = build_grid(arms, sets, seeds, LANGUAGES, from_scratch=True)
+    keys = {
+        make_budget_key(trial["arm"], trial["num_languages"]): _STEPS for trial in trials if ARMS[trial["arm"]].trains
+    }
     shared = Shared({}, {}, None, None, own_cache=False)
-    trials = [{**trial, "stages": stages_of(trial, shared, keys, keys)} for trial in trials]
+    trials = [{**trial, "stages": build_stages(trial, shared, keys, keys)} for trial in trials]
     languages = list(LANGUAGES[: max(counts)])
     corpus = {
         "items_per_language": dict.fromkeys(languages, 400),
         "license": "unicode-3.0",
         "source": {"path": "a made-up corpus"},
     }
-    how = "all train for so many steps; masked language modeling for as many tokens as hybrid batches"
+    how = "the same steps for all trials; masked language modeling for as many tokens as hybrid batches"
     return {
         "language_order": list(LANGUAGES),
         "language_sets": {str(count): found for count, found in sets.items()},

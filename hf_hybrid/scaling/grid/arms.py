@@ -1,10 +1,10 @@
-"""The grid of a scaling study: which trials there are, and which commands make them. It trains nothing itself.
+"""The grid of a scaling study: its trials, and the commands that run them. Nothing is trained here.
 
-1. Languages stand in one order; a trial with L of them has the first L, so that sets are nested (`language_order`).
-2. An *arm* is a way to get a retriever. The grid has a trial for each arm, L and seed; what an L cannot have is told
-   with the reason (`grid`).
-3. A trial has *stages*: a recipe with its options, run one after the other in the folder of the trial
-   (`stages_of`). Paths within the study begin with `{study}`, so that it may lie anywhere.
+1. Languages have one order. A trial with L languages has the first L, so that sets are nested (`order_languages`).
+2. An *arm* is a way to get a retriever. The grid has a trial for each arm, L and seed, and a reason for each
+   combination that cannot exist (`build_grid`).
+3. A trial has *stages*: commands with their options, which run one after the other (`build_stages`). Paths within the
+   study begin with `{study}`, so that the folder may be moved.
 """
 
 from __future__ import annotations
@@ -13,29 +13,28 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypedDict
 
 from hf_hybrid.data.batches.mix import MixConfig
+from hf_hybrid.utils.options import split_words
+from hf_hybrid.utils.text import join_names, to_plain_text
 
-STUDY = "{study}"  # stands for the folder in options
-_MOST_NAMED = 20  # trials in a message
+STUDY = "{study}"  # stands for the folder of the study in options
 LOWER_IS_BETTER = ("rank_distance", "same_language_share@10")  # of all measures
+_TARGET = re.compile(r"\s*([a-z_]+/[^=\s]+)\s*=\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d\d?)?)\s*")
 
 
 class Arm(NamedTuple):
-    """A way to get a retriever.
+    """A way to get a retriever."""
 
-    Args:
-        text (`str`): In words.
-        mix (`str`, *optional*): Of contrastive batches; None where there are none.
-        mlm (`bool`, *optional*, defaults to `False`): Masked language modeling comes first.
-        least (`int`, *optional*, defaults to 1): The fewest languages it can have.
-    """
-
+    label: str  # in charts and tables
     text: str
-    mix: str | None = None
-    mlm: bool = False
-    least: int = 1
+    mix: str | None = None  # of contrastive batches; None without contrastive training
+    mlm: bool = False  # whether masked language modeling comes first
+    least: int = 1  # fewest languages that it can have
+    only: tuple[str, ...] = ()  # its languages, if they are always the same
+    bm25: bool = False  # whether it needs no model
 
     @property
     def trains(self) -> bool:
@@ -44,37 +43,42 @@ class Arm(NamedTuple):
 
 
 ARMS = {
-    "zero_shot": Arm("the base model untouched"),
-    "bm25": Arm("BM25, without a model"),
-    "english": Arm("monolingual batches in English alone", "mono=1"),
-    "mono": Arm("monolingual batches", "mono=1"),
-    "cross": Arm("cross-lingual batches", "cross=1", least=2),
-    "hybrid": Arm("monolingual and cross-lingual batches in equal shares", "mono=0.5,cross=0.5", least=2),
-    "pool": Arm("pool batches", "pool=1", least=2),
-    "mono_cross_pool": Arm("all three batch types in equal shares", "mono=1,cross=1,pool=1", least=2),
-    "mixed": Arm("two languages for each item of a batch", "mixed=1", least=2),
-    "mlm": Arm("masked language modeling as in mBERT, evaluated untouched", mlm=True),
-    "mlm_hybrid": Arm("the same, then hybrid batches", "mono=0.5,cross=0.5", mlm=True, least=2),
+    "zero_shot": Arm("base model", "the base model untouched"),
+    "bm25": Arm("BM25", "BM25, without a model", bm25=True),
+    "english": Arm("English only", "monolingual batches in English alone", "mono=1", only=("en",)),
+    "mono": Arm("mono", "monolingual batches", "mono=1"),
+    "cross": Arm("cross", "cross-lingual batches", "cross=1", least=2),
+    "hybrid": Arm("hybrid", "monolingual and cross-lingual batches in equal shares", "mono=0.5,cross=0.5", least=2),
+    "pool": Arm("pool", "pool batches", "pool=1", least=2),
+    "mono_cross_pool": Arm(
+        "mono+cross+pool", "all three batch types in equal shares", "mono=1,cross=1,pool=1", least=2
+    ),
+    "mixed": Arm("mixed", "two languages for each item of a batch", "mixed=1", least=2),
+    "mlm": Arm("MLM", "masked language modeling as in mBERT, evaluated untouched", mlm=True),
+    "mlm_hybrid": Arm(
+        "MLM + hybrid", "masked language modeling, then hybrid batches", "mono=0.5,cross=0.5", mlm=True, least=2
+    ),
 }
+FIXED_LANGUAGES = tuple(dict.fromkeys(code for arm in ARMS.values() for code in arm.only))  # of any arm
 
 
 class Stage(TypedDict):
-    """A recipe of a trial."""
+    """A command of a trial."""
 
     name: str  # "train", "mlm" or "eval"
-    recipe: str  # of `hf-hybrid train`, `mlm` or `eval` the recipe: "train.py"
-    folder: str  # where its files go
+    recipe: str  # "train.py", "mlm.py" or "eval.py"
+    folder: str  # of its files
     options: dict[str, str]
 
 
 class Trial(TypedDict):
-    """A trial of the grid."""
+    """One arm at one number of languages with one seed."""
 
     id: str
     arm: str
-    num_languages: int  # trained on; 0 where nothing is trained
+    num_languages: int  # trained on; 0 without training
     languages: list[str]
-    seed: int | None  # None where nothing depends on it
+    seed: int | None  # None if nothing depends on it
     stages: list[Stage]
 
 
@@ -88,11 +92,11 @@ class Absent(TypedDict):
 
 
 class Target(NamedTuple):
-    """A quality to be reached.
+    """A quality to reach.
 
     Args:
-        measure (`str`): As in `multilingual/MAP`.
-        value (`float`): Where it is reached.
+        measure (`str`): A measure such as `multilingual/MAP`.
+        value (`float`): The value to reach.
 
     Example:
 
@@ -106,14 +110,10 @@ class Target(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Target:
         """Read `setting/measure=value`."""
-        found = re.fullmatch(r"\s*([a-z_]+/[^=\s]+)\s*=\s*([0-9.eE+-]+)\s*", text)
-        try:
-            value = float(found[2]) if found else math.nan
-        except ValueError:
-            value = math.nan
-        if found is None or not math.isfinite(value):
+        found = _TARGET.fullmatch(text)
+        if found is None:
             raise ValueError(f"target {text!r}: write it as in multilingual/MAP=0.5, or bias/rank_distance=300.")
-        return cls(found[1], value)
+        return cls(found[1], float(found[2]))
 
     def is_reached(self, value: float) -> bool:
         """Return whether a value reaches the target."""
@@ -121,17 +121,20 @@ class Target(NamedTuple):
         return value <= self.value if lower else value >= self.value
 
 
-def language_order(order: str, sizes: Mapping[str, int]) -> list[str]:
-    """The languages in the order in which they are added.
+# Step 1
+
+
+def order_languages(order: str, sizes: Mapping[str, int]) -> list[str]:
+    """Return the languages in the order in which they are added.
 
     Args:
-        order (`str`): `size`: the largest first; `scripts`: the largest of a script that is rarest so far; or codes.
-        sizes (`Mapping[str, int]`): Items of each language.
+        order (`str`): `size`: the largest first; `scripts`: the largest in the script that is rarest so far; or codes.
+        sizes (`Mapping[str, int]`): Number of items of each language.
 
     Example:
 
         >>> sizes = {"de": 9, "en": 8, "ru": 7, "uk": 6, "zh": 5}
-        >>> language_order("size", sizes), language_order("scripts", sizes), language_order("zh, en", sizes)
+        >>> order_languages("size", sizes), order_languages("scripts", sizes), order_languages("zh, en", sizes)
         (['de', 'en', 'ru', 'uk', 'zh'], ['de', 'ru', 'zh', 'en', 'uk'], ['zh', 'en'])
     """
     by_size = sorted(sizes, key=lambda code: (-sizes[code], code))
@@ -140,25 +143,28 @@ def language_order(order: str, sizes: Mapping[str, int]) -> list[str]:
     if order == "scripts":
         used: Counter[str] = Counter()
         found: list[str] = []
-        for _ in by_size:
-            code = min((code for code in by_size if code not in found), key=lambda code: used[script_of(code)])
-            used[script_of(code)] += 1
+        while by_size:
+            code = min(by_size, key=lambda code: used[find_script(code)])
+            used[find_script(code)] += 1
+            by_size.remove(code)
             found.append(code)
         return found
-    codes = [code.strip() for code in order.split(",") if code.strip()]
+    codes = split_words(order)
     if unknown := [code for code in codes if code not in sizes]:
-        raise ValueError(f"order: the corpus has no {unknown[0]!r}; it has {', '.join(sizes)}. Or: size, scripts.")
+        raise ValueError(
+            f"order: the corpus has no {unknown[0]!r}. Allowed are size, scripts, and codes of {', '.join(sizes)}."
+        )
     if len(set(codes)) < len(codes):
-        raise ValueError(f"order={order!r}: a language is given twice.")
+        raise ValueError(f"order={order!r}: names a language twice.")
     return codes
 
 
-def script_of(code: str) -> str:
-    """The script that a language is mostly written in, as ISO 15924 names it.
+def find_script(code: str) -> str:
+    """Return the ISO 15924 code of the script that a language is mostly written in.
 
     Example:
 
-        >>> script_of("el"), script_of("sr-Latn")
+        >>> find_script("el"), find_script("sr-Latn")
         ('Grek', 'Latn')
     """
     import langcodes
@@ -166,59 +172,67 @@ def script_of(code: str) -> str:
     return str(langcodes.Language.get(code).maximize().script)
 
 
-def language_sets(order: Sequence[str], counts: Sequence[int]) -> dict[int, list[str]]:
-    """The first L languages for each L.
+def nest_languages(order: Sequence[str], counts: Sequence[int]) -> dict[int, list[str]]:
+    """Return the first L languages for each L.
 
     Raises:
-        ValueError: When there are fewer.
+        ValueError: When the order has fewer languages.
     """
     if max(counts) > len(order):
-        raise ValueError(f"languages: {max(counts)} are asked for, but there are {len(order)}: {', '.join(order)}.")
+        raise ValueError(f"languages: {max(counts)} is more than the {len(order)} of the order: {', '.join(order)}.")
     return {count: list(order[:count]) for count in counts}
 
 
-def grid(
+# Step 2
+
+
+def build_grid(
     arms: Sequence[str],
     sets: Mapping[int, Sequence[str]],
     seeds: Sequence[int],
     corpus_languages: Sequence[str],
     from_scratch: bool,
 ) -> tuple[list[Trial], list[Absent]]:
-    """All trials, without their stages, and what there cannot be.
+    """Return all trials, without their stages, and the combinations that cannot exist.
 
     Args:
         arms (`Sequence[str]`): Names in `ARMS`.
         sets (`Mapping[int, Sequence[str]]`): The languages for each L.
         seeds (`Sequence[int]`): The seeds.
-        corpus_languages (`Sequence[str]`): Of the training corpus, for `english`.
-        from_scratch (`bool`): Whether each seed has a base model of its own: only then has `zero_shot` seeds.
+        corpus_languages (`Sequence[str]`): Languages of the training corpus.
+        from_scratch (`bool`): Whether each seed has its own base model, so that `zero_shot` has seeds.
 
     Example:
 
-        >>> trials, absent = grid(["mono", "cross"], {1: ["de"], 2: ["de", "en"]}, [1], ["de", "en"], True)
+        >>> trials, absent = build_grid(["mono", "cross"], {1: ["de"], 2: ["de", "en"]}, [1], ["de", "en"], True)
         >>> [trial["id"] for trial in trials], absent[0]["id"], absent[0]["reason"]
-        (['mono-L1-seed1', 'mono-L2-seed1', 'cross-L2-seed1'], 'cross-L1', 'cross needs 2 languages at the least')
+        (['mono-L1-seed1', 'mono-L2-seed1', 'cross-L2-seed1'], 'cross-L1', 'cross needs at least 2 languages')
     """
     trials: list[Trial] = []
     absent: list[Absent] = []
     for name in arms:
         arm = ARMS[name]
         if not arm.trains:
-            trials += [_trial(name, [], seed) for seed in (seeds if name == "zero_shot" and from_scratch else [None])]
+            trials += [_trial(name, [], seed) for seed in (seeds if from_scratch and not arm.bm25 else [None])]
             continue
-        for count, languages in ({1: ["en"]} if name == "english" else sets).items():
-            reason = f"{name} needs {arm.least} languages at the least" if count < arm.least else None
-            if not set(languages) <= set(corpus_languages):
-                reason = "the training corpus has no en"
+        for count, languages in ({len(arm.only): arm.only} if arm.only else sets).items():
+            missing = [code for code in languages if code not in corpus_languages]
+            reason = f"{name} needs at least {arm.least} languages" if count < arm.least else None
+            reason = f"the training corpus has no {missing[0]}" if missing else reason
             if reason:
-                absent.append({"id": f"{name}-L{count}", "arm": name, "num_languages": count, "reason": reason})
+                absent.append(
+                    {"id": make_budget_key(name, count), "arm": name, "num_languages": count, "reason": reason}
+                )
             else:
                 trials += [_trial(name, languages, seed) for seed in seeds]
     return trials, absent
 
 
 def _trial(arm: str, languages: Sequence[str], seed: int | None) -> Trial:
-    parts = [arm, *([f"L{len(languages)}"] if languages else []), *([f"seed{seed}"] if seed is not None else [])]
+    parts = [
+        make_budget_key(arm, len(languages)) if languages else arm,
+        *([f"seed{seed}"] if seed is not None else []),
+    ]
     return {
         "id": "-".join(parts),
         "arm": arm,
@@ -229,169 +243,153 @@ def _trial(arm: str, languages: Sequence[str], seed: int | None) -> Trial:
     }
 
 
-class Shared(NamedTuple):
-    """Options that trials share.
-
-    Args:
-        corpora (`dict[str, str]`): Of training and evaluation, for `train.py` and `mlm.py`.
-        evaluation (`dict[str, str]`): Of `eval.py`: corpus, prompts and the like.
-        base (`str`, *optional*): The base checkpoint; None where each seed has one of its own.
-        eval_every (`int`, *optional*): Steps between points of the curve; None for a tenth.
-        own_cache (`bool`): Whether each trial tokenizes for itself.
-    """
-
-    corpora: dict[str, str]
-    evaluation: dict[str, str]
-    base: str | None
-    eval_every: int | None
-    own_cache: bool
-
-    def base_of(self, seed: int | None) -> str:
-        """The model that a trial begins with."""
-        return self.base or f"{STUDY}/base/seed-{seed}"
-
-
-def budget_key(arm: str, num_languages: int) -> str:
-    """Trials that have the same number of steps."""
+def make_budget_key(arm: str, num_languages: int) -> str:
+    """Return the key of the trials that have the same number of steps: all seeds of an arm at one L."""
     return f"{arm}-L{num_languages}"
 
 
-def stages_of(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_steps: Mapping[str, int]) -> list[Stage]:
+# Step 3
+
+
+class Shared(NamedTuple):
+    """Options that all trials share."""
+
+    corpora: dict[str, str]  # of training and evaluation, for `train` and `mlm`
+    evaluation: dict[str, str]  # corpus, prompts and other options of `eval`
+    base: str | None  # the base checkpoint; None if each seed has its own base model
+    eval_every: int | None  # steps between points of the quality curve; None for a tenth of all steps
+    own_cache: bool  # whether each trial tokenizes for itself
+
+
+def build_stages(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_steps: Mapping[str, int]) -> list[Stage]:
     """Return the stages of a trial.
 
     Args:
-        trial (`Trial`): Of `grid`.
-        shared (`Shared`): What all trials have.
-        steps (`Mapping[str, int]`): Of contrastive training, by `budget_key`.
-        mlm_steps (`Mapping[str, int]`): Of masked language modeling, likewise.
+        trial (`Trial`): Of `build_grid`.
+        shared (`Shared`): Options of all trials.
+        steps (`Mapping[str, int]`): Steps of contrastive training, by `make_budget_key`.
+        mlm_steps (`Mapping[str, int]`): Steps of masked language modeling, likewise.
     """
-    arm, folder, seed = ARMS[trial["arm"]], f"{STUDY}/trials/{trial['id']}", trial["seed"]
+    arm, folder = ARMS[trial["arm"]], f"{STUDY}/trials/{trial['id']}"
+    base = shared.base or f"{STUDY}/base/seed-{1 if trial['seed'] is None else trial['seed']}"
     if not arm.trains:
-        first = seed if seed is not None else 1
-        options = {"model": shared.base_of(first), **shared.evaluation, "output_dir": folder}
-        if trial["arm"] == "bm25":  # which eval.py puts in a folder of its own, beside a model
-            options["bm25"] = "true"
-            return [{"name": "eval", "recipe": "eval.py", "folder": f"{folder}/bm25", "options": options}]
-        return [{"name": "eval", "recipe": "eval.py", "folder": folder, "options": options}]
-    key, base, stages = budget_key(trial["arm"], trial["num_languages"]), shared.base_of(seed), []
+        options = {"model": base, **shared.evaluation, "output_dir": folder}
+        if arm.bm25:  # eval writes it to a folder of its own
+            return [_stage("eval", f"{folder}/bm25", {**options, "bm25": "true"})]
+        return [_stage("eval", folder, options)]
+
+    def training(name: str, folder: str, base: str, num_steps: int, **more: str) -> Stage:
+        options = {
+            "config": f"{STUDY}/configs/{name}.yaml",
+            "model_name_or_path": base,
+            **shared.corpora,
+            "languages": ",".join(trial["languages"]),
+            "seed": str(trial["seed"]),
+            "max_steps": str(num_steps),
+            "evaluate_before": "false",  # the zero-shot trial of the seed does that
+            "eval_strategy": "steps",
+            "eval_steps": str(shared.eval_every or max(1, math.ceil(num_steps / 10))),
+            "output_dir": folder,
+            **more,
+        }
+        cache = {"cache_dir": f"{STUDY}/trials/{trial['id']}/cache"} if shared.own_cache else {}
+        return _stage(name, folder, options | cache)
+
+    key, stages = make_budget_key(trial["arm"], trial["num_languages"]), []
     if arm.mlm:
-        place = f"{folder}/mlm" if arm.mix else folder
-        stages.append(_training(trial, shared, "mlm", place, base, mlm_steps[key], {}))
-        base = f"{place}/model"
+        mlm_folder = f"{folder}/mlm" if arm.mix else folder
+        stages.append(training("mlm", mlm_folder, base, mlm_steps[key]))
+        base = f"{mlm_folder}/model"
     if arm.mix:
-        stages.append(
-            _training(trial, shared, "train", folder, base, steps[key], {"mix": str(MixConfig.parse(arm.mix))})
-        )
+        stages.append(training("train", folder, base, steps[key], mix=str(MixConfig.parse(arm.mix))))
     return stages
 
 
-def _training(
-    trial: Trial, shared: Shared, name: str, folder: str, base: str, steps: int, more: Mapping[str, str]
-) -> Stage:
-    every = shared.eval_every or max(1, math.ceil(steps / 10))
-    options = {
-        "config": f"{STUDY}/configs/{name}.yaml",
-        "model_name_or_path": base,
-        **shared.corpora,
-        "languages": ",".join(trial["languages"]),
-        "seed": str(trial["seed"]),
-        "max_steps": str(steps),
-        "evaluate_before": "false",  # that is the zero-shot trial of the seed
-        "eval_strategy": "steps",
-        "eval_steps": str(every),
-        "output_dir": folder,
-        **more,
-    }
-    if shared.own_cache:
-        options["cache_dir"] = f"{STUDY}/trials/{trial['id']}/cache"
+def _stage(name: str, folder: str, options: dict[str, str]) -> Stage:
     return {"name": name, "recipe": f"{name}.py", "folder": folder, "options": options}
 
 
-def command_of(stage: Stage, study_dir: str, launch: Sequence[str]) -> list[str]:
+def build_command(stage: Stage, study_dir: str, launch: Sequence[str]) -> list[str]:
     """Return the words of the command line of a stage.
 
     Args:
         stage (`Stage`): Of a trial.
         study_dir (`str`): The folder of the study.
-        launch (`Sequence[str]`): What starts a module: Python, `accelerate launch` or `torchrun`.
+        launch (`Sequence[str]`): The launcher: Python, `accelerate launch` or `torchrun`.
 
     Example:
 
         >>> stage = {"name": "train", "recipe": "train.py", "folder": "{study}/trials/a", "options": {"seed": "1"}}
-        >>> command_of(stage, "runs/x", ["python"])
+        >>> build_command(stage, "runs/x", ["python"])
         ['python', '-m', 'hf_hybrid', 'train', '--seed', '1']
     """
-    words = [word for name, value in stage["options"].items() for word in (f"--{name}", in_study(value, study_dir))]
-    return [*launch, "-m", "hf_hybrid", stage["recipe"].removesuffix(".py"), *words]
+    words = [
+        word for name, value in stage["options"].items() for word in (f"--{name}", insert_study(value, study_dir))
+    ]
+    return [*launch, "-m", "hf_hybrid", stage["name"], *words]
 
 
-def in_study(text: str, study_dir: str) -> str:
-    """A path or text of a stage, with the folder of the study in it."""
+def insert_study(text: str, study_dir: str) -> str:
+    """Return an option or a path of a stage with the folder of the study in place of `{study}`."""
     return text.replace(STUDY, str(study_dir))
 
 
+# Selection and comparison
+
+
 def select_trials(trials: Sequence[Trial], only: str | None, number: int | None) -> list[Trial]:
-    """The trials that are asked for.
+    """Return the trials that match `--only` and `--trial`.
 
     Raises:
-        ValueError: When there is none.
+        ValueError: When no trial matches.
     """
-    from fnmatch import fnmatchcase
-
     if number is not None and not 0 <= number < len(trials):
         raise ValueError(f"trial={number}: the study has the trials 0 to {len(trials) - 1}, see --list.")
-    found = list(trials) if number is None else [trials[number]]
-    patterns = [word.strip() for word in only.split(",")] if only else ["*"]
-    ids = [trial["id"] for trial in found]
-    found = [trial for trial in found if any(fnmatchcase(trial["id"], pattern) for pattern in patterns)]
+    among = list(trials) if number is None else [trials[number]]
+    patterns = split_words(only) if only else ["*"]
+    found = [trial for trial in among if any(fnmatchcase(trial["id"], pattern) for pattern in patterns)]
     if not found:
-        more = f" and {len(ids) - _MOST_NAMED} more, see --list" if len(ids) > _MOST_NAMED else ""
-        raise ValueError(f"only={only!r} matches no trial; there are {', '.join(ids[:_MOST_NAMED])}{more}.")
+        ids = join_names([trial["id"] for trial in among])
+        raise ValueError(f"only={only!r} matches no trial. The trials are {ids}; see --list.")
     return found
 
 
-def difference_of_settings(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say which shared setting has changed; `None` if none has.
+def find_changed_setting(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return in words the first setting that has changed; `None` if none has.
 
     Args:
-        earlier, now (`Mapping[str, Any]`): Contents of `study.json`, of `now` only these.
+        earlier, now (`Mapping[str, Any]`): Settings; only those in `now` are compared.
     """
     for name, value in now.items():
         if earlier[name] != value:
-            return f"{name} was {_brief(earlier[name])} and is {_brief(value)}"
+            return f"{name} was {to_plain_text(str(earlier[name]), 200)} and is {to_plain_text(str(value), 200)}"
     return None
 
 
-def difference_of_trials(earlier: Sequence[Trial], now: Sequence[Trial]) -> str | None:
-    """Say why the trials do not include the earlier ones; `None` if they do.
+def find_changed_trial(earlier: Sequence[Trial], now: Sequence[Trial]) -> str | None:
+    """Return in words the first earlier trial that is missing now or differs; `None` if all are the same.
 
     Example:
 
-        >>> trials, _ = grid(["mono"], {1: ["de"], 2: ["de", "en"]}, [1, 2], ["de", "en"], True)
-        >>> difference_of_trials(trials[:2], trials) is None, difference_of_trials(trials, trials[:3])
-        (True, 'it has mono-L2-seed2, which is not asked for now; choose trials with --only')
+        >>> trials, _ = build_grid(["mono"], {1: ["de"], 2: ["de", "en"]}, [1, 2], ["de", "en"], True)
+        >>> find_changed_trial(trials[:2], trials) is None, find_changed_trial(trials, trials[:3])
+        (True, 'this command has no mono-L2-seed2; choose trials with --only')
     """
     known = {trial["id"]: trial for trial in now}
     if missing := [trial["id"] for trial in earlier if trial["id"] not in known]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        return f"it has {missing[0]}{more}, which is not asked for now; choose trials with --only"
+        return f"this command has no {missing[0]}{more}; choose trials with --only"
     for trial in earlier:
-        if trial != known[trial["id"]]:
-            return f"{trial['id']} would be another trial: {_first_difference(trial, known[trial['id']])}"
+        if (now_trial := known[trial["id"]]) != trial:
+            before, after = _list_options(trial), _list_options(now_trial)
+            names = {**before, **after}
+            changed = find_changed_setting(*({name: found.get(name) for name in names} for found in (before, after)))
+            return f"{trial['id']} would change: {changed or 'its stages differ'}"
     return None
 
 
-def _first_difference(earlier: Trial, now: Trial) -> str:
-    if earlier["languages"] != now["languages"]:
-        return f"languages were {', '.join(earlier['languages'])} and are {', '.join(now['languages'])}"
-    for one, other in zip(earlier["stages"], now["stages"], strict=False):
-        for name in {**one["options"], **other["options"]}:
-            before, after = one["options"].get(name), other["options"].get(name)
-            if before != after:
-                return f"{name} was {before} and is {after}"
-    return "its stages differ"
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 200 else f"{text[:200]}..."
+def _list_options(trial: Trial) -> dict[str, str]:
+    options = {
+        f"{stage['name']} {name}": value for stage in trial["stages"] for name, value in stage["options"].items()
+    }
+    return {"languages": ", ".join(trial["languages"]), **options}

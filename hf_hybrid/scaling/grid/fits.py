@@ -1,21 +1,21 @@
-"""`fits.json`: how each cost and quality goes with L, and how arms compare, each with its interval and its sentence.
+"""`fits.json`: the growth of each cost and quality with L, and comparisons of arms, each with its CI and its sentence.
 
-1. A quantity is a number of a row of `table.json` (`QUANTITIES`); a trial that failed, or is missing, has none, and
-   one that did not reach its target has `NOT_REACHED`.
-2. For each quantity and arm with at least two L: the law (`growth.fit_growth`), and of quality what each L changes
-   against the fewest.
-3. For each pair of `COMPARED` arms: the ratio of costs, over all L that both have and at each; the difference of
-   quality at each L.
+1. Each quantity is a number of a row of `table.json`. A trial that failed or is missing has none, and a trial that
+   missed its target has `NOT_REACHED`.
+2. For each quantity and arm with at least two L: the law of `growth.fit_growth`, and for a quality the difference
+   between each L and the fewest.
+3. For each pair of `COMPARED` arms: the ratio of costs, over all L that both have and at each of them; the difference
+   of quality at each L.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from .arms import ARMS
 from .folder import Study
-from .growth import LEVEL, NOT_REACHED, Values, differences, differences_from_fewest, fit_growth, ratio
+from .growth import LEVEL, NOT_REACHED, Values, compare_with_fewest, compute_differences, compute_ratio, fit_growth
 from .sentences import difference_sentence, growth_sentence, ratio_sentence
 from .table import Row, Table
 
@@ -23,177 +23,127 @@ COMPARED = (
     ("hybrid", "mlm_hybrid"), ("hybrid", "mlm"), ("hybrid", "mono"), ("hybrid", "cross"), ("hybrid", "pool"),
     ("hybrid", "mixed"), ("hybrid", "mono_cross_pool"), ("mlm_hybrid", "mlm"),
 )  # fmt: skip
-
-
-class Quantity(NamedTuple):
-    """A number of a row.
-
-    Args:
-        text (`str`): In words.
-        unit (`str`): Of its values.
-        of (`Callable`): Takes it from a finished row; None where it is not known.
-        is_cost (`bool`): Whether it is compared by ratios; else by differences.
-    """
-
-    text: str
-    unit: str
-    of: Callable[[Row], float | None]
-    is_cost: bool
-
-
-def _cost(name: str) -> Callable[[Row], float | None]:
-    return lambda row: row[name]  # type: ignore[literal-required]
-
-
-def _to_target(name: str) -> Callable[[Row], float | None]:
-    def value(row: Row) -> float | None:
-        target = row["target"]
-        if target is None:
-            return None
-        return target[name] if target["reached"] else NOT_REACHED  # type: ignore[literal-required]
-
-    return value
-
-
-def _quality(group: str, name: str) -> Callable[[Row], float | None]:
-    return lambda row: row[group].get(name)  # type: ignore[literal-required]
-
-
-QUANTITIES = {
-    "step_time_s": Quantity("step time", "s", _cost("step_time_s"), True),
-    "setup_time_s": Quantity("set-up time", "s", _cost("setup_time_s"), True),
-    "train_time_s": Quantity("training time", "s", _cost("train_time_s"), True),
-    "tokens": Quantity("tokens trained on", "", _cost("tokens"), True),
-    "energy_wh": Quantity("energy", "Wh", _cost("energy_wh"), True),
-    "peak_host_memory_gib": Quantity("peak host memory", "GiB", _cost("peak_host_memory_gib"), True),
-    "peak_device_memory_gib": Quantity("peak device memory", "GiB", _cost("peak_device_memory_gib"), True),
-    "target/train_time_s": Quantity("training time to the target", "s", _to_target("train_time_s"), True),
-    "target/tokens": Quantity("tokens to the target", "", _to_target("tokens"), True),
-    "target/energy_wh": Quantity("energy to the target", "Wh", _to_target("energy_wh"), True),
-    "monolingual/MAP": Quantity("monolingual MAP", "", _quality("quality", "monolingual/MAP"), False),
-    "cross_lingual/MAP": Quantity("cross-lingual MAP", "", _quality("quality", "cross_lingual/MAP"), False),
-    "multilingual/MAP": Quantity("multilingual MAP", "", _quality("quality", "multilingual/MAP"), False),
-    "bias/rank_distance": Quantity("rank distance", "ranks", _quality("quality", "bias/rank_distance"), False),
-    "trained/monolingual/MAP": Quantity(
-        "monolingual MAP of trained languages", "", _quality("trained", "monolingual/MAP"), False
-    ),
-    "trained/cross_lingual/MAP": Quantity(
-        "cross-lingual MAP of trained languages", "", _quality("trained", "cross_lingual/MAP"), False
-    ),
-    "unseen/monolingual/MAP": Quantity(
-        "monolingual MAP of unseen languages", "", _quality("unseen", "monolingual/MAP"), False
-    ),
-    "unseen/cross_lingual/MAP": Quantity(
-        "cross-lingual MAP of unseen languages", "", _quality("unseen", "cross_lingual/MAP"), False
-    ),
+# Name and unit of each quantity. Costs are compared by ratios, qualities by differences.
+COSTS = {
+    "step_time_s": ("step time", "s"),
+    "setup_time_s": ("set-up time", "s"),
+    "train_time_s": ("training time", "s"),
+    "tokens": ("tokens trained on", ""),
+    "energy_wh": ("energy", "Wh"),
+    "peak_host_memory_gib": ("peak host memory", "GiB"),
+    "peak_device_memory_gib": ("peak device memory", "GiB"),
+    "target/train_time_s": ("training time to the target", "s"),
+    "target/tokens": ("tokens to the target", ""),
+    "target/energy_wh": ("energy to the target", "Wh"),
+}
+QUALITIES = {
+    "monolingual/MAP": ("monolingual MAP", ""),
+    "cross_lingual/MAP": ("cross-lingual MAP", ""),
+    "multilingual/MAP": ("multilingual MAP", ""),
+    "bias/rank_distance": ("rank distance", "ranks"),
+    "trained/monolingual/MAP": ("monolingual MAP of trained languages", ""),
+    "trained/cross_lingual/MAP": ("cross-lingual MAP of trained languages", ""),
+    "unseen/monolingual/MAP": ("monolingual MAP of unseen languages", ""),
+    "unseen/cross_lingual/MAP": ("cross-lingual MAP of unseen languages", ""),
 }
 
 
-def make_fits(study: Study, table: Table, level: float = LEVEL) -> dict[str, Any]:
-    """All of `fits.json`.
+def make_fits(study: Study, table: Table) -> dict[str, Any]:
+    """Build `fits.json`.
 
     Args:
-        study (`Study`): For arms, seeds and numbers of languages.
+        study (`Study`): With arms and seeds.
         table (`Table`): The rows.
-        level (`float`, *optional*, defaults to `0.95`): Of the intervals.
 
     Returns:
-        `dict`: `growth` by quantity and arm; `ratios` and `differences` by quantity and `first/second`; each has its
+        `dict`: `growth` by quantity and arm, `ratios` and `differences` by quantity and `first/second`; each has its
         `sentence`.
     """
+    fits: dict[str, Any] = {"level": LEVEL, "growth": {}, "ratios": {}, "differences": {}}
     arms = [arm for arm in study["arms"] if ARMS[arm].trains]
-    growth: dict[str, Any] = {}
-    ratios: dict[str, Any] = {}
-    differing: dict[str, Any] = {}
-    for name, quantity in QUANTITIES.items():
-        of_arms = {arm: values_of(table["rows"], arm, study["seeds"], quantity) for arm in arms}
-        known = {arm: values for arm, values in of_arms.items() if values}
-        growth[name] = {arm: _growth(values, quantity, level) for arm, values in known.items() if len(values) > 1}
-        pairs = [pair for pair in COMPARED if all(arm in known and len(known[arm]) > 0 for arm in pair)]
-        for first, second in pairs:
-            key, both = f"{first}/{second}", (known[first], known[second])
-            if quantity.is_cost:
-                ratios.setdefault(name, {})[key] = _ratios(*both, quantity, first, second, level)
-            else:
-                differing.setdefault(name, {})[key] = _differences(*both, quantity, first, second, level)
-    growth = {name: found for name, found in growth.items() if found}
-    return {"level": level, "growth": growth, "ratios": ratios, "differences": differing}
+    for name, (text, unit) in {**COSTS, **QUALITIES}.items():
+        is_cost = name in COSTS
+        found = {arm: collect_values(table["rows"], arm, study["seeds"], name) for arm in arms}
+        growth = {arm: _fit(values, text, unit, is_cost) for arm, values in found.items() if len(values) > 1}
+        if growth:
+            fits["growth"][name] = growth
+        for first, second in COMPARED:
+            if found.get(first) and found.get(second):
+                one, other = found[first], found[second]
+                compared = (
+                    _compare_costs(one, other, text, first, second)
+                    if is_cost
+                    else _compare_qualities(one, other, text, unit, first, second)
+                )
+                fits["ratios" if is_cost else "differences"].setdefault(name, {})[f"{first}/{second}"] = compared
+    return fits
 
 
-def values_of(
-    rows: Sequence[Row], arm: str, seeds: Sequence[int], quantity: Quantity
-) -> dict[int, list[float | None]]:
-    """For each L the values of the seeds; nothing where the quantity is known of no trial.
+def collect_values(rows: Sequence[Row], arm: str, seeds: Sequence[int], name: str) -> dict[int, list[float | None]]:
+    """Return the values of the seeds for each L; an empty dictionary if no trial has a value.
 
     Args:
         rows (`Sequence[Row]`): Of the table.
-        arm (`str`): Whose.
-        seeds (`Sequence[int]`): In this order.
-        quantity (`Quantity`): Which.
+        arm (`str`): The arm.
+        seeds (`Sequence[int]`): The seeds, in the order of the values.
+        name (`str`): The quantity, such as `step_time_s`, `target/tokens` or `trained/monolingual/MAP`.
     """
     own = {(row["num_languages"], row["seed"]): row for row in rows if row["arm"] == arm and row["status"] != "absent"}
-    found: dict[int, list[float | None]] = {}
+    values: dict[int, list[float | None]] = {}
     for count in sorted({count for count, _ in own}):
-        values = [_value(own.get((count, seed)), quantity) for seed in seeds]
-        if any(_is_applicable(own.get((count, seed)), quantity) for seed in seeds):
-            found[count] = values
-    return found if any(value is not None for values in found.values() for value in values) else {}
+        of_seeds = [own.get((count, seed)) for seed in seeds]
+        finished = [row if row and row["status"] == "finished" else None for row in of_seeds]
+        found = [row and _read_value(row, name) for row in finished]
+        # A finished trial may have no such value: no language is unseen at the largest L. That is no failure.
+        if None in finished or any(value is not None for value in found):
+            values[count] = found
+    return values if any(value is not None for found in values.values() for value in found) else {}
 
 
-def _value(row: Row | None, quantity: Quantity) -> float | None:
-    return quantity.of(row) if row is not None and row["status"] == "finished" else None
+def _read_value(row: Any, name: str) -> float | None:
+    group, _, measure = name.partition("/")
+    if not measure:
+        return row[name]
+    if group == "target":
+        target = row["target"]
+        return target and (target[measure] if target["reached"] else NOT_REACHED)
+    return row[group].get(measure) if group in ("trained", "unseen") else row["quality"].get(name)
 
 
-def _is_applicable(row: Row | None, quantity: Quantity) -> bool:
-    """Not the quality of unseen languages where there are none: that is no failure."""
-    return row is None or row["status"] != "finished" or quantity.of(row) is not None
-
-
-def _growth(values: Values, quantity: Quantity, level: float) -> dict[str, Any]:
-    fit = fit_growth(values, level)
-    found: dict[str, Any] = {**fit, "sentence": growth_sentence(fit, quantity.text, quantity.unit)}
-    if not quantity.is_cost:
+def _fit(values: Values, text: str, unit: str, is_cost: bool) -> dict[str, Any]:
+    fit = fit_growth(values)
+    found: dict[str, Any] = {**fit, "sentence": growth_sentence(fit, text, unit)}
+    if not is_cost:
+        fewest = f"L = {min(values)}"
         found["from_fewest"] = [
-            {
-                **difference,
-                "sentence": difference_sentence(
-                    difference,
-                    quantity.text,
-                    f"L = {difference['languages']}",
-                    f"L = {min(values)}",
-                    quantity.unit,
-                    level,
-                ),
-            }
-            for difference in differences_from_fewest(values, level)
+            {**one, "sentence": difference_sentence(one, text, f"L = {one['languages']}", fewest, unit, "at")}
+            for one in compare_with_fewest(values)
         ]
     return found
 
 
-def _ratios(
-    first: Values, second: Values, quantity: Quantity, one: str, other: str, level: float
-) -> dict[str, Any] | None:
-    """Over all L that both have, and at each; None where a cost is 0, or no L is shared."""
-    shared = sorted(set(first) & set(second))
-    values = [value for arm in (first, second) for count in shared for value in arm[count] if value is not None]
-    if not values or min(values) <= 0:
+def _compare_costs(one: Values, other: Values, text: str, first: str, second: str) -> dict[str, Any] | None:
+    """Return the ratio over all L that both arms have, and at each; `None` if a cost is 0, or no L is shared."""
+    shared = sorted({*one} & {*other})
+    costs = [value for values in (one, other) for count in shared for value in values[count] if value is not None]
+    if not costs or min(costs) <= 0:
         return None
 
-    def told(counts: Sequence[int]) -> dict[str, Any]:
-        found = ratio({n: first[n] for n in counts}, {n: second[n] for n in counts}, level)
-        return {**found, "sentence": ratio_sentence(found, quantity.text, one, other)}
+    def compare(*counts: int) -> dict[str, Any]:
+        found = compute_ratio({count: one[count] for count in counts}, {count: other[count] for count in counts})
+        return {**found, "sentence": ratio_sentence(found, text, first, second)}
 
-    return {"languages": shared, "all": told(shared), "by_languages": {str(count): told([count]) for count in shared}}
+    return {
+        "languages": shared,
+        "all": compare(*shared),
+        "by_languages": {str(count): compare(count) for count in shared},
+    }
 
 
-def _differences(
-    first: Values, second: Values, quantity: Quantity, one: str, other: str, level: float
-) -> list[Mapping[str, Any]]:
-    shared = set(first) & set(second)
-    if not shared:
-        return []
+def _compare_qualities(
+    one: Values, other: Values, text: str, unit: str, first: str, second: str
+) -> list[dict[str, Any]]:
     return [
-        {**found, "sentence": difference_sentence(found, text, one, other, quantity.unit, level)}
-        for found in differences(first, second, level)
-        for text in [f"{quantity.text} at L = {found['languages']}"]
+        {**found, "sentence": difference_sentence(found, f"{text} at L = {found['languages']}", first, second, unit)}
+        for found in compute_differences(one, other)
     ]

@@ -1,14 +1,14 @@
-"""The folder of a study: its files of JSON, and how far each trial is.
+"""The folder of a study: its JSON files, and the status of each trial.
 
 | file | content | written |
 |---|---|---|
-| `study.json` | `Study`: what is asked, all trials with their commands | at the start, and where trials are added |
-| `configs/` | the settings that all trials begin with | with it |
-| `corpora/` | what is trained on and evaluated on, where items are held out | with it |
-| `base/seed-N/` | the model that all trials of a seed begin with, where it is from scratch | with it |
-| `trials/<id>/` | a run folder, or one of an evaluation, with `log.txt`, and `failure.json` if it failed | by it |
+| `study.json` | `Study`: the request, and all trials with their commands | at the start, and when trials are added |
+| `configs/` | the settings of all trials | with `study.json` |
+| `corpora/` | the training and evaluation corpus, if items are held out | with `study.json` |
+| `base/seed-N/` | the base model of the trials of a seed, if it is from scratch | with `study.json` |
+| `trials/<id>/` | the run folder of a trial, with `log.txt`, and `failure.json` if it failed | by the trial |
 | `table.json` | `Table`: a row for each trial | at the end |
-| `fits.json` | how costs and quality go with L, and how arms compare, see `scaling/grid/fits.py` | at the end |
+| `fits.json` | growth with L and comparisons of arms, see `scaling/grid/fits.py` | at the end |
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.utils.strict_json import read_json
 
-from .arms import Absent, Stage, Trial, in_study
+from .arms import STUDY, Absent, Stage, Trial, insert_study
 
 FORMAT = {"name": "hf_hybrid study", "version": 1}
-STATUSES = ("finished", "failed", "missing", "absent")
 
 
 class Budget(TypedDict):
-    """The budget that all trials share."""
+    """The budget of all trials."""
 
     type: str
     value: float | None
     target: dict[str, Any] | None  # measure and value
-    steps: dict[str, int]  # of contrastive training, by arm and L
-    mlm_steps: dict[str, int]  # of masked language modeling
-    how: str  # in words
+    steps: dict[str, int]  # of contrastive training, by `make_budget_key`
+    mlm_steps: dict[str, int]  # of masked language modeling, by `make_budget_key`
+    how: str  # a sentence
 
 
 class Study(TypedDict):
@@ -54,7 +53,7 @@ class Study(TypedDict):
     mlm_settings: dict[str, Any]
     corpus: dict[str, Any]
     base: dict[str, Any]
-    tokens: dict[str, dict[str, float]]  # by language, with the base tokenizer, on the items that are evaluated
+    tokens: dict[str, dict[str, float]]  # of the evaluation corpus with the base tokenizer, by language
     environment: dict[str, Any]
     trials: list[Trial]
     absent: list[Absent]
@@ -65,7 +64,7 @@ class Failure(TypedDict):
 
     stage: str
     returncode: int
-    last_line: str  # of its log
+    last_line: str  # of the log
 
 
 class StudyFolder:
@@ -91,73 +90,63 @@ class StudyFolder:
         return (self.path / name).exists()
 
     def write(self, name: str, content: Any) -> None:
-        """Write a file as a whole; NaN and infinities are refused, for JSON has none (ValueError)."""
+        """Atomically write a file. A NaN or an infinity is a ValueError, because JSON has none."""
         text = json.dumps({"format": FORMAT, **content}, indent=2, ensure_ascii=False, allow_nan=False)
         with self.outputs.writing(name) as unfinished:
             unfinished.write_text(f"{text}\n", encoding="utf-8")
 
     def read(self, name: str) -> Any:
-        """Read a file.
-
-        Raises:
-            ValueError: When it is not of a study, or of another version.
-        """
-        path = self.path / name
-        content = read_json(path)
+        """Read a file. One that is not of a study, or of another version, is a ValueError."""
+        content = read_json(self.path / name)
         found = content.pop("format", None) if isinstance(content, dict) else None
         if found != FORMAT:
-            raise ValueError(f"{path}: expected the format {FORMAT}, got {found!r}.")
+            raise ValueError(f"{self.path / name}: expected the format {FORMAT}, got {found!r}.")
         return content
 
     def trial_path(self, trial: Trial) -> Path:
-        """The folder of a trial."""
+        """Return the folder of a trial."""
         return self.path / "trials" / trial["id"]
-
-    def open_trial(self, trial: Trial) -> OutputFolder:
-        """Return the output folder of a trial, and list those of its stages; each has a list of its own.
-
-        Raises:
-            ValueError: When something else is in the place of one.
-        """
-        for name in self.lists_of(trial)[1:]:
-            self.outputs.claim(name)
-        return self.outputs.nested_outputs(f"trials/{trial['id']}")
-
-    def lists_of(self, trial: Trial) -> list[str]:
-        """Return the names of the lists of output folders of a trial: its own, and those of its stages."""
-        paths = [in_study(stage["options"]["output_dir"], str(self.path)) for stage in trial["stages"]]
-        folders = {Path(place).relative_to(self.path).as_posix(): None for place in paths}
-        return [f"{folder}/{OUTPUTS_NAME}" for folder in {f"trials/{trial['id']}": None, **folders}]
 
     def stage_path(self, stage: Stage) -> Path:
         """Return the folder of a stage."""
-        return Path(in_study(stage["folder"], str(self.path)))
+        return Path(insert_study(stage["folder"], str(self.path)))
+
+    def open_trial(self, trial: Trial) -> OutputFolder:
+        """Return the output folder of a trial, after listing it and the folders of its stages in the study's.
+
+        Raises:
+            ValueError: When a foreign file has the place of one of them.
+        """
+        folders = {stage["options"]["output_dir"].removeprefix(f"{STUDY}/") for stage in trial["stages"]}
+        own = f"trials/{trial['id']}"
+        self.outputs.claim(*(f"{folder}/{OUTPUTS_NAME}" for folder in sorted(folders - {own})))
+        return self.outputs.nested_outputs(own)
 
     def status(self, trial: Trial) -> str:
-        """`finished`, `failed` or `missing`: not begun, or not at its end."""
+        """Return `finished`, `failed` or `missing`; a trial that has not run to its end is missing."""
         if all(self.is_finished(stage) for stage in trial["stages"]):
             return "finished"
         return "failed" if (self.trial_path(trial) / "failure.json").exists() else "missing"
 
     def is_finished(self, stage: Stage) -> bool:
-        """Return whether a stage has finished, by its files."""
+        """Return whether the files of a stage say that it has finished."""
         run = RunFolder(self.stage_path(stage))
         try:
-            evaluated = (run.path / "eval.json").exists() and run.read_eval()["after"] is not None
-            return evaluated and (stage["name"] == "eval" or run.read_run()["status"] == "finished")
-        except (OSError, ValueError):  # damaged: its recipe says so, or writes it again
+            is_evaluated = (run.path / "eval.json").exists() and run.read_eval()["after"] is not None
+            return is_evaluated and (stage["name"] == "eval" or run.read_run()["status"] == "finished")
+        except (OSError, ValueError):  # a damaged file: the command reports it or writes it again
             return False
 
     def read_failure(self, trial: Trial) -> Failure:
-        """Read how a trial failed."""
+        """Read why a trial failed."""
         content: Failure = read_json(self.trial_path(trial) / "failure.json")
         return content
 
     def write_failure(self, trial: Trial, failure: Failure) -> None:
-        """Write down how a trial failed."""
+        """Write why a trial failed."""
         with self.open_trial(trial).writing("failure.json") as unfinished:
             unfinished.write_text(json.dumps(failure, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def forget_failure(self, trial: Trial) -> None:
-        """Delete the failure of a trial, which runs again or has finished."""
+    def delete_failure(self, trial: Trial) -> None:
+        """Delete `failure.json` of a trial that runs again."""
         self.open_trial(trial).delete("failure.json")

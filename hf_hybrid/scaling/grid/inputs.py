@@ -1,14 +1,18 @@
 """Inputs that all trials of a study share: settings, corpora and base models.
 
-1. Settings are those of a YAML file and of options over it, less what the study itself decides.
-2. Without an evaluation corpus, items are held out once, of the largest set of languages, and both parts are written
-   to the study: a trial with few languages must not train on what another one is evaluated on.
-3. Without a checkpoint, a base model is made for each seed, with a tokenizer of all texts that any trial trains on.
+1. Settings come from a YAML file and from options over it, without those that the study itself sets.
+2. Without an evaluation corpus, the study holds out items of the largest set of languages and stores both parts. Every
+   trial uses them, so that no trial trains on the items that another one is evaluated on.
+3. Without a checkpoint, the study makes a base model for each seed, with a tokenizer of all texts that any trial
+   trains on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,91 +38,78 @@ from hf_hybrid.utils.options import READS, SETS, find_settings, option_metadata,
 from hf_hybrid.utils.redaction import redact_json
 
 from .arguments import StudyArguments
-from .arms import STUDY, Shared, language_order, language_sets
+from .arms import FIXED_LANGUAGES, STUDY, Shared, nest_languages, order_languages
 
 _GROUPS = (ModelArguments, DataArguments, HybridTrainingArguments, MlmTrainingArguments)
 _SET_BY_STUDY, _READ_BY_STUDY = (
-    {name for group in _GROUPS for name, metadata in option_metadata(group).items() if metadata.get("study") == what}
-    for what in (SETS, READS)
+    {name for group in _GROUPS for name, metadata in option_metadata(group).items() if metadata.get("study") == role}
+    for role in (SETS, READS)
 )
-OWN_OPTIONS = {"config", "like", *_SET_BY_STUDY}
+_REFUSED = {"config", "like", *_SET_BY_STUDY}
 _MOST_COUNTED = 2000  # items whose tokens are counted by language
+OTHER_FOLDER = "Choose another study_dir, or --overwrite to start over."
 
 
 class Settings(NamedTuple):
-    """Settings of all trials.
+    """Settings of all trials."""
 
-    Args:
-        train, mlm (`dict`): Options of `train.py` and of `mlm.py`, as their configuration files have them.
-        model_args (`ModelArguments`): Of `train.py`, with those that make a base model.
-        data_args (`DataArguments`): Of the study.
-        args (`HybridTrainingArguments`): Of `train.py`.
-        mlm_args (`MlmTrainingArguments`): Of `mlm.py`.
-    """
-
-    train: dict[str, Any]
-    mlm: dict[str, Any]
-    model_args: ModelArguments
-    data_args: DataArguments
+    train: dict[str, Any]  # the configuration file of `train`
+    mlm: dict[str, Any]  # the configuration file of `mlm`
+    model_args: ModelArguments  # of `train`, with those that make a base model
+    data_args: DataArguments  # of `train`, with the corpora
     args: HybridTrainingArguments
     mlm_args: MlmTrainingArguments
 
 
 class Inputs(NamedTuple):
-    """Corpora and sets of languages.
+    """Corpora and sets of languages."""
 
-    Args:
-        train (`ParallelCorpus`): Without what is held out.
-        evaluation (`ParallelCorpus`): In the languages of the evaluation.
-        order (`list[str]`): Of the languages.
-        sets (`dict[int, list[str]]`): The languages for each L.
-        options (`dict[str, str]`): Of `train.py` and `mlm.py` for these corpora.
-        held_out (`bool`, *optional*, defaults to `False`): Whether both are parts of one corpus, to be saved.
-    """
+    train: ParallelCorpus  # without held-out items
+    evaluation: ParallelCorpus  # in the evaluation languages
+    order: list[str]  # of the languages
+    sets: dict[int, list[str]]  # the languages for each L
+    options: dict[str, str]  # of `train` and `mlm`, for these corpora
+    held_out: bool = False  # whether both are parts of one corpus, to be saved
 
-    train: ParallelCorpus
-    evaluation: ParallelCorpus
-    order: list[str]
-    sets: dict[int, list[str]]
-    options: dict[str, str]
-    held_out: bool = False
+    @property
+    def largest_set(self) -> list[str]:
+        """The languages of the trials with the most languages."""
+        return self.sets[max(self.sets)]
 
 
 # Step 1
 
 
 def read_settings(study: StudyArguments) -> Settings:
-    """The settings of a study, checked as the commands check them.
+    """Read the settings of a study and check them as the commands do.
 
     Args:
-        study (`StudyArguments`): With its configuration files.
+        study (`StudyArguments`): With the configuration files.
 
     Raises:
-        ValueError: On an option that the study itself decides.
-        SystemExit: On an option that the command does not know, as for `parse_arguments`.
+        ValueError: When an option is given that the study itself sets.
+        SystemExit: When a command does not know an option, as for `parse_arguments`.
     """
-    train = _merged(study.train_config, study.words_of("train_options"), "train_options")
-    mlm = _merged(study.mlm_config, study.words_of("mlm_options"), "mlm_options")
-    for name, value in {"train_corpus": study.train_corpus, "eval_corpus": study.eval_corpus}.items():
-        if value is not None:
+    train = _read_config(study.train_config, study.read_options("train_options"), "train_options")
+    mlm = _read_config(study.mlm_config, study.read_options("mlm_options"), "mlm_options")
+    for name in ("train_corpus", "eval_corpus", "model_name_or_path"):
+        if (value := getattr(study, name)) is not None:
             train[name] = value
-    if study.model_name_or_path is not None:
-        train["model_name_or_path"] = study.model_name_or_path
     model_args, data_args, args, _ = parse_arguments(
-        [ModelArguments, DataArguments, HybridTrainingArguments], _words({**train, "eval_strategy": "no"})
+        [ModelArguments, DataArguments, HybridTrainingArguments], _to_words({**train, "eval_strategy": "no"})
     )
-    mlm_only = {name: value for name, value in mlm.items() if name not in ("max_steps", "max_tokens", "tokens_of")}
-    *_, mlm_args, _ = parse_arguments([EncoderArguments, DataArguments, MlmTrainingArguments], _words(mlm_only))
-    left_out = OWN_OPTIONS | _READ_BY_STUDY
-    kept_train, kept_mlm = (
-        {name: value for name, value in found.items() if name not in left_out} for found in (train, mlm)
+    mlm_words = _to_words({name: mlm[name] for name in mlm if name not in ("max_steps", "max_tokens", "tokens_of")})
+    *_, mlm_args, _ = parse_arguments([EncoderArguments, DataArguments, MlmTrainingArguments], mlm_words)
+    train, mlm = (
+        {name: value for name, value in found.items() if name not in _REFUSED | _READ_BY_STUDY}
+        for found in (train, mlm)
     )
-    return Settings(kept_train, kept_mlm, model_args, data_args, args, mlm_args)
+    return Settings(train, mlm, model_args, data_args, args, mlm_args)
 
 
-def _merged(config: str, options: Mapping[str, str], place: str) -> dict[str, Any]:
-    if refused := [name for name in options if name in OWN_OPTIONS]:
-        raise ValueError(f"{place}: the study itself decides on {refused[0]}; omit it.")
+def _read_config(config: str, options: Mapping[str, str], place: str) -> dict[str, Any]:
+    if refused := [name for name in options if name in _REFUSED]:
+        raise ValueError(f"{place}: the study itself sets {refused[0]}. Omit it.")
     try:
         found = yaml.safe_load(find_settings(config).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -128,136 +119,28 @@ def _merged(config: str, options: Mapping[str, str], place: str) -> dict[str, An
     return {**found, **options}
 
 
-def _words(settings: Mapping[str, Any]) -> list[str]:
+def _to_words(settings: Mapping[str, Any]) -> list[str]:
     """Return settings as words of a command line."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    return [word for name, value in given.items() for word in (f"--{name}", _text(value))]
+    return [word for name, value in settings.items() if value is not None for word in (f"--{name}", _to_word(value))]
 
 
-def _text(value: Any) -> str:
+def _to_word(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def write_configs(outputs: OutputFolder, settings: Settings) -> None:
-    """Write what trials begin with, for their `--config`."""
+    """Write the files that the `--config` of all trials names."""
     for name, found in {"train": settings.train, "mlm": settings.mlm}.items():
         with outputs.writing(f"configs/{name}.yaml") as unfinished:
             unfinished.write_text(yaml.safe_dump(found, allow_unicode=True), encoding="utf-8")
 
 
-# Step 2
-
-
-def open_inputs(study: StudyArguments, data_args: DataArguments) -> Inputs:
-    """Load the corpora, and hold items out where none is there to evaluate on.
-
-    Args:
-        study (`StudyArguments`): With order and numbers of languages.
-        data_args (`DataArguments`): With the corpora.
-    """
-    options: dict[str, Any] = {"on_bad_row": data_args.on_bad_row, "cache_dir": data_args.cache_dir}
-    whole = load_corpus(data_args.train_corpus, data_args.corpus_format, **options)
-    counts = whole.pair_counts()
-    order = language_order(study.order, {code: int(counts[i, i]) for i, code in enumerate(whole.languages)})
-    sets = language_sets(order, study.counts)
-    largest, wanted = sets[max(sets)], split_codes(study.eval_languages)
-    if data_args.eval_corpus is not None:
-        evaluation = load_corpus(data_args.eval_corpus, data_args.eval_corpus_format, **options)
-        chosen = wanted or [code for code in largest if code in evaluation.languages]
-        if not chosen:
-            raise ValueError(f"eval_corpus has none of the languages {', '.join(largest)}; give eval_languages.")
-        named = {"train_corpus": data_args.train_corpus, "eval_corpus": data_args.eval_corpus}
-        named["eval_languages"] = ",".join(chosen)
-        return Inputs(whole, evaluation.select_languages(chosen), order, sets, named)
-    chosen = wanted or largest
-    needed = list(dict.fromkeys([*largest, *chosen, *({"en"} & set(whole.languages))]))
-    share = data_args.held_out
-    parts = whole.select_languages(needed).split(int(share) if float(share).is_integer() else share)
-    named = {"train_corpus": f"{STUDY}/corpora/train", "eval_corpus": f"{STUDY}/corpora/eval"}
-    named |= {"corpus_format": "auto", "eval_corpus_format": "auto"}
-    return Inputs(parts[0], parts[1].select_languages(chosen), order, sets, named, held_out=True)
-
-
-def save_inputs(inputs: Inputs, outputs: OutputFolder, begun: bool) -> Inputs:
-    """Write what was held out, and what is left, to the study.
-
-    Args:
-        inputs (`Inputs`): Of `open_inputs`.
-        outputs (`OutputFolder`): Of the study.
-        begun (`bool`): Whether trials have been made from what is there, so that it must not change.
-
-    Returns:
-        `Inputs`: With the corpora that trials will read.
-
-    Raises:
-        ValueError: When the study has begun with other items or languages.
-    """
-    if not inputs.held_out:
-        return inputs
-    train = _saved(inputs.train, outputs, "corpora/train", begun)
-    return inputs._replace(train=train, evaluation=_saved(inputs.evaluation, outputs, "corpora/eval", begun))
-
-
-def _saved(part: ParallelCorpus, outputs: OutputFolder, name: str, begun: bool) -> ParallelCorpus:
-    """Write a part of a corpus to its own files, unless they exist and hold the same part."""
-    folder = outputs.path / name
-    aside = folder.with_name(f"{UNFINISHED}{folder.name}")
-    delete_folder(aside)
-    fingerprint = part.save(aside).fingerprint
-    is_there = (folder / MANIFEST).is_file()
-    if not is_there or ParallelCorpus.load(folder).fingerprint != fingerprint:
-        if begun and is_there:
-            delete_folder(aside)
-            raise ValueError(
-                f"{folder} holds other items or languages than this study would: choose another study_dir, or "
-                "--overwrite to start over."
-            )
-        outputs.put_folder(aside, name)
-    delete_folder(aside)
-    return ParallelCorpus.load(folder)
-
-
-def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
-    """Return the record of a corpus for `study.json`."""
-    counts = corpus.pair_counts()
-    return {
-        "fingerprint": corpus.fingerprint,
-        "items_per_language": {code: int(counts[i, i]) for i, code in enumerate(corpus.languages)},
-        "license": corpus.source.get("license"),
-        "source": redact_json(corpus.source),
-    }
-
-
-# Step 3
-
-
-def make_base(outputs: OutputFolder, name: str, corpus: ParallelCorpus, model_args: ModelArguments, seed: int) -> None:
-    """Make the model that the trials of a seed begin with, unless it is there.
-
-    Args:
-        outputs (`OutputFolder`): Of the study.
-        name (`str`): Of its folder there.
-        corpus (`ParallelCorpus`): In the languages of the largest set.
-        model_args (`ModelArguments`): Its size, prompts and lengths.
-        seed (`int`): Of the weights.
-    """
-    path = outputs.path / name
-    if (path / "config.json").is_file():
-        return
-    set_seed(seed)
-    encoder = encoder_from_scratch(HybridEncoder, model_args, corpus)
-    aside = path.with_name(f"{UNFINISHED}{path.name}")
-    delete_folder(aside)
-    encoder.save_pretrained(aside)
-    outputs.put_folder(aside, name)
-
-
-def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:
-    """Options of `eval.py` for what the trained trials are evaluated on."""
+def build_shared_options(study: StudyArguments, settings: Settings, inputs: Inputs) -> Shared:
+    """Return the options of all trials."""
     model, data, args = settings.model_args, settings.data_args, settings.args
-    found = {
+    evaluation = {
         "corpus": inputs.options["eval_corpus"],
         "corpus_format": inputs.options.get("eval_corpus_format", data.eval_corpus_format),
         "languages": ",".join(inputs.evaluation.languages),
@@ -271,28 +154,159 @@ def evaluation_options(settings: Settings, inputs: Inputs) -> dict[str, str]:
         "batch_tokens": args.eval_batch_tokens,
         "use_cpu": args.use_cpu,
     }
-    return {name: _text(value) for name, value in found.items() if value is not None}
+    given = {name: _to_word(value) for name, value in evaluation.items() if value is not None}
+    return Shared(inputs.options, given, model.model_name_or_path, study.eval_every, study.own_cache)
 
 
-def build_shared_options(study: StudyArguments, settings: Settings, inputs: Inputs) -> Shared:
-    """Return the options of all trials."""
-    base = settings.model_args.model_name_or_path
-    return Shared(inputs.options, evaluation_options(settings, inputs), base, study.eval_every, study.own_cache)
+# Step 2
 
 
-def token_premiums(corpus: ParallelCorpus, tokenizer: Any) -> dict[str, dict[str, float]]:
-    """Return the tokenizer premium of each language, on items that also exist in English (Petrov et al. 2023).
+def open_inputs(study: StudyArguments, data_args: DataArguments) -> Inputs:
+    """Load the corpora, and hold out items if there is no evaluation corpus.
+
+    Args:
+        study (`StudyArguments`): With the order and the numbers of languages.
+        data_args (`DataArguments`): With the corpora.
+    """
+    options: dict[str, Any] = {"on_bad_row": data_args.on_bad_row, "cache_dir": data_args.cache_dir}
+    whole = load_corpus(data_args.train_corpus, data_args.corpus_format, **options)
+    order = order_languages(study.order, _count_items(whole))
+    sets = nest_languages(order, study.counts)
+    largest, wanted = sets[max(sets)], split_codes(study.eval_languages)
+    if data_args.eval_corpus is not None:
+        evaluation = load_corpus(data_args.eval_corpus, data_args.eval_corpus_format, **options)
+        chosen = wanted or [code for code in largest if code in evaluation.languages]
+        if not chosen:
+            raise ValueError(f"eval_corpus has none of the languages {', '.join(largest)}. Give eval_languages.")
+        named = {"train_corpus": data_args.train_corpus, "eval_corpus": data_args.eval_corpus}
+        named["eval_languages"] = ",".join(chosen)
+        return Inputs(whole, evaluation.select_languages(chosen), order, sets, named)
+    chosen = wanted or largest
+    needed = list(dict.fromkeys([*largest, *chosen, *(code for code in FIXED_LANGUAGES if code in whole.languages)]))
+    share = data_args.held_out
+    train, held_out = whole.select_languages(needed).split(int(share) if float(share).is_integer() else share)
+    named = {"train_corpus": f"{STUDY}/corpora/train", "eval_corpus": f"{STUDY}/corpora/eval"}
+    named |= {"corpus_format": "auto", "eval_corpus_format": "auto"}
+    return Inputs(train, held_out.select_languages(chosen), order, sets, named, held_out=True)
+
+
+def save_inputs(inputs: Inputs, outputs: OutputFolder, has_begun: bool) -> Inputs:
+    """Write both parts of a divided corpus to the study.
+
+    Args:
+        inputs (`Inputs`): Of `open_inputs`.
+        outputs (`OutputFolder`): The folder of the study.
+        has_begun (`bool`): Whether trials have used the corpora, so that these must not change.
+
+    Returns:
+        `Inputs`: With the corpora that trials will read.
+
+    Raises:
+        ValueError: When the study has begun with other items or languages.
+    """
+    if not inputs.held_out:
+        return inputs
+    train = _save_part(inputs.train, outputs, "corpora/train", has_begun)
+    return inputs._replace(train=train, evaluation=_save_part(inputs.evaluation, outputs, "corpora/eval", has_begun))
+
+
+def _save_part(part: ParallelCorpus, outputs: OutputFolder, name: str, has_begun: bool) -> ParallelCorpus:
+    """Write a part of a corpus, unless the study holds the same part."""
+    folder = outputs.path / name
+    with _open_folder_aside(folder) as aside:
+        fingerprint = part.save(aside).fingerprint  # a saved part has a fingerprint of its own
+        is_there = (folder / MANIFEST).is_file()
+        if not is_there or ParallelCorpus.load(folder).fingerprint != fingerprint:
+            if has_begun and is_there:
+                raise ValueError(f"{folder} holds other items or languages than this study would. {OTHER_FOLDER}")
+            outputs.put_folder(aside, name)
+    return ParallelCorpus.load(folder)
+
+
+@contextmanager
+def _open_folder_aside(path: Path) -> Iterator[Path]:
+    """Provide the path of a temporary folder beside `path`, and delete the folder at the end."""
+    aside = path.with_name(f"{UNFINISHED}{path.name}")
+    delete_folder(aside)  # left by a kill
+    try:
+        yield aside
+    finally:
+        delete_folder(aside)
+
+
+def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
+    """Return the record of a corpus for `study.json`."""
+    return {
+        "fingerprint": corpus.fingerprint,
+        "items_per_language": _count_items(corpus),
+        "license": corpus.source.get("license"),
+        "source": redact_json(corpus.source),
+    }
+
+
+def _count_items(corpus: ParallelCorpus) -> dict[str, int]:
+    counts = corpus.pair_counts()
+    return {code: int(counts[i, i]) for i, code in enumerate(corpus.languages)}
+
+
+# Step 3
+
+
+def make_bases(
+    outputs: OutputFolder, inputs: Inputs, model_args: ModelArguments, seeds: Iterable[int], has_begun: bool
+) -> None:
+    """Make the model from scratch that the trials of each seed begin with, unless the study holds it.
+
+    Args:
+        outputs (`OutputFolder`): The folder of the study.
+        inputs (`Inputs`): With the training corpus: the tokenizer is trained on the largest set of languages.
+        model_args (`ModelArguments`): Size, prompts and lengths of the model.
+        seeds (`Iterable[int]`): Seeds of the weights.
+        has_begun (`bool`): Whether trials have used the models, so that these must not change.
+
+    Raises:
+        ValueError: When the study has begun with other models.
+    """
+    corpus = inputs.train.select_languages(inputs.largest_set)
+    made_of = json.dumps({**describe_base(model_args), "corpus": corpus.fingerprint})
+    note = outputs.path / "base" / "made_of.json"
+    if not note.exists() or note.read_text(encoding="utf-8") != made_of:
+        if note.exists() and has_begun:
+            raise ValueError(f"{note.parent} was made of other texts or sizes than this study's. {OTHER_FOLDER}")
+        outputs.delete("base")
+        with outputs.writing("base/made_of.json") as unfinished:
+            unfinished.write_text(made_of, encoding="utf-8")
+    for seed in seeds:
+        path = outputs.path / "base" / f"seed-{seed}"
+        if not (path / "config.json").is_file():
+            set_seed(seed)
+            encoder = encoder_from_scratch(HybridEncoder, model_args, corpus)
+            with _open_folder_aside(path) as aside:
+                encoder.save_pretrained(aside)
+                outputs.put_folder(aside, f"base/seed-{seed}")
+
+
+def describe_base(model_args: ModelArguments) -> dict[str, Any]:
+    """Return the record of the base model for `study.json`."""
+    if model_args.model_name_or_path is not None:
+        return {"model_name_or_path": model_args.model_name_or_path, "revision": model_args.model_revision}
+    sizes = ("scratch_hidden_size", "scratch_num_layers", "scratch_vocab_size", "max_passage_length")
+    return {"model_name_or_path": None, **{name: getattr(model_args, name) for name in sizes}}
+
+
+def measure_token_premiums(corpus: ParallelCorpus, tokenizer: Any) -> dict[str, dict[str, float]]:
+    """Return the tokenizer premium of each language: its tokens over those of English (Petrov et al. 2023).
 
     Args:
         corpus (`ParallelCorpus`): Parallel texts, of which the first 2,000 items are counted.
-        tokenizer (`PreTrainedTokenizerBase`): The base model's.
+        tokenizer (`PreTrainedTokenizerBase`): The base model's tokenizer.
 
     Returns:
-        `dict`: By language `texts`, `tokens_per_text` and `tokens_per_character`, of all its texts; `premium`: tokens
-        over those of English, on the items of both, where there are any.
+        `dict`: By language, `texts`, `tokens_per_text` and `tokens_per_character` of all its texts, and `premium` on
+        the items that also exist in English, if any do.
     """
     rows_ILS = corpus.rows[:_MOST_COUNTED]
-    counted = {code: _token_counts(corpus, tokenizer, code, rows_ILS[:, i]) for i, code in enumerate(corpus.languages)}
+    counted = {code: _count_tokens(corpus, tokenizer, code, rows_ILS[:, i]) for i, code in enumerate(corpus.languages)}
     found: dict[str, dict[str, float]] = {}
     for code, (tokens_I, characters) in counted.items():
         texts = int((rows_ILS[:, corpus.languages.index(code)] >= 0).sum())
@@ -304,22 +318,22 @@ def token_premiums(corpus: ParallelCorpus, tokenizer: Any) -> dict[str, dict[str
             "tokens_per_character": float(tokens_I.sum() / characters),
         }
         if "en" in counted:
-            both = (tokens_I > 0) & (counted["en"][0] > 0)
-            if both.any():
-                found[code]["premium"] = float(tokens_I[both].sum() / counted["en"][0][both].sum())
+            in_both_I = (tokens_I > 0) & (counted["en"][0] > 0)
+            if in_both_I.any():
+                found[code]["premium"] = float(tokens_I[in_both_I].sum() / counted["en"][0][in_both_I].sum())
     return found
 
 
-def _token_counts(
+def _count_tokens(
     corpus: ParallelCorpus, tokenizer: Any, language: str, rows_IS: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Tokens of each item's query and passage, 0 where it lacks one, and the characters of all."""
+    """Return the tokens of each item's query and passage, 0 if it lacks one, and the characters of all."""
     tokens_I, characters = np.zeros(len(rows_IS), dtype=np.int64), 0
     items = np.flatnonzero((rows_IS >= 0).all(axis=1))
     for side in (corpus.QUERY, corpus.PASSAGE) if len(items) else ():
-        found, places_I = np.unique(rows_IS[items, side], return_inverse=True)
-        texts = corpus.texts(side, language, found)
-        ids: Sequence[Sequence[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        tokens_I[items] += np.array([len(sequence) for sequence in ids], dtype=np.int64)[places_I]
-        characters += int(np.array([len(text) for text in texts], dtype=np.int64)[places_I].sum())
+        rows, places_I = np.unique(rows_IS[items, side], return_inverse=True)  # `texts` needs increasing rows
+        texts = corpus.texts(side, language, rows)
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tokens_I[items] += np.array([len(sequence) for sequence in ids])[places_I]
+        characters += int(np.array([len(text) for text in texts])[places_I].sum())
     return tokens_I, characters

@@ -1,9 +1,9 @@
-"""Runs the trials of a study in processes of their own, some at a time.
+"""Run the trials of a study, each in its own process.
 
-1. A trial that has finished is left alone; one that was stopped is resumed, since each recipe resumes.
-2. A trial that fails leaves `failure.json` and its log, and the others run all the same.
-3. SIGTERM and SIGINT are passed on: each run saves a checkpoint, and the sweep ends with the exit status `RESUME_ME`.
-4. Where only the sweep was killed, its trials run on. The next one waits for them before it takes over their folders.
+1. A finished trial is skipped, and an interrupted one resumes, because each command resumes.
+2. A trial that fails leaves `failure.json` and its log. The other trials run.
+3. SIGTERM and SIGINT are passed on. Each run saves a checkpoint, and the sweep exits with `RESUME_ME`.
+4. If only the sweep was killed, its trials are still running. The next sweep waits for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -23,18 +23,16 @@ from filelock import FileLock, Timeout
 
 from hf_hybrid.records.manifest import checkpoint_folders
 from hf_hybrid.records.output_folder import OutputFolder
-from hf_hybrid.records.schema import OUTPUTS_NAME
 from hf_hybrid.training.interruption import LOCK_NAME, RESUME_ME, ends_on_signal, lock_names
 from hf_hybrid.utils.files import files_in, unlink_files
 from hf_hybrid.utils.redaction import redact
 
-from .arms import Stage, Trial, command_of
+from .arms import Stage, Trial, build_command
 from .folder import StudyFolder
 
 LOG_NAME = "log.txt"
-PARTS = ("trials", "base", "corpora", "configs", "pilots")  # folders of a study
 _TAIL_BYTES = 65_536
-# Files of built corpora and of token ids, as `cache_dir` has them: their folders are named by a hash.
+# Files in `cache_dir`: token ids and built corpora, in folders whose names have a hash.
 _CACHED = re.compile(
     r"tokens/[0-9a-f]{32}/[^/]+\.(queries|passages)\.(arrow|arrow\.seal|json)"
     r"|[^/]+-[0-9a-f]{8,64}/(manifest\.json|items\.arrow|rows\.npy|[^/]+\.(queries|passages)\.arrow|[^/]+\.negatives\.\w+\.npy)"
@@ -46,10 +44,10 @@ class Sweep:
 
     Args:
         folder (`StudyFolder`): The study.
-        launch (`Sequence[str]`): What starts `-m hf_hybrid`.
+        launch (`Sequence[str]`): The launcher of `-m hf_hybrid`.
         jobs (`int`, *optional*, defaults to 1): Trials at a time.
-        threads (`int`, *optional*): Of each; by default the cores of this machine shared out.
-        say (`Callable`, *optional*): Is told what happens, a line at a time.
+        threads (`int`, *optional*): CPU threads of each trial. By default the cores of this machine divided by `jobs`.
+        say (`Callable`, *optional*, defaults to `print`): Receives lines on the progress.
     """
 
     def __init__(
@@ -61,23 +59,24 @@ class Sweep:
         say: Callable[[str], Any] = print,
     ) -> None:
         self.folder, self.launch, self.jobs, self.say = folder, list(launch), jobs, say
-        self.threads = threads or max(1, num_cores() // jobs)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = threads or max(1, cores // jobs)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
 
     def run(self, trials: Sequence[Trial], retry_failed: bool = False) -> dict[str, str]:
-        """Run what is not finished.
+        """Run the trials that have not finished.
 
         Args:
             trials (`Sequence[Trial]`): Of `study.json`.
-            retry_failed (`bool`, *optional*, defaults to `False`): Also what has failed before.
+            retry_failed (`bool`, *optional*, defaults to `False`): Run failed trials again.
 
         Returns:
             `dict[str, str]`: The status of each trial.
 
         Raises:
-            Interrupted: When the process was told to stop; all trials have ended by then.
+            Interrupted: When the process received a signal; all trials have ended by then.
         """
         status = {trial["id"]: self.folder.status(trial) for trial in trials}
         wanted = ("missing", "failed") if retry_failed else ("missing",)
@@ -87,28 +86,27 @@ class Sweep:
             try:
                 futures = {pool.submit(self._run_trial, trial): trial for trial in todo}
                 for number, future in enumerate(as_completed(futures), start=1):
-                    trial = futures[future]
-                    status[trial["id"]] = future.result()
+                    trial, found = futures[future], future.result()
+                    status[trial["id"]] = found
+                    reason = f": {self.folder.read_failure(trial)['last_line']}" if found == "failed" else ""
                     left_s = (time.monotonic() - started) / number * (len(todo) - number)
                     place = f"[{done + number}/{len(trials)}] {trial['id']}"
-                    self.say(f"{place} {status[trial['id']]}{self._reason(trial)}; about {left_s / 60:.0f} min left")
+                    self.say(f"{place} {found}{reason}; about {left_s / 60:.0f} min left")
             except BaseException:
-                self._stop()
+                with self._lock:
+                    self._stopping.set()
+                    for process in self._running:
+                        process.terminate()
                 raise
         return status
-
-    def _reason(self, trial: Trial) -> str:
-        if self.folder.status(trial) != "failed":
-            return ""
-        return f": {self.folder.read_failure(trial)['last_line']}"
 
     def _run_trial(self, trial: Trial) -> str:
         path, outputs = self.folder.trial_path(trial), self.folder.open_trial(trial)
         outputs.claim(LOG_NAME, *lock_names(outputs))
         path.mkdir(parents=True, exist_ok=True)
-        if self._stopping.is_set() or not self._is_free(path):
+        if self._stopping.is_set() or not self._wait_until_free(path):
             return "missing"
-        self.folder.forget_failure(trial)
+        self.folder.delete_failure(trial)
         for stage in trial["stages"]:
             if self.folder.is_finished(stage):
                 continue
@@ -116,21 +114,24 @@ class Sweep:
             if self._stopping.is_set() or code == RESUME_ME:
                 return "missing"
             if code != 0 or not self.folder.is_finished(stage):
-                line = last_line(path / LOG_NAME, code)
+                line = read_last_line(path / LOG_NAME, code)
                 self.folder.write_failure(trial, {"stage": stage["name"], "returncode": code, "last_line": line})
                 return "failed"
-        self._tidy(trial)
+        self._delete_checkpoints(trial)
         return "finished"
 
-    def _tidy(self, trial: Trial) -> None:
-        """Delete what only a resumed run needs; the models stay."""
+    def _delete_checkpoints(self, trial: Trial) -> None:
+        """Delete checkpoints and caches, which only a resumed run needs; the models stay."""
         for stage in trial["stages"]:
             outputs = OutputFolder(self.folder.stage_path(stage))
             outputs.delete(*(path.name for path in checkpoint_folders(outputs)))
-        delete_cached(self.folder.trial_path(trial) / "cache")
+        cache = self.folder.trial_path(trial) / "cache"
+        unlink_files(cache, [name for name in files_in(cache) if _CACHED.fullmatch(name)])
+        with suppress(OSError):  # it holds other files, or is not there
+            cache.rmdir()
 
-    def _is_free(self, path: Path) -> bool:
-        """Wait until no process of an earlier sweep writes there; False where this one is told to stop."""
+    def _wait_until_free(self, path: Path) -> bool:
+        """Wait until no process of an earlier sweep writes there; return `False` if this sweep must stop."""
         lock = FileLock(path / LOCK_NAME, is_singleton=False)
         while not self._stopping.is_set():
             try:
@@ -141,16 +142,16 @@ class Sweep:
         return False
 
     def _run_stage(self, stage: Stage, log: Path) -> int:
-        words = command_of(stage, str(self.folder.path), self.launch)
+        words = build_command(stage, str(self.folder.path), self.launch)
         if stage["name"] != "eval":
             words += ["--cpu_threads", str(self.threads)]
         with open(log, "a", encoding="utf-8") as file:
             print(redact(f"$ {' '.join(words)}"), file=file, flush=True)
-            with self._lock:  # no process begins once all have been told to stop
+            with self._lock:  # no process starts after the others have been stopped
                 if self._stopping.is_set():
                     return RESUME_ME
                 process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=self.environment()
+                    words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=self._environment()
                 )
                 self._running.add(process)
             code = process.wait()
@@ -158,56 +159,27 @@ class Sweep:
             self._running.discard(process)
         return code
 
-    def environment(self) -> Mapping[str, str]:
-        """Return the environment of a trial's process."""
+    def _environment(self) -> dict[str, str]:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
         threads = {name: str(self.threads) for name in names}
         return {**os.environ, **threads, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": str(self.threads > 1).lower()}
 
-    def _stop(self) -> None:
-        """Stop the running trials, and start no others."""
-        with self._lock:
-            self._stopping.set()
-            for process in self._running:
-                process.terminate()
 
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def last_line(log: Path, code: int) -> str:
-    """Return the last line of a log, or how its process ended.
+def read_last_line(log: Path, code: int) -> str:
+    """Return the last line that the last command of a log printed, and the signal that killed it, if any.
 
     Example:
 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "log.txt")
         >>> _ = path.write_text("$ python -m hf_hybrid train\\nloss 3\\nValueError: no\\n\\n")
-        >>> last_line(path, 1), last_line(path, -9)
+        >>> read_last_line(path, 1), read_last_line(path, -9)
         ('ValueError: no', 'killed by signal 9 after: ValueError: no')
     """
     with open(log, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
-    begin = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    told = [line.strip() for line in lines[begin + 1 :] if line.strip()]
-    line = redact(told[-1]) if told else "nothing was said"
+    command = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    printed = [line.strip() for line in lines[command + 1 :] if line.strip()]
+    line = redact(printed[-1]) if printed else "it printed nothing"
     return f"killed by signal {-code} after: {line}" if code < 0 else line
-
-
-def has_begun(folder: StudyFolder) -> bool:
-    """Return whether any trial has files; pilot runs of a time budget do not count."""
-    trials = [path for path in folder.path.glob("trials/*") if not path.name.startswith("pilot-")]
-    trials = [path for path in trials if folder.outputs.lists(f"trials/{path.name}/{OUTPUTS_NAME}")]
-    return any(
-        (path / name).exists() for path in trials for name in OutputFolder(path).list_files("") if name != LOCK_NAME
-    )
-
-
-def delete_cached(folder: Path) -> None:
-    """Delete what a trial has cached, and nothing else that lies there."""
-    unlink_files(folder, [name for name in files_in(folder) if _CACHED.fullmatch(name)])
-    with suppress(OSError):
-        folder.rmdir()

@@ -13,23 +13,12 @@ from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Any, NamedTuple, ParamSpec
 
+from hf_hybrid.scaling.grid.arms import ARMS
+
 Row = dict[str, Any]
 Spec = dict[str, Any]
 _Given = ParamSpec("_Given")
 
-NAMES = {
-    "hybrid": "hybrid",
-    "mono": "mono",
-    "cross": "cross",
-    "pool": "pool",
-    "mono_cross_pool": "mono+cross+pool",
-    "mixed": "mixed",
-    "mlm_hybrid": "MLM + hybrid",
-    "mlm": "MLM",
-    "english": "English only",
-    "zero_shot": "base model",
-    "bm25": "BM25",
-}
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
 _VERMILION, _BLACK, _GREY, _YELLOW = "#D55E00", "#000000", "#767676", "#F0E442"
 PARTS = {  # of a step; the two largest are the farthest apart
@@ -75,6 +64,7 @@ _STYLES = {
     "zero_shot": Style(_GREY, "circle", [2, 2]),
     "bm25": Style(_GREY, "diamond", [8, 3]),
 }
+NAMES = {arm: ARMS[arm].label for arm in _STYLES}  # in the order of charts and tables
 
 
 def _unchecked(make: Callable[_Given, Spec]) -> Callable[_Given, Spec]:

@@ -24,7 +24,7 @@ from hf_hybrid.records.archive import TRIALS_NAME, DamagedArchive, open_trials, 
 from hf_hybrid.records.manifest import read_manifest, write_manifest
 from hf_hybrid.records.output_folder import put_files
 from hf_hybrid.records.schema import EVENTS_NAME, MANIFEST_NAME
-from hf_hybrid.scaling.grid.arms import STUDY, Trial, difference_of_settings
+from hf_hybrid.scaling.grid.arms import STUDY, Trial, find_changed_setting
 from hf_hybrid.scaling.grid.folder import Study, StudyFolder
 from hf_hybrid.utils.files import UNFINISHED, delete_folder, files_in, replace_folder
 from hf_hybrid.utils.redaction import publishable
@@ -104,7 +104,7 @@ def refuse_copy(folder: StudyFolder, target: Path) -> None:
     if not earlier:
         return
     now, then = build_published_study(folder.read("study.json")), StudyFolder(target).read("study.json")
-    if difference := difference_of_settings(_identity(then), _identity(now)):
+    if difference := find_changed_setting(_identity(then), _identity(now)):
         raise ValueError(
             f"copy_to={str(target)!r} holds the copy of another study: {difference}. Name another folder, or delete "
             "that one yourself."

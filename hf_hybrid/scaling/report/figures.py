@@ -21,7 +21,7 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.records.schema import SETTINGS, Scores
 from hf_hybrid.records.scores import pair_matrix
 from hf_hybrid.scaling.grid.arms import Trial
-from hf_hybrid.scaling.grid.fits import QUANTITIES, Quantity, values_of
+from hf_hybrid.scaling.grid.fits import collect_values
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import Point, fit_growth
 from hf_hybrid.utils.redaction import publishable
@@ -158,8 +158,6 @@ BIASES = {
     "bias/rank_distance": Shown("Rank distance", "rank distance", _LOWER),
     "bias/same_language_share@10": Shown("First ten in the query's language", "share of the first ten", _LOWER),
 }
-_SHARE = "bias/same_language_share@10"  # of which no growth is fitted
-_QUANTITIES = {**QUANTITIES, _SHARE: Quantity("", "", lambda row: row["quality"].get(_SHARE), False)}
 
 
 # Over seeds
@@ -170,7 +168,7 @@ def points(report: Report, arm: str, name: str) -> list[Point]:
     if fitted := at(report.fits, "growth", name, arm, "points"):
         return list(fitted)
     seeds = list(dict.fromkeys(row["seed"] for row in report.rows if row["arm"] == arm and row["status"] != "absent"))
-    values = values_of(report.rows, arm, seeds, _QUANTITIES[name])  # type: ignore[arg-type]
+    values = collect_values(report.rows, arm, seeds, name)  # type: ignore[arg-type]
     found = fit_growth({max(count, 1): of_seeds for count, of_seeds in values.items()})["points"] if values else []
     return [{**point, "languages": 0} if 0 in values else point for point in found]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hf_hybrid.hub.card_metadata import corpus_name
 from hf_hybrid.records.schema import SETTINGS
-from hf_hybrid.scaling.grid.arms import ARMS, budget_key, script_of
+from hf_hybrid.scaling.grid.arms import ARMS, find_script, make_budget_key
 
 from .charts import NAMES, Row
 from .figures import (
@@ -127,7 +127,7 @@ def _steps(report: Report, trials: Sequence[Row], stage: str) -> list[str | None
     arm = ARMS[trials[0]["arm"]]
     if not (arm.mix if stage == "train" else arm.mlm):
         return [None, None]
-    planned = report.study["budget"][name].get(budget_key(trials[0]["arm"], trials[0]["num_languages"]))
+    planned = report.study["budget"][name].get(make_budget_key(trials[0]["arm"], trials[0]["num_languages"]))
     ran = sorted({row["stages"][stage]["num_steps"] for row in trials if stage in row["stages"]})
     return [number(planned), " to ".join(f"{end:,}" for end in dict.fromkeys([ran[0], ran[-1]])) if ran else None]
 
@@ -186,7 +186,7 @@ def _languages(report: Report) -> Table:
     largest = max(report.study["language_sets"].values(), key=len)
     codes = dict.fromkeys([*largest, *corpora["eval"]["items_per_language"]])
     rows = [
-        [code, *own_name(code), script_of(code)]
+        [code, *own_name(code), find_script(code)]
         + [corpora[name]["items_per_language"].get(code) for name in ("train", "eval")]
         + [number(at(tokens, code, "tokens_per_text")), number(at(tokens, code, "premium"))]
         for code in codes

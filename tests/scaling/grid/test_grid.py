@@ -27,21 +27,21 @@ from hf_hybrid.scaling.grid.arms import (
     Shared,
     Target,
     Trial,
-    budget_key,
-    command_of,
-    difference_of_trials,
-    grid,
-    language_order,
-    language_sets,
-    script_of,
+    build_command,
+    build_grid,
+    build_stages,
+    find_changed_trial,
+    find_script,
+    make_budget_key,
+    nest_languages,
+    order_languages,
     select_trials,
-    stages_of,
 )
-from hf_hybrid.scaling.grid.fits import QUANTITIES, make_fits, values_of
+from hf_hybrid.scaling.grid.fits import collect_values, make_fits
 from hf_hybrid.scaling.grid.folder import StudyFolder
 from hf_hybrid.scaling.grid.growth import NOT_REACHED
 from hf_hybrid.scaling.grid.sweep import Sweep
-from hf_hybrid.scaling.grid.table import NO_COSTS, Point, cost_to_target, curve_of, make_table, table_text
+from hf_hybrid.scaling.grid.table import NO_COSTS, Point, build_curve, compute_target_cost, format_table, make_table
 from hf_hybrid.scaling.planner.hardware import hardware_of_run
 from hf_hybrid.scaling.planner.measured_runs import read_measured
 from hf_hybrid.scaling.planner.planner import PlanArguments, build_workload, plan_from_study, prediction_table
@@ -63,9 +63,9 @@ SHARED = Shared({"train_corpus": "sample"}, {"corpus": "sample"}, None, 5, True)
 
 
 def full_grid(seeds: tuple[int, ...] = (1, 2)) -> tuple[list[Trial], list[Any]]:
-    trials, absent = grid(list(ARMS), SETS, seeds, SETS[4], True)
-    steps = {budget_key(trial["arm"], trial["num_languages"]): 20 for trial in trials}
-    return [{**trial, "stages": stages_of(trial, SHARED, steps, steps)} for trial in trials], absent
+    trials, absent = build_grid(list(ARMS), SETS, seeds, SETS[4], True)
+    steps = {make_budget_key(trial["arm"], trial["num_languages"]): 20 for trial in trials}
+    return [{**trial, "stages": build_stages(trial, SHARED, steps, steps)} for trial in trials], absent
 
 
 class TestGrid:
@@ -81,27 +81,27 @@ class TestGrid:
         assert {"zero_shot-seed2", "bm25", "english-L1-seed1", "hybrid-L4-seed1"} <= set(ids)
 
     def test_a_checkpoint_is_evaluated_once(self) -> None:
-        trials, _ = grid(["zero_shot", "bm25"], SETS, [1, 2, 3], ["de"], False)
+        trials, _ = build_grid(["zero_shot", "bm25"], SETS, [1, 2, 3], ["de"], False)
         assert [(trial["id"], trial["seed"]) for trial in trials] == [("zero_shot", None), ("bm25", None)]
 
     def test_without_english_that_arm_is_absent(self) -> None:
-        trials, absent = grid(["english"], {1: ["de"]}, [1], ["de", "ru"], True)
+        trials, absent = build_grid(["english"], {1: ["de"]}, [1], ["de", "ru"], True)
         assert (trials, absent[0]["reason"]) == ([], "the training corpus has no en")
 
     def test_sets_are_nested_in_each_order(self) -> None:
         sizes = dict(zip(["ar", "de", "en", "es", "ru", "uk", "zh"], [5, 9, 8, 9, 7, 6, 4], strict=True))
-        orders = {order: language_order(order, sizes) for order in ("size", "scripts", "zh,ar,de")}
+        orders = {order: order_languages(order, sizes) for order in ("size", "scripts", "zh,ar,de")}
         assert orders["size"] == ["de", "es", "en", "ru", "uk", "ar", "zh"]
         assert orders["scripts"] == ["de", "ru", "ar", "zh", "es", "uk", "en"]
-        assert len({script_of(code) for code in orders["scripts"][:4]}) == 4 > 1
+        assert len({find_script(code) for code in orders["scripts"][:4]}) == 4 > 1
         assert orders["zh,ar,de"] == ["zh", "ar", "de"]
         for order in orders.values():
-            sets = language_sets(order, [1, 2, 3])
+            sets = nest_languages(order, [1, 2, 3])
             assert all(sets[n + 1][:n] == sets[n] for n in (1, 2))
-        with pytest.raises(ValueError, match="languages: 4 are asked for, but there are 3: zh, ar, de"):
-            language_sets(orders["zh,ar,de"], [1, 4])
+        with pytest.raises(ValueError, match="languages: 4 is more than the 3 of the order: zh, ar, de"):
+            nest_languages(orders["zh,ar,de"], [1, 4])
         with pytest.raises(ValueError, match="the corpus has no 'fr'"):
-            language_order("fr,de", sizes)
+            order_languages("fr,de", sizes)
 
     def test_stages_follow_one_another(self) -> None:
         trials = {trial["id"]: trial for trial in full_grid()[0]}
@@ -128,7 +128,7 @@ class TestGrid:
         seen = set()
         for trial in full_grid((1,))[0]:
             for stage in trial["stages"]:
-                words = command_of(stage, str(tmp_path), ["python"])
+                words = build_command(stage, str(tmp_path), ["python"])
                 assert words[:4] == ["python", "-m", "hf_hybrid", stage["recipe"].removesuffix(".py")]
                 assert "{study}" not in " ".join(words)
                 found = parse_arguments(classes[stage["recipe"]], words[4:])
@@ -141,10 +141,10 @@ class TestGrid:
     def test_more_trials_are_the_same_study_and_others_are_not(self) -> None:
         trials = full_grid((1, 2))[0]
         fewer = full_grid((1,))[0]
-        assert difference_of_trials(fewer, trials) is None
-        assert "is not asked for now" in str(difference_of_trials(trials, fewer))
+        assert find_changed_trial(fewer, trials) is None
+        assert "this command has no" in str(find_changed_trial(trials, fewer))
         changed = json.loads(json.dumps(fewer).replace('"max_steps": "20"', '"max_steps": "30"'))
-        assert "max_steps was 20 and is 30" in str(difference_of_trials(fewer, changed))
+        assert "max_steps was 20 and is 30" in str(find_changed_trial(fewer, changed))
 
     def test_trials_are_chosen(self) -> None:
         trials = full_grid()[0]
@@ -154,7 +154,7 @@ class TestGrid:
             "hybrid-L4-seed2",
         ]
         assert select_trials(trials, None, 3) == [trials[3]]
-        with pytest.raises(ValueError, match=r"there are zero_shot-seed1, .* and \d+ more, see --list"):
+        with pytest.raises(ValueError, match=r"The trials are zero_shot-seed1, .* and \d+ more; see --list"):
             select_trials(trials, "hybird-*", None)
         for only, number in (("nothing-*", None), (None, len(trials)), ("bm25", 0)):
             with pytest.raises(ValueError, match="trial"):
@@ -165,7 +165,7 @@ class TestGrid:
     ("options", "message"),
     [
         ({"languages": "1,two"}, "languages: 'two'"),
-        ({"languages": ""}, "counts"),
+        ({"languages": ""}, "languages: got ''. Give at least one"),
         ({"arms": "hybrid,hybird"}, "arms: 'hybird' is not known"),
         ({"seeds": "0"}, "seed"),
         ({"budget": "money"}, "budget='money'"),
@@ -174,7 +174,7 @@ class TestGrid:
         ({"budget": "target_quality"}, "give the target as budget_value"),
         ({"budget": "target_quality", "budget_value": "0.5"}, "write it as in multilingual/MAP=0.5"),
         ({"target": "MAP=0.5"}, "write it as in"),
-        ({"jobs": 0}, "jobs=0"),
+        ({"jobs": 0}, "jobs must be between 1 and 10,000, got 0"),
         ({"study_dir": " "}, "name a folder"),
     ],
 )
@@ -188,19 +188,19 @@ def test_seeds_are_a_number_or_a_list() -> None:
     assert StudyArguments(seeds="7,5").seed_list == [5, 7]
     assert StudyArguments(seeds="7,").seed_list == [7]
     for words in (["--train_options", "--bf16 true"], ["--train_options=--bf16 true"]):
-        assert parse_arguments([StudyArguments], words)[0].words_of("train_options") == {"bf16": "true"}
+        assert parse_arguments([StudyArguments], words)[0].read_options("train_options") == {"bf16": "true"}
     with pytest.raises(ValueError, match="expected --option value"):
-        StudyArguments(train_options="max_steps 3").words_of("train_options")
+        StudyArguments(train_options="max_steps 3").read_options("train_options")
 
 
 def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
     (study, _) = parse_arguments([StudyArguments], ["--config", "sample/study"])
     corpus = build_sample_corpus()
-    order = language_order(study.order, dict.fromkeys(corpus.languages, 1))
-    sets = language_sets(order, study.counts)
+    order = order_languages(study.order, dict.fromkeys(corpus.languages, 1))
+    sets = nest_languages(order, study.counts)
     assert list(sets) == [1, 2, 4, 8, 16]
     assert sets[1] != ["en"]
-    trials, absent = grid(study.arm_list, sets, study.seed_list, corpus.languages, True)
+    trials, absent = build_grid(study.arm_list, sets, study.seed_list, corpus.languages, True)
     trained = 3 * (5 * 2 + 4 * 6 + 1)  # mono and mlm at five L, six arms at four, english
     assert len(trials) == trained + 3 + 1
     assert len(absent) == 6
@@ -360,7 +360,7 @@ def point(step: float, value: float, time_s: float = 0.0, energy_wh: float | Non
 class TestCostToTarget:
     def test_it_lies_between_two_points(self) -> None:
         points = [point(0, 0.1), point(10, 0.3), point(20, 0.5), point(30, 0.4)]
-        found = cost_to_target(points, Target("multilingual/MAP", 0.35))
+        found = compute_target_cost(points, Target("multilingual/MAP", 0.35))
         assert (found["reached"], found["at_most"]) == (True, False)
         assert found["step"] == pytest.approx(12.5)
         assert found["train_time_s"] == pytest.approx(6.25)
@@ -368,38 +368,40 @@ class TestCostToTarget:
         assert found["energy_wh"] is None
 
     def test_not_reached_is_no_number(self) -> None:
-        found = cost_to_target([point(0, 0.1), point(10, 0.3)], Target("multilingual/MAP", 0.31))
+        found = compute_target_cost([point(0, 0.1), point(10, 0.3)], Target("multilingual/MAP", 0.31))
         assert not found["reached"]
         assert [found[name] for name in ("step", "train_time_s", "tokens")] == [None] * 3
 
     def test_a_first_point_says_at_most(self) -> None:
-        found = cost_to_target([point(10, 0.3), point(20, 0.4)], Target("multilingual/MAP", 0.2))
+        found = compute_target_cost([point(10, 0.3), point(20, 0.4)], Target("multilingual/MAP", 0.2))
         assert (found["reached"], found["at_most"], found["step"]) == (True, True, 10)
 
     def test_bias_is_better_when_lower(self) -> None:
-        found = cost_to_target([point(0, 1), point(10, 3)], Target("bias/rank_distance", 7))
+        found = compute_target_cost([point(0, 1), point(10, 3)], Target("bias/rank_distance", 7))
         assert found["step"] == pytest.approx(5)
 
     def test_a_second_stage_begins_where_the_first_ended(self, tmp_path: Path) -> None:
-        run = RunFolder(tmp_path)
-        line: Any = {
-            "step": 4,
-            "train_time_s": 2.0,
-            "tokens": 40,
-            "energy_wh": 1.0,
-            "measures": {"multilingual/MAP": 0.4},
-        }
-        run.append_curve_line(line)
+        line: Any = {"step": 4, "train_time_s": 2.0, "tokens": 40, "energy_wh": 1.0}
         totals = {"num_steps": 8, "train_time_s": 4.0, "tokens": 80, "energy_wh": 2.0}
-        run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
-        start = Point(10, 5.0, 100, 3.0, {"multilingual/MAP": 0.2})
-        points = curve_of(run, {"multilingual/MAP": 0.6}, None, start)
-        assert [(found.step, found.train_time_s, found.tokens, found.energy_wh) for found in points] == [
-            (10, 5.0, 100, 3.0),
-            (14, 7.0, 140, 4.0),
-            (18, 9.0, 180, 5.0),
+        runs: list[RunFolder] = []
+        for name, quality in {"first": 0.2, "second": 0.4}.items():
+            runs.append(run := RunFolder(tmp_path / name))
+            line["measures"] = {"multilingual/MAP": quality}
+            run.append_curve_line(line)
+            scores: Any = {"monolingual": {}, "cross_lingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
+            scores["multilingual"] = {"MAP": quality + 0.2}
+            run.write_eval({"before": None, "after": scores})
+            run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
+        points = build_curve(runs, {"multilingual/MAP": 0.1})
+        assert [tuple(found)[:4] for found in points] == [
+            (0, 0.0, 0, 0.0),
+            (4, 2.0, 40, 1.0),
+            (8, 4.0, 80, 2.0),
+            (12, 6.0, 120, 3.0),
+            (16, 8.0, 160, 4.0),
         ]
-        assert cost_to_target(points, Target("multilingual/MAP", 0.5))["tokens"] == pytest.approx(160)
+        assert [found.measures["multilingual/MAP"] for found in points] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.6])
+        assert compute_target_cost(points, Target("multilingual/MAP", 0.5))["tokens"] == pytest.approx(140)
 
 
 def made_up(arms: dict[str, Callable[[int, int], float | None]], counts: tuple[int, ...], target: float) -> list[Any]:
@@ -462,7 +464,7 @@ class TestFits:
 
     def test_an_unreached_target_is_no_number_and_no_claim(self) -> None:
         rows, fits = self.found()
-        values = values_of(rows, "mlm_hybrid", [1, 2, 3], QUANTITIES["target/train_time_s"])
+        values = collect_values(rows, "mlm_hybrid", [1, 2, 3], "target/train_time_s")
         assert values[8] == [NOT_REACHED] * 3
         assert values[4][1] is None
         sentence = fits["ratios"]["target/train_time_s"]["hybrid/mlm_hybrid"]["all"]["sentence"]
@@ -488,9 +490,9 @@ def test_a_table_says_what_is_missing_and_absent(tmp_path: Path) -> None:
     folder.write_failure(failed, {"stage": "train", "returncode": 1, "last_line": "no room"})
     table = make_table(folder, study)
     assert table["counts"] == {"absent": len(absent), "failed": 1, "missing": len(trials) - 1}
-    text = table_text(table)
+    text = format_table(table)
     assert "pool-L2-seed1 failed: no room" in text
-    assert "absent: cross needs 2 languages at the least" in text
+    assert "absent: cross needs at least 2 languages" in text
 
 
 def test_a_plan_learns_from_the_trials_and_changes_only_what_is_given(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_the_table_has_a_row_for_each_arm_and_number_of_languages(study: Path) -
 def test_what_failed_and_what_is_missing_is_told(page: str) -> None:
     assert "cross-L4-seed2 failed: Error:" in page
     assert "Not run to their end: mono-L4-seed2." in page
-    assert "cross-L1 is not in the grid: cross needs 2 languages at the least." in page
+    assert "cross-L1 is not in the grid: cross needs at least 2 languages." in page
 
 
 def test_names_of_languages_are_their_own(page: str) -> None:
@@ -289,9 +289,9 @@ def test_hybrid_at_one_number_of_languages_is_compared_with_mono(study: Path, tm
     report = read_report(tmp_path)
     (told,) = answer(report)
     assert told.startswith("Against monolingual batches (mono), at L = 2, training time of hybrid ")
-    assert "; multilingual MAP at L = 2 is higher at hybrid than at mono: by " in told
-    assert "; rank distance at L = 2 is lower at hybrid than at mono: by " in told
-    assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: all train for so many steps; CPU.")
+    assert "; multilingual MAP at L = 2 is higher for hybrid than for mono: by " in told
+    assert "; rank distance at L = 2 is lower for hybrid than for mono: by " in told
+    assert subtitle(report).endswith("; 3 arms; 3 seeds; budget: the same steps for all trials; CPU.")
     assert "; masked language modeling for as many tokens" in subtitle(read_report(study))
 
 
