@@ -22,7 +22,7 @@ from hf_hybrid.hub.bundle import BUNDLE_NAME
 from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.utils.options import explain_errors, option, parse_arguments
 from hf_hybrid.verification.files import Given
-from hf_hybrid.verification.findings import WRONG, Finding, findings_table
+from hf_hybrid.verification.findings import WRONG, Finding, format_findings
 from hf_hybrid.verification.rerun import (
     RELATIVE_TOLERANCE,
     TOLERANCE,
@@ -87,13 +87,13 @@ def main(argv: Sequence[str] | None = None, program: str = "hf-hybrid verify") -
         if args.rerun and (path / "study.json").is_file():
             refuse_study_rerun(path)
         findings = verify(path, Given(args.train_corpus, args.eval_corpus, args.cache_dir))
-        print(findings_table(findings))
+        print(format_findings(findings))
 
     # What the same run gives again
     if args.rerun:
         with explain_errors(program):
             again = run_again(path / BUNDLE_NAME if (path / BUNDLE_NAME).is_dir() else path, args)
-            print(f"\n{findings_table(again)}")
+            print(f"\n{format_findings(again)}")
             findings += again
     raise SystemExit(int(any(finding.status == WRONG for finding in findings)))
 

@@ -1,4 +1,4 @@
-"""The files of a run, each read once: `RunFiles`; and `run_check`, which reports those that cannot be read."""
+"""The files of a run, each read once: `RunFiles`; and `run_check`, which reports files that cannot be read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
 
 _Read = TypeVar("_Read")
-Check = Callable[[Any], Iterator[Finding]]  # takes the files that it reads: `RunFiles` or `StudyFiles`
+Check = Callable[[Any], Iterator[Finding]]  # takes `RunFiles` or `StudyFiles`
 
 
 class Unreadable(ValueError):
@@ -46,10 +46,10 @@ class Given(NamedTuple):
     """Optional inputs for verification.
 
     Args:
-        train_corpus (`str`, *optional*): Folder or preset that the run was trained on; by default the built-in corpus
-            where the run used it.
-        eval_corpus (`str`, *optional*): Folder or preset that the run was evaluated on.
-        cache_dir (`str`, *optional*): Where built corpora are kept.
+        train_corpus (`str`, *optional*): Folder or preset of the training corpus; by default the built-in corpus if
+            the run used it.
+        eval_corpus (`str`, *optional*): Folder or preset of the evaluation corpus.
+        cache_dir (`str`, *optional*): Folder of built corpora.
     """
 
     train_corpus: str | None = None
@@ -58,26 +58,24 @@ class Given(NamedTuple):
 
 
 def explain_python_run(run: Run) -> str | None:
-    """Say why the inputs of a run are not known when no recipe started it; `None` for a run of a recipe.
+    """Say why the inputs of a run are not known if no recipe started it; `None` for a run of a recipe.
 
     Example:
 
-        >>> explain_python_run({"config": {"train_corpus": "sample"}}) is None
-        True
         >>> explain_python_run({"config": {"max_steps": 60}})
         'the run was made in Python; run.json lacks train_corpus'
     """
-    by_recipe = "train_corpus" in run["config"]
-    return None if by_recipe else "the run was made in Python; run.json lacks train_corpus"
+    is_by_recipe = "train_corpus" in run["config"]
+    return None if is_by_recipe else "the run was made in Python; run.json lacks train_corpus"
 
 
 class RunFiles:
     """The files of a run, or of its bundle, each read when a check first asks for it.
 
     Args:
-        path (`Path`): The bundle, or else the run folder, whose files are read.
-        around (`Path`): The run folder or repository around a bundle, where the model is; else `path` itself.
-        given (`Given`, *optional*): Corpora that are at hand.
+        path (`Path`): The bundle or run folder to read.
+        around (`Path`): The run folder or repository around a bundle, with the model; else `path` itself.
+        given (`Given`, *optional*): Corpora.
     """
 
     def __init__(self, path: Path, around: Path, given: Given | None = None) -> None:
@@ -102,14 +100,14 @@ class RunFiles:
 
     @cached_property
     def lines(self) -> list[ResourceLine]:
-        lines = self._read_whole("resources.jsonl", self.folder.read_resource_lines)
+        lines = self._read_lines("resources.jsonl", self.folder.read_resource_lines)
         if not lines:
             raise Unreadable("resources.jsonl: it has no line")
         return lines
 
     @cached_property
     def curve(self) -> list[CurveLine]:
-        return self._read_whole("curve.jsonl", self.folder.read_curve)
+        return self._read_lines("curve.jsonl", self.folder.read_curve)
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
@@ -121,12 +119,12 @@ class RunFiles:
 
     @property
     def is_mlm(self) -> bool:
-        """Whether it was masked language modeling, whose plan has a number for each block of a batch."""
+        """Whether the run is masked language modeling: its plan has a number for each block of a batch."""
         return is_mlm(self.run)
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
-        """The first step, from 0, and the step after the last one, of each line of `resources.jsonl`."""
+        """For each line of `resources.jsonl`, its first step, from 0, and the step after its last one."""
         ends = [line["step"] for line in self.lines]
         return list(zip([ends[0] - count_steps(self.lines[0]), *ends], ends, strict=False))
 
@@ -140,16 +138,16 @@ class RunFiles:
         return self._read(name, (self.path / name).read_bytes).decode("utf-8", errors="replace")
 
     def values(self, when: str) -> pa.Table:
-        """Return the values of single queries `before` or `after` training."""
+        """Return the scores of single queries `before` or `after` training."""
         name = f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
         return self._read(name, lambda: pyarrow.parquet.read_table(self.path / name))
 
     def explain_missing_values(self, when: str) -> str | None:
-        """Say why a bundle lacks the values of single queries: they were too large. `None` in all other cases."""
+        """Say that the scores of single queries were too large for a bundle; `None` in all other cases."""
         size = self.evaluation.get("values_bytes", {}).get(when, 0)
-        there = (self.path / EVALUATIONS_NAME / when / PER_QUERY_NAME).exists()
-        told = f"the values of single queries, {size / 2**20:,.0f} MiB, were too large for the bundle"
-        return told if size > MOST_VALUES_BYTES and not there else None
+        exists = (self.path / EVALUATIONS_NAME / when / PER_QUERY_NAME).exists()
+        reason = f"the scores of single queries, {size / 2**20:,.0f} MiB, were too large for the bundle"
+        return reason if size > MOST_VALUES_BYTES and not exists else None
 
     @cached_property
     def corpora(self) -> tuple[ParallelCorpus, ParallelCorpus]:
@@ -158,17 +156,17 @@ class RunFiles:
             raise Unreadable(reason)
         config, given = self.run["config"], self.given
         names: dict[str, Any] = {"train_corpus": given.train_corpus, "eval_corpus": given.eval_corpus}
-        names |= {side: config[side] for side, name in names.items() if name is None and config[side] == "sample"}
-        if lacking := [side for side, name in names.items() if name is None and config[side] is not None]:
-            made = ", ".join(repr(config[side]) for side in lacking)
-            raise Unreadable(f"it was made with {made}: give {' '.join(f'--{side} FOLDER' for side in lacking)}")
+        names |= {option: config[option] for option in names if names[option] is None and config[option] == "sample"}
+        if lacking := [name for name, corpus in names.items() if corpus is None and config[name] is not None]:
+            needed = ", ".join(repr(config[name]) for name in lacking)
+            raise Unreadable(f"the run used {needed}: give {' '.join(f'--{name} FOLDER' for name in lacking)}")
         options = ("corpus_format", "eval_corpus_format", "languages", "eval_languages", "held_out", "on_bad_row")
         try:
             return open_corpora(**names, **{name: config[name] for name in options}, cache_dir=given.cache_dir)
         except (OSError, ImportError, ValueError) as error:
             raise Unreadable(f"the corpus could not be opened ({error})") from error
 
-    def _read_whole(self, name: str, read: Callable[[], tuple[list[Any], int]]) -> list[Any]:
+    def _read_lines(self, name: str, read: Callable[[], tuple[list[Any], int]]) -> list[Any]:
         lines, torn = self._read(name, read)
         if torn:
             raise Unreadable(f"{name}: its last line is torn")
@@ -178,27 +176,27 @@ class RunFiles:
         try:
             return read()
         except (OSError, ValueError, pa.ArrowException) as error:
-            missing = isinstance(error, FileNotFoundError)
-            told = "it is missing" if missing else str(error).removeprefix(str(self.path / name)).lstrip(":, ")
-            raise Unreadable(f"{name}: {told}") from error
+            is_missing = isinstance(error, FileNotFoundError)
+            reason = "it is missing" if is_missing else str(error).removeprefix(str(self.path / name)).lstrip(":, ")
+            raise Unreadable(f"{name}: {reason}") from error
 
 
 def run_check(name: str, check: Check, files: Any) -> Iterator[Finding]:
-    """Run a check. A file that cannot be read, or that has another form than it must have, is a finding too.
+    """Run a check. A file that cannot be read, or that has another form than expected, is a finding too.
 
     Example:
 
         >>> def check(run):
         ...     yield Finding("plan", WRONG, "run.json: seed", f"found {run['seed']}")
-        >>> [finding.told for finding in run_check("plan", check, {"seed": 1})]
+        >>> [finding.reason for finding in run_check("plan", check, {"seed": 1})]
         ['found 1']
-        >>> [finding.told for finding in run_check("plan", check, {})]
-        ["a file has another form than it must have (KeyError: 'seed')"]
+        >>> [finding.reason for finding in run_check("plan", check, {})]
+        ["a file has another form than expected (KeyError: 'seed')"]
     """
     try:
         yield from check(files)
     except Unreadable as error:
         yield Finding(name, UNKNOWN, str(error).partition(":")[0], f"the rest of this check needs it: {error}")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        told = f"a file has another form than it must have ({type(error).__name__}: {error})"
-        yield Finding(name, WRONG, f"the files that {name} is checked by", told)
+        reason = f"a file has another form than expected ({type(error).__name__}: {error})"
+        yield Finding(name, WRONG, f"the files of the check {name}", reason)

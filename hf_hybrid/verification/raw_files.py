@@ -1,4 +1,4 @@
-"""Check what no function rebuilds: files that exist, hashes, and raw files that must agree with each other."""
+"""Check what no function rebuilds: existing files, hashes, and raw files that must agree with each other."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from hf_hybrid.utils.redaction import publishable
 from hf_hybrid.utils.strict_json import read_json, read_json_lines
 
 from .files import RunFiles, Unreadable, explain_python_run
-from .findings import OK, ROUNDING, UNKNOWN, WRONG, Finding, check, compare, compare_texts
+from .findings import OK, ROUNDING, UNKNOWN, WRONG, Finding, compare, compare_texts, expect
 from .rerun import RELATIVE_TOLERANCE, TOLERANCE
 
 # Hashes and copies
@@ -60,23 +60,25 @@ def check_manifest(files: RunFiles) -> Iterator[Finding]:
     found = list_bundle(files.path)
     for name in found:
         if not is_bundle_name(name):
-            yield Finding("manifest", WRONG, name, "is no part of a bundle")
+            yield Finding("manifest", WRONG, name, "is not part of a bundle")
     for name in (CARD_NAME, LOCK_NAME, MODEL_HASHES_NAME, *NEEDED):
         if name not in found:
             yield Finding("manifest", WRONG, name, "is missing, and every bundle has it")
     yield from compare_manifest("manifest", files.path / MANIFEST_NAME, files.path, found)
 
 
-def check_no_manifest(files: RunFiles) -> Iterator[Finding]:
-    """Report that nothing shows whether files of a run folder without a bundle were altered."""
-    yield Finding("manifest", UNKNOWN, MANIFEST_NAME, f"there is no {BUNDLE_NAME}/: nothing tells what the files were")
+def report_no_manifest(files: RunFiles) -> Iterator[Finding]:
+    """Report that a run folder without a bundle has no hashes of its files."""
+    yield Finding(
+        "manifest", UNKNOWN, MANIFEST_NAME, f"without {BUNDLE_NAME}/ nothing shows whether files were altered"
+    )
 
 
 def check_model(files: RunFiles) -> Iterator[Finding]:
     """Compare the files of the model with the hashes of the bundle."""
     if files.around == files.path and (files.path / MODEL_HASHES_NAME).is_file():
-        told = "the model is not in a bundle; verify the run folder or the repository around it"
-        yield Finding("model", UNKNOWN, MODEL_HASHES_NAME, told)
+        reason = "the model is not in a bundle; verify the run folder or the repository around it"
+        yield Finding("model", UNKNOWN, MODEL_HASHES_NAME, reason)
         return
     inside = files.around / MODEL_NAME
     folder = inside if inside.is_dir() else files.around
@@ -90,34 +92,33 @@ def check_model(files: RunFiles) -> Iterator[Finding]:
 def compare_manifest(
     name: str, manifest: Path, folder: Path, found: list[str], place: str = "", skipped: tuple[str, ...] = ()
 ) -> Iterator[Finding]:
-    """Compare the files that a manifest lists, and those that were found, with its sizes and hashes."""
+    """Compare the files in a manifest, and those that were found, with its sizes and hashes."""
     try:
         listed = read_manifest(manifest)
     except (OSError, ValueError) as error:
-        told = "is missing" if isinstance(error, FileNotFoundError) else str(error)
-        yield Finding(name, WRONG, manifest.name, told)
+        reason = "is missing" if isinstance(error, FileNotFoundError) else str(error)
+        yield Finding(name, WRONG, manifest.name, reason)
         return
     for file in sorted({*found, *listed} - {*skipped}):
         if file in listed:
-            yield _compare_file(name, folder / file, f"{place}{file}", listed[file])
-        elif name == "model":
-            yield Finding(name, WRONG, file, f"is not in {manifest.name}, though a library might load it")
+            problem = _compare_file(folder / file, listed[file])
+            yield expect(name, f"{place}{file}", problem is None, problem or "")
         else:
-            yield Finding(name, WRONG, file, f"is not in {manifest.name}: it was added")
+            reason = "though a library might load it" if name == "model" else "it was added"
+            yield Finding(name, WRONG, file, f"is not in {manifest.name}: {reason}")
 
 
-def _compare_file(name: str, path: Path, place: str, entry: Entry) -> Finding:
+def _compare_file(path: Path, entry: Entry) -> str | None:
     if not path.is_file():
-        return Finding(name, WRONG, place, "is missing")
+        return "is missing"
     if (size := path.stat().st_size) != entry["bytes"]:
-        return Finding(name, WRONG, place, f"expected {entry['bytes']} bytes, found {size}")
-    if (found := sha256(path)) != entry["sha256"]:
-        return Finding(name, WRONG, place, f"was altered: expected SHA-256 {entry['sha256']}, found {found}")
-    return Finding(name, OK, place)
+        return f"expected {entry['bytes']} bytes, found {size}"
+    found = sha256(path)
+    return None if found == entry["sha256"] else f"was altered: expected SHA-256 {entry['sha256']}, found {found}"
 
 
 def check_copies(files: RunFiles) -> Iterator[Finding]:
-    """Compare files of the bundle with those of the same name around it, in published form."""
+    """Compare files of the bundle with files of the same name around it, in published form."""
     for name in list_bundle(files.path):
         original, copy = files.around / name, files.path / name
         if not original.is_file() or name in (LOCK_NAME, MODEL_HASHES_NAME):
@@ -130,22 +131,24 @@ def check_copies(files: RunFiles) -> Iterator[Finding]:
                 yield Finding("copies", WRONG, name, str(error))
                 continue
             if name == EVENTS_NAME:
-                found = found[: len(expected)]  # a push, for one, comes after the bundle was made
+                found = found[: len(expected)]  # a push, for example, follows the bundle
             yield from compare("copies", name, expected, found)
         elif copy.suffix == ".md":
             yield compare_texts("copies", name, *(file.read_text(encoding="utf-8") for file in (copy, original)))
         else:
-            same = _same_values(original, copy) if copy.name == PER_QUERY_NAME else sha256(original) == sha256(copy)
-            yield check("copies", name, same, f"is another one than {BUNDLE_NAME}/{name}")
+            is_same = (
+                _has_same_values(original, copy) if copy.name == PER_QUERY_NAME else sha256(original) == sha256(copy)
+            )
+            yield expect("copies", name, is_same, f"differs from {BUNDLE_NAME}/{name}")
 
 
-def _same_values(original: Path, copy: Path) -> bool:
-    """Return whether a bundle has the values of a run folder, whose queries have their ids, or of another bundle."""
-    found, expected = (_nan_as_null(pyarrow.parquet.read_table(path)) for path in (original, copy))
+def _has_same_values(original: Path, copy: Path) -> bool:
+    """Return whether a bundle has the scores of a run folder, which has query ids, or of another bundle."""
+    found, expected = (_replace_nan(pyarrow.parquet.read_table(path)) for path in (original, copy))
     return expected.equals(found) or expected.equals(hash_ids(found))
 
 
-def _nan_as_null(values: pa.Table) -> pa.Table:
+def _replace_nan(values: pa.Table) -> pa.Table:
     for number, field in enumerate(values.schema):
         if pa.types.is_floating(field.type):
             column = values.column(number)
@@ -154,7 +157,7 @@ def _nan_as_null(values: pa.Table) -> pa.Table:
 
 
 def check_schema(files: RunFiles) -> Iterator[Finding]:
-    """Read every file that a run leaves."""
+    """Read every file of a run."""
     reads: dict[str, Callable[[], Any]] = {
         "run.json": lambda: files.run,
         "plan.json": lambda: files.plan,
@@ -163,11 +166,10 @@ def check_schema(files: RunFiles) -> Iterator[Finding]:
         "resources.jsonl": lambda: files.lines,
         EVENTS_NAME: lambda: files.events,
     }
-    optional: dict[str, Callable[[], Any]] = {
-        "curve.jsonl": lambda: files.curve,
-        "card.json": lambda: files.card_options,
-    }
-    reads |= {name: read for name, read in optional.items() if (files.path / name).exists()}
+    if (files.path / "curve.jsonl").exists():
+        reads["curve.jsonl"] = lambda: files.curve
+    if (files.path / "card.json").exists():
+        reads["card.json"] = lambda: files.card_options
     for when in ("before", "after"):
         name = f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
         try:
@@ -188,83 +190,85 @@ def read_all(path: Path, reads: Mapping[str, Callable[[], Any]]) -> Iterator[Fin
             read()
             yield Finding("schema", OK, name)
         except ValueError as error:
-            told = str(error).removeprefix(f"{path}{os.sep}").removeprefix(name).lstrip(":, ")
-            yield Finding("schema", WRONG, name, told)
+            reason = str(error).removeprefix(f"{path}{os.sep}").removeprefix(name).lstrip(":, ")
+            yield Finding("schema", WRONG, name, reason)
 
 
 # The plan
 
 
 def check_plan(files: RunFiles) -> Iterator[Finding]:
-    """Compare the plan with its fingerprint, the arguments, the mix, and what `run.json` says of it."""
+    """Compare the plan with its fingerprint, the arguments, the mix, and its summary in `run.json`."""
     run, plan = files.run, files.plan
-    config, identity, language_pairs = run["config"], run["identity"], plan["language_pairs"]
-    names = [(pair["batch_type"], pair["language_pair"]) for pair in language_pairs]
+    config, identity = run["config"], run["identity"]
+    names = [(pair["batch_type"], pair["language_pair"]) for pair in plan["language_pairs"]]
     is_known = all(type(number) is int and 0 <= number < len(names) for number in plan["batches"])
-    yield check(
-        "plan", "plan.json: batches", is_known, f"has a number that is none of its {len(names)} language pairs"
-    )
+    reason = f"has a number that is not one of its {len(names)} language pairs"
+    yield expect("plan", "plan.json: batches", is_known, reason)
     if not is_known:
         return
-    yield from compare("plan", "plan.json: fingerprint", plan_fingerprint(names, plan["batches"]), plan["fingerprint"])
-    yield from compare("plan", "run.json: identity: plan", plan["fingerprint"], identity["plan"])
-    num_batches = len(files.batches(0, config["max_steps"]))
-    yield from compare("plan", "plan.json: number of batches", num_batches, len(plan["batches"]))
-    steps, counted = Counter(names[number] for number in plan["batches"]), "blocks" if files.is_mlm else "steps"
-    rows = [(f"{row['batch_type']} {row['language_pair']}", row[counted]) for row in run["plan"]["language_pairs"]]
-    told = {name: count for name, count in rows if count}
-    yield from compare("plan", "run.json: plan: steps", {" ".join(name): count for name, count in steps.items()}, told)
+    steps, unit = Counter(names[number] for number in plan["batches"]), "blocks" if files.is_mlm else "steps"
+    rows = [(f"{row['batch_type']} {row['language_pair']}", row[unit]) for row in run["plan"]["language_pairs"]]
+    expected_steps = {" ".join(name): count for name, count in steps.items()}
+    for place, expected, found in (
+        ("plan.json: fingerprint", plan_fingerprint(names, plan["batches"]), plan["fingerprint"]),
+        ("run.json: identity: plan", plan["fingerprint"], identity["plan"]),
+        ("plan.json: number of batches", len(files.batches(0, config["max_steps"])), len(plan["batches"])),
+        ("run.json: plan: steps", expected_steps, {name: count for name, count in rows if count}),
+        ("run.json: seed", identity["data_seed"], run["seed"]),
+        ("run.json: mix", identity["mix"], run["mix"]),
+    ):
+        yield from compare("plan", place, expected, found)
     yield from _check_mlm_shares(run, steps) if files.is_mlm else _check_shares(run["mix"], steps)
-    yield from _check_arguments(config, identity, run)
+    yield from _check_identity(run)
     yield from _check_languages(run, names)
 
 
 def _check_shares(mix: str, steps: Counter[tuple[str, str]]) -> Iterator[Finding]:
+    """Compare the steps of each batch type with its share of the mix."""
     shares, found = MixConfig.parse(mix), Counter[str]()
     for (batch_type, _), count in steps.items():
         found[batch_type] += count
     weights = np.array([getattr(shares, batch_type) for batch_type in shares.batch_types])
     quotas = zip(shares.batch_types, largest_remainder(weights, sum(steps.values())).tolist(), strict=True)
-    planned = {batch_type: count for batch_type, count in quotas if count}
-    yield from compare("plan", "plan.json: steps of each batch type", planned, dict(found))
+    expected = {batch_type: count for batch_type, count in quotas if count}
+    yield from compare("plan", "plan.json: steps of each batch type", expected, dict(found))
 
 
-def _check_mlm_shares(run: Mapping[str, Any], blocks: Counter[tuple[str, str]]) -> Iterator[Finding]:
-    """Each language has its exact share, rounded up or down."""
+def _check_mlm_shares(run: Run, blocks: Counter[tuple[str, str]]) -> Iterator[Finding]:
+    """Compare the blocks of each language with its exact share, rounded up or down."""
     rows, total = run["plan"]["language_pairs"], sum(blocks.values())
     weights = [row["tokens"] ** run["config"]["smoothing"] for row in rows]
     for row, weight in zip(rows, weights, strict=True):
         share, found = total * weight / sum(weights), blocks[row["batch_type"], row["language_pair"]]
-        told = f"expected {share:.2f} rounded up or down, found {found}"
-        yield check("plan", f"plan.json: blocks of {row['language_pair']}", abs(found - share) < 1 + ROUNDING, told)
+        reason = f"expected {share:.2f} rounded up or down, found {found}"
+        yield expect("plan", f"plan.json: blocks of {row['language_pair']}", abs(found - share) < 1 + ROUNDING, reason)
 
 
-def _check_arguments(config: Mapping[str, Any], identity: Mapping[str, Any], run: Run) -> Iterator[Finding]:
-    """Compare what `run.json` says in several places."""
-    longest = run["model"]["max_length"]  # of what the model can read
+def _check_identity(run: Run) -> Iterator[Finding]:
+    """Compare the identity of a run with its arguments."""
+    config, longest = run["config"], run["model"]["max_length"]
     lengths = {"max_query_length": config.get("max_query_length", longest), "max_passage_length": longest}
     expected = {**config, **{name: min(length, longest) for name, length in lengths.items()}}
     expected["data_seed"] = config["seed"] if config["data_seed"] is None else config["data_seed"]
     reason = explain_python_run(run)
-    for name, value in identity.items():
+    for name, value in run["identity"].items():
         place = f"run.json: identity: {name}"
         if reason and name in lengths:
             yield Finding("plan", UNKNOWN, place, reason)
         else:
             yield from compare("plan", place, expected.get(name, value), value)
-    yield from compare("plan", "run.json: seed", identity["data_seed"], run["seed"])
-    yield from compare("plan", "run.json: mix", identity["mix"], run["mix"])
 
 
-def _check_languages(run: Mapping[str, Any], names: list[tuple[str, str]]) -> Iterator[Finding]:
+def _check_languages(run: Run, names: list[tuple[str, str]]) -> Iterator[Finding]:
     """Check the languages of each pair, and the items of monolingual pairs."""
     items = run["corpus"]["items_per_language"]
     for batch_type, name in names:
         query, _, passage = name.partition("->")
         fits = {"mono": query == passage, "cross": query != passage, "pool": passage == POOL, "mixed": query == POOL}
-        told = f"{batch_type} {name} is no language pair of the languages {', '.join(items)}"
         holds = fits.get(batch_type, True) and {query, passage or query} <= {*items, POOL}
-        yield check("plan", f"plan.json: language pairs: {name}", holds, told)
+        reason = f"{batch_type} {name} is not a language pair of the languages {', '.join(items)}"
+        yield expect("plan", f"plan.json: language pairs: {name}", holds, reason)
     for row in run["plan"]["language_pairs"]:
         if row["batch_type"] == "mono":
             expected = items[row["language_pair"].partition("->")[0]]
@@ -279,128 +283,137 @@ def check_lines(files: RunFiles) -> Iterator[Finding]:
     plan, spans, config = files.plan, files.spans, files.run["config"]
     yield from compare("resources", f"resources.jsonl, line {len(spans)}: step", config["max_steps"], spans[-1][1])
     if spans[0][0] > 0:
-        told = f"the lines begin after step {spans[0][0]}: the run resumed from a checkpoint without a log"
-        yield Finding("resources", UNKNOWN, "resources.jsonl, line 1: step", told)
+        reason = f"the lines begin after step {spans[0][0]}: the run resumed from a checkpoint without a log"
+        yield Finding("resources", UNKNOWN, "resources.jsonl, line 1: step", reason)
     for number, (line, (first, end)) in enumerate(zip(files.lines, spans, strict=True), start=1):
         place = f"resources.jsonl, line {number}"
         if not 0 <= first < end:
-            yield check("resources", f"{place}: step", False, f"expected more than the earlier {first}, found {end}")
+            yield expect("resources", f"{place}: step", False, f"expected more than the earlier {first}, found {end}")
             continue
         pairs = [plan["language_pairs"][plan["batches"][batch]] for batch in files.batches(first, end)]
-        for key in ("batch_type", "language_pair"):
-            names = {POOL} if files.is_mlm and key == "language_pair" else {pair[key] for pair in pairs}
-            yield from compare("resources", f"{place}: {key}", names.pop() if len(names) == 1 else None, line[key])
         firsts = pairs[:: max(1, len(pairs) // (end - first))]  # a step counts for the pair of its first batch
-        steps = {POOL: end - first} if files.is_mlm else dict(Counter(pair["language_pair"] for pair in firsts))
-        found = {name: share["steps"] for name, share in line["per_language_pair"].items()}
-        yield from compare("resources", f"{place}: per_language_pair: steps", steps, found)
-        yield from compare("resources", f"{place}: tokens", _sum_tokens(line["per_language"]), line["tokens"])
-        below = [name for name, value in line.items() if name not in ("loss",) and _is_below_zero(value)]
-        yield check("resources", f"{place}: amounts", not below, f"{', '.join(below)}: less than nothing")
+        pair_names = [POOL] * (end - first) if files.is_mlm else [pair["language_pair"] for pair in firsts]
+        all_names = {POOL} if files.is_mlm else {pair["language_pair"] for pair in pairs}
+        expected = {
+            "batch_type": _get_single({pair["batch_type"] for pair in pairs}),
+            "language_pair": _get_single(all_names),
+            "per_language_pair: steps": dict(Counter(pair_names)),
+            "tokens": sum(share["tokens"] for share in line["per_language"].values()),
+        }
+        steps = {name: share["steps"] for name, share in line["per_language_pair"].items()}
+        found = {**line, "per_language_pair: steps": steps}
+        yield from compare("resources", place, expected, {name: found[name] for name in expected})
+        below = [
+            name for name, value in line.items() if name != "loss" and isinstance(value, int | float) and value < 0
+        ]
+        yield expect("resources", f"{place}: amounts", not below, f"{', '.join(below)}: below 0")
     sources = {line["energy_source"] for line in files.lines} - {None, config["energy"]}
-    told = f"found {', '.join(map(str, sources))}, where the meter asked for was {config['energy']!r}"
-    yield check("resources", "resources.jsonl: energy_source", config["energy"] == "auto" or not sources, told)
+    reason = f"found {', '.join(map(str, sources))}, but the option says {config['energy']!r}"
+    yield expect("resources", "resources.jsonl: energy_source", config["energy"] == "auto" or not sources, reason)
     yield from _check_curve(files)
 
 
-def _sum_tokens(shares: Mapping[str, Any]) -> int:
-    return sum(share["tokens"] for share in shares.values())
-
-
-def _is_below_zero(value: Any) -> bool:
-    return isinstance(value, int | float) and value < 0
+def _get_single(names: set[str]) -> str | None:
+    return next(iter(names)) if len(names) == 1 else None
 
 
 def _check_curve(files: RunFiles) -> Iterator[Finding]:
-    """Evaluations during training follow each other, and costs until then lie between those of two lines."""
+    """Check that evaluations during training are in order, and that their costs lie between those of two lines."""
     config, before = files.run["config"], 0
-    again = bool(config.get("eval_on_start"))  # at step 0, and where a run resumes
+    may_repeat = bool(config.get("eval_on_start"))  # at step 0, and when a run resumes
     ends = [line["step"] for line in files.lines]
     for number, point in enumerate(files.curve, start=1):
         step, place = point["step"], f"curve.jsonl, line {number}"
-        follows = (before <= step if again else before < step) and step <= config["max_steps"]
-        told = f"expected {before if again else before + 1} to {config['max_steps']}, found {step}"
-        yield check("resources", f"{place}: step", follows, told)
+        least = before if may_repeat else before + 1
+        reason = f"expected {least} to {config['max_steps']}, found {step}"
+        yield expect("resources", f"{place}: step", least <= step <= config["max_steps"], reason)
         if 0 <= step <= ends[-1]:
             yield from _check_point(place, point, files.lines, bisect_left(ends, step), bisect_right(ends, step))
         before = step
 
 
 def _check_point(place: str, point: CurveLine, lines: list[ResourceLine], start: int, end: int) -> Iterator[Finding]:
-    """Compare the costs of a point with the totals of lines. `start` lines end before it, `end` lines not after it."""
+    """Compare the costs of a point with sums of lines: `start` lines end before it, `end` lines not after it."""
 
     def total(count: int) -> Resources:
         return build_resources(lines[:count] or [empty_line(0)])
 
-    for name in ("train_time_s", "tokens"):
-        low, high = (total(count)[name] for count in (end, start + 1))
-        yield _check_between(f"{place}: {name}", point[name], low, high)
-    most = total(end + 1)["energy_wh"]  # energy is read at another moment than the line that ends at this step
+    bounds: dict[str, tuple[float, float]] = {
+        "train_time_s": (total(end)["train_time_s"], total(start + 1)["train_time_s"]),
+        "tokens": (total(end)["tokens"], total(start + 1)["tokens"]),
+    }
+    most = total(end + 1)["energy_wh"]  # the meter is read at another moment than for the line of this step
     if most is not None:
-        yield _check_between(f"{place}: energy_wh", point["energy_wh"], total(start)["energy_wh"] or 0.0, most)
+        bounds["energy_wh"] = (total(start)["energy_wh"] or 0.0, most)
     elif lines[0]["energy_wh"] is None:
         yield from compare("resources", f"{place}: energy_wh", None, point["energy_wh"])
-
-
-def _check_between(place: str, found: float | None, low: float, high: float) -> Finding:
-    holds = found is not None and low * (1 - ROUNDING) <= found <= high * (1 + ROUNDING)
-    return check("resources", place, holds, f"expected {low:.12g} to {high:.12g} by resources.jsonl, found {found}")
+    for name, (low, high) in bounds.items():
+        found: float | None = point[name]  # type: ignore[literal-required]
+        holds = found is not None and low * (1 - ROUNDING) <= found <= high * (1 + ROUNDING)
+        reason = f"expected {low:.12g} to {high:.12g} by resources.jsonl, found {found}"
+        yield expect("resources", f"{place}: {name}", holds, reason)
 
 
 def check_events(files: RunFiles) -> Iterator[Finding]:
-    """Compare the event log with how the run began and ended, and with its scores."""
+    """Compare the event log with the begin and end of the run, and with its scores."""
     run, events = files.run, files.events
     steps = run["config"]["max_steps"]
     starts, checkpoints = ([e for e in events if e["event"] == name] for name in ("start", "checkpoint"))
     begins = bool(events) and events[0]["event"] == "start"
-    yield check("events", f"{EVENTS_NAME}, line 1", begins, "expected the start of a run")
-    yield from compare("events", "run.json: status", "finished", run["status"])
-    ends = [event for event in events if event["event"] in ("start", "stop")]
-    yield from compare("events", f"{EVENTS_NAME}: last stop", "finished", ends[-1].get("reason"))
-    for event in starts:
-        yield from compare("events", f"{EVENTS_NAME}: start: max_steps", steps, event["max_steps"])
-    yield from compare("events", "run.json: world_size", starts[-1]["world_size"], run["world_size"])
+    yield expect("events", f"{EVENTS_NAME}, line 1", begins, "expected the start of a run")
+    last = [event for event in events if event["event"] in ("start", "stop")][-1]
+    logged = {event["when"]: event["MAP"] for event in events if event["event"] == "evaluation"}
+    for place, expected, found in (
+        ("run.json: status", "finished", run["status"]),
+        (f"{EVENTS_NAME}: last stop", "finished", last.get("reason")),
+        *((f"{EVENTS_NAME}: start: max_steps", steps, event["max_steps"]) for event in starts),
+        ("run.json: world_size", starts[-1]["world_size"], run["world_size"]),
+        *(
+            (
+                f"{EVENTS_NAME}: evaluation {when}: MAP",
+                None if (scores := files.evaluation[when]) is None else round(scores["multilingual"]["MAP"], 4),
+                logged.get(when),
+            )
+            for when in ("before", "after")
+        ),
+    ):
+        yield from compare("events", place, expected, found)
     saved = {event["step"] for event in checkpoints}
     outside = sorted(step for step in saved if not 0 < step <= steps)
-    yield check("events", f"{EVENTS_NAME}: checkpoint: step", not outside, f"expected 1 to {steps}, found {outside}")
+    yield expect("events", f"{EVENTS_NAME}: checkpoint: step", not outside, f"expected 1 to {steps}, found {outside}")
     if (step := run["model"].get("step")) is not None:
         possible = {steps} | (saved if run["config"]["load_best_model_at_end"] else set())
-        told = f"expected one of the steps {', '.join(map(str, sorted(possible)))}, found {step}"
-        yield check("events", "run.json: model: step", step in possible, told)
-    lasted, needed = _seconds(ends[-1]) - _seconds(events[0]), files.resources["train_time_s"]
-    told = f"{needed:.1f} s do not fit between the first start and the last stop, {lasted:.0f} s"
-    yield check("events", "resources.json: train_time_s", needed <= lasted + 1, told)  # times are whole seconds
-    logged = {event["when"]: event["MAP"] for event in events if event["event"] == "evaluation"}
-    for when in ("before", "after"):
-        scores = files.evaluation[when]
-        expected = None if scores is None else round(scores["multilingual"]["MAP"], 4)
-        yield from compare("events", f"{EVENTS_NAME}: evaluation {when}: MAP", expected, logged.get(when))
+        reason = f"expected one of the steps {', '.join(map(str, sorted(possible)))}, found {step}"
+        yield expect("events", "run.json: model: step", step in possible, reason)
+    lasted, needed = _get_seconds(last) - _get_seconds(events[0]), files.resources["train_time_s"]
+    reason = f"{needed:.1f} s do not fit between the first start and the last stop, {lasted:.0f} s"
+    yield expect("events", "resources.json: train_time_s", needed <= lasted + 1, reason)  # whole seconds
     yield from _check_last_point(files, at_once=len(starts) == 1)
 
 
-def _seconds(event: Mapping[str, Any]) -> float:
+def _get_seconds(event: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()  # Python 3.10 does not know Z
 
 
 def _check_last_point(files: RunFiles, at_once: bool) -> Iterator[Finding]:
-    """Compare an evaluation after the last step with the scores of the finished model, unless an earlier one is it."""
+    """Compare an evaluation at the last step with the scores after training, unless another checkpoint was taken."""
     config, after = files.run["config"], files.evaluation["after"]
     if after is None or config["load_best_model_at_end"]:
         return
     on_cpu = config["use_cpu"] or not files.run["environment"]["devices"]
-    near = {} if on_cpu and at_once else {"relative": RELATIVE_TOLERANCE, "absolute": TOLERANCE}  # other processes
+    bounds = {} if on_cpu and at_once else {"relative": RELATIVE_TOLERANCE, "absolute": TOLERANCE}  # other processes
     for number, point in enumerate(files.curve, start=1):
         if point["step"] == config["max_steps"]:
             place = f"curve.jsonl, line {number}: measures"
-            yield from compare("scores", place, flatten_scores(after), point["measures"], **near)
+            yield from compare("scores", place, flatten_scores(after), point["measures"], **bounds)
 
 
 def check_environment(files: RunFiles) -> Iterator[Finding]:
     """Compare the versions of `run.json` with the environment lock."""
-    told, lock = files.run["environment"], files.text(LOCK_NAME)
-    wrong = dict(compare_versions(told["versions"], lock))
-    for name, found in told["versions"].items():
+    recorded, lock = files.run["environment"], files.text(LOCK_NAME)
+    wrong = dict(compare_versions(recorded["versions"], lock))
+    for name, found in recorded["versions"].items():
         place = f"run.json: environment: versions: {name}"
-        yield check("environment", place, name not in wrong, f"{LOCK_NAME} has {wrong.get(name)}, found {found}")
+        yield expect("environment", place, name not in wrong, f"{LOCK_NAME} has {wrong.get(name)}, found {found}")
     python = re.match(r"# Python ([^,\s]+)", lock)
-    yield from compare("environment", "run.json: environment: python", python and python[1], told["python"])
+    yield from compare("environment", "run.json: environment: python", python and python[1], recorded["python"])

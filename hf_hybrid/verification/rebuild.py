@@ -3,9 +3,9 @@
 | derived file | function |
 |---|---|
 | `resources.json` | `records.resources.build_resources` of the lines of `resources.jsonl` |
-| scores of `eval.json` | `evaluation.aggregate.scores_of_queries` of the values of single queries |
+| scores of `eval.json` | `evaluation.aggregate.scores_of_queries` of the scores of single queries |
 | `README.md`, `pictures/`, `.eval_results/` | `hub.model_card`: `build_card`, `build_pictures`, `build_eval_results` |
-| `plan.json`, and the plan of `run.json` | `HybridSchedule` of the corpus, where it is available |
+| `plan.json`, and the plan of `run.json` | `HybridSchedule` of the corpus, if it is available |
 | corpus of `run.json`, `evaluated` of `eval.json` | the opened corpora |
 """
 
@@ -35,16 +35,16 @@ from hf_hybrid.hub.model_card import (
 )
 from hf_hybrid.records.environment import find_installed_version
 from hf_hybrid.records.resources import build_resources_of_run
-from hf_hybrid.records.schema import EVALUATIONS_NAME, PER_QUERY_NAME
+from hf_hybrid.records.schema import EVALUATIONS_NAME, PER_QUERY_NAME, SETTINGS
 from hf_hybrid.utils.redaction import publishable
 
 from .files import RunFiles, Unreadable
-from .findings import UNKNOWN, Finding, check, compare, compare_texts
+from .findings import UNKNOWN, Finding, compare, compare_texts, expect
 
 if TYPE_CHECKING:
     from hf_hybrid.data.corpus import ParallelCorpus
 
-_MOST_ROW_BYTES = 1024  # a row of values has some twenty numbers, two languages and an id
+_MOST_ROW_BYTES = 1024  # a row of scores has about twenty numbers, two languages and an id
 
 
 def check_resources(files: RunFiles) -> Iterator[Finding]:
@@ -53,26 +53,26 @@ def check_resources(files: RunFiles) -> Iterator[Finding]:
 
 
 def check_scores(files: RunFiles) -> Iterator[Finding]:
-    """Compare the scores of `eval.json` with the means of the values of single queries."""
+    """Compare the scores of `eval.json` with the means of the scores of single queries."""
+    evaluation = files.evaluation
     for when in ("before", "after"):
-        scores, name = files.evaluation[when], f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}"
+        scores, name, place = evaluation[when], f"{EVALUATIONS_NAME}/{when}/{PER_QUERY_NAME}", f"eval.json: {when}"
         if scores is None:
-            there = (files.path / name).exists()
-            yield check("scores", f"eval.json: {when}", not there, f"is null, but there is {name}")
+            yield expect("scores", place, not (files.path / name).exists(), f"is null, but {name} exists")
         elif (reason := files.explain_missing_values(when)) is not None:
-            size = files.evaluation.get("values_bytes", {})[when]
-            rows = scores["num_queries"] * (len(files.evaluation["evaluated"]["languages"]) + 1)
-            told = f"the values of {scores['num_queries']} queries do not take {size} bytes"
-            yield check("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, told)
-            yield Finding("scores", UNKNOWN, f"eval.json: {when}", reason)
+            size = evaluation.get("values_bytes", {})[when]
+            rows = scores["num_queries"] * (len(evaluation["evaluated"]["languages"]) + 1)
+            too_large = f"the scores of {scores['num_queries']} queries do not take {size} bytes"
+            yield expect("scores", f"eval.json: values_bytes: {when}", size <= _MOST_ROW_BYTES * rows, too_large)
+            yield Finding("scores", UNKNOWN, place, reason)
         else:
-            measures = files.evaluation["evaluated"]["measures"]
+            measures = evaluation["evaluated"]["measures"]
             expected = scores_of_queries(files.values(when), measures)
-            yield from compare_scores(f"eval.json: {when}", expected, scores)
-            for setting in ("monolingual", "cross_lingual", "multilingual"):
-                wanted = list(measures) if expected[setting] else []
-                found = list(scores[setting])
-                yield from compare("scores", f"eval.json: {when}: {setting}: measures", wanted, found)
+            yield from compare_scores(place, expected, scores)
+            for setting in SETTINGS:
+                wanted = list(measures) if dict(expected)[setting] else []
+                found: list[str] = list(scores[setting])  # type: ignore[literal-required]
+                yield from compare("scores", f"{place}: {setting}: measures", wanted, found)
 
 
 def compare_scores(place: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def compare_scores(place: str, expected: Mapping[str, Any], found: Mapping[str, 
 
 
 def check_card(files: RunFiles) -> Iterator[Finding]:
-    """Compare the model card with the one that follows from the records."""
+    """Compare the model card with the card that follows from the records."""
     _need_scores(files)
     found, expected = files.text(CARD_NAME), build_card(read_files(files.path))
     reason = None if found == expected else _find_other_version(files, "hf-hybrid")
@@ -93,38 +93,39 @@ def check_card(files: RunFiles) -> Iterator[Finding]:
 
 
 def check_drawn(files: RunFiles) -> Iterator[Finding]:
-    """Compare pictures and results for leaderboards with those that follow from the records."""
+    """Compare pictures and leaderboard results with those that follow from the records."""
     _need_scores(files)
     card = read_files(files.path)
     expected: dict[str, bytes | None] = {**dict.fromkeys(list_pictures(card)), **build_eval_results(card)}
     expected |= build_pictures(card) if can_draw() else {}
     folders = (f"{PICTURES_NAME}/", f"{EVAL_RESULTS_NAME}/")
-    there = [name for name in list_bundle(files.path) if name.startswith(folders)]
-    for name in sorted({*there, *expected}):
-        made, found = expected.get(name), (files.path / name).read_bytes() if name in there else None
-        reason = _find_other_version(files, "hf-hybrid") if made != found or made is None else None
-        if name in there and name in expected and name.startswith(PICTURES_NAME) and (made is None or made != found):
+    existing = [name for name in list_bundle(files.path) if name.startswith(folders)]
+    for name in sorted({*existing, *expected}):
+        built, found = expected.get(name), (files.path / name).read_bytes() if name in existing else None
+        is_same = built is not None and built == found
+        reason = None if is_same else _find_other_version(files, "hf-hybrid")
+        if not is_same and name in existing and name in expected and name.startswith(PICTURES_NAME):
             reason = reason or _explain_other_drawing(files)
         if reason:
             yield Finding("drawn", UNKNOWN, name, reason)
         else:
-            told = "is missing" if found is None else "is not what eval.json gives"
-            yield check("drawn", name, made is not None and made == found, told)
+            problem = "is missing" if found is None else "does not follow from eval.json"
+            yield expect("drawn", name, is_same, problem)
 
 
 def _need_scores(files: RunFiles) -> None:
-    """Raise `Unreadable` where scores are missing that the card and the pictures were made of."""
+    """Raise `Unreadable` if the scores that card and pictures show are missing."""
     if files.run["status"] == "finished" or (files.path / "eval.json").exists():
         _ = files.evaluation
 
 
 def _explain_other_drawing(files: RunFiles) -> str | None:
-    """Say why a picture that is drawn here might have other bytes; `None` where it cannot."""
+    """Say why a picture drawn here may have other bytes; `None` if it may not."""
     if not can_draw():
         return "matplotlib is not installed here"
-    told = files.run["environment"]["platform"]
-    if platform.system() not in told or platform.machine() not in told:
-        return f"it was made on {told}, and other machines may draw it a little differently"
+    machine = files.run["environment"]["platform"]
+    if platform.system() not in machine or platform.machine() not in machine:
+        return f"it was drawn on {machine}, and other machines may draw it a little differently"
     return _find_other_version(files, "matplotlib", "pillow", "numpy")
 
 
@@ -132,12 +133,13 @@ def _find_other_version(files: RunFiles, *names: str) -> str | None:
     """Name a distribution that has another version here than in the environment lock; `None` if there is none."""
     here = {name: find_installed_version(name) or "none" for name in names}
     here |= {name: __version__ for name in names if name == "hf-hybrid"}  # which may run from a checkout
-    other = compare_versions(here, files.text(LOCK_NAME))
-    return f"it was made by {other[0][0]} {other[0][1]}; here is {here[other[0][0]]}" if other else None
+    for name, version in compare_versions(here, files.text(LOCK_NAME)):
+        return f"it was made by {name} {version}; here is {here[name]}"
+    return None
 
 
 def check_corpus(files: RunFiles) -> Iterator[Finding]:
-    """Compare corpora and plan with those that are opened and planned here, as far as the texts are available."""
+    """Compare corpora and plan with those that are opened and planned here, if the texts are available."""
     run, evaluated = files.run, files.evaluation["evaluated"]
     corpus = run["corpus"]
     yield from compare("corpus", "run.json: corpus: fingerprint", run["identity"]["corpus"], corpus["fingerprint"])
@@ -148,9 +150,9 @@ def check_corpus(files: RunFiles) -> Iterator[Finding]:
         for place in ("run.json: corpus", "eval.json: evaluated", "plan.json: what the texts decide"):
             yield Finding("corpus", UNKNOWN, place, str(error))
         return
-    here, there = train.source.get("revision"), corpus["source"].get("revision")
-    if here != there:  # another release of what the corpus is made of
-        yield Finding("corpus", UNKNOWN, "run.json: corpus", f"it was made of {there}, and is made of {here} here")
+    here, then = train.source.get("revision"), corpus["source"].get("revision")
+    if here != then:  # another release of the data that the corpus is built from
+        yield Finding("corpus", UNKNOWN, "run.json: corpus", f"it was built from {then}, and here from {here}")
         if train.fingerprint != corpus["fingerprint"]:
             return
     counts = train.pair_counts()
@@ -162,17 +164,17 @@ def check_corpus(files: RunFiles) -> Iterator[Finding]:
     yield from compare("corpus", "eval.json: evaluated", expected, {name: evaluated[name] for name in expected})
     yield from _check_source("eval.json: evaluated: corpus", held_out, evaluated["corpus"])
     if files.is_mlm:
-        told = "its blocks follow from the texts and the model's tokenizer"
-        yield Finding("corpus", UNKNOWN, "plan.json: what the texts decide", told)
+        reason = "its blocks follow from the texts and the model's tokenizer"
+        yield Finding("corpus", UNKNOWN, "plan.json: what the texts decide", reason)
     else:
         yield from _check_schedule(files, train)
 
 
-def _check_source(place: str, corpus: ParallelCorpus, told: Mapping[str, Any]) -> Iterator[Finding]:
-    """Compare the source. A folder may have another name here, and may have lost its data set card."""
-    named = ("revision",) if corpus.source.get("format") in ("sample", "hub") else ("revision", "path")
-    expected = {name: value for name, value in publishable(corpus.source).items() if name not in named}
-    yield from compare("corpus", place, expected, {name: told[name] for name in expected if name in told})
+def _check_source(place: str, corpus: ParallelCorpus, recorded: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compare the source. A folder may have another name here, and may have lost its dataset card."""
+    skipped = ("revision",) if corpus.source.get("format") in ("sample", "hub") else ("revision", "path")
+    expected = {name: value for name, value in publishable(corpus.source).items() if name not in skipped}
+    yield from compare("corpus", place, expected, {name: recorded[name] for name in expected if name in recorded})
 
 
 def _check_schedule(files: RunFiles, corpus: ParallelCorpus) -> Iterator[Finding]:
@@ -197,7 +199,7 @@ def _check_schedule(files: RunFiles, corpus: ParallelCorpus) -> Iterator[Finding
             pairs += sum(len(batch.items) for batch in batches)
             parts = [part for batch in batches for part in (batch.query_languages, batch.positive_languages)]
             steps.update(corpus.languages[language] for language in np.unique(np.concatenate(parts)))
+        found = {name: share["steps"] for name, share in line["per_language"].items()}
         place = f"resources.jsonl, line {number}"
         yield from compare("corpus", f"{place}: pairs", pairs, line["pairs"])
-        found = {name: share["steps"] for name, share in line["per_language"].items()}
         yield from compare("corpus", f"{place}: per_language: steps", dict(steps), found)

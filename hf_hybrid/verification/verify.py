@@ -5,26 +5,26 @@ agree.
 
 | check | what is compared |
 |---|---|
-| `manifest`, `model`, `copies` | files with their sizes and hashes, and files around a bundle with those in it |
-| `schema` | every file of records can be read and has its keys |
-| `plan`, `corpus` | the plan with its fingerprint and the arguments; plan and corpora rebuilt from texts at hand |
-| `resources` | `resources.json` rebuilt from its lines; these with the plan; `curve.jsonl` with the lines |
-| `scores` | scores rebuilt from the values of single queries |
-| `card`, `drawn` | the model card, its pictures and results for leaderboards, rebuilt |
+| `manifest`, `model`, `copies` | files with their sizes and hashes; files around a bundle with those in it |
+| `schema` | every record can be read and has its keys |
+| `plan`, `corpus` | the plan with its fingerprint and the arguments; plan and corpora rebuilt from available texts |
+| `resources` | `resources.json` rebuilt from its lines; the lines with the plan; `curve.jsonl` with the lines |
+| `scores` | scores rebuilt from the scores of single queries |
+| `card`, `drawn` | the model card, its pictures and leaderboard results, rebuilt |
 | `environment`, `events` | `run.json` with the environment lock and with the event log |
-| `end` | how far an unfinished run is; what may still change until its end is not called wrong |
+| `end` | the progress of an unfinished run; values that may still change are not called wrong |
 
-**What no file can witness.** Raw figures have no second source: losses, times, memory peaks, energy, values of single
-queries, and scores during training. A person who makes up all files so that they agree is not found, except where the
-hash of the manifest was published elsewhere, as in the commit of a repository, or by `--rerun`. Of a study, the tokens
-of `study.json` and the steps of a budget other than `steps` need texts and runs that are not kept, and a copy has no
-values of single queries: its scores are compared with the pairs and with the end of the curve.
+**What no file can prove.** Raw values have no second source: losses, times, memory peaks, energy, scores of single
+queries, and scores during training. If a person invents all files so that they agree, only `--rerun`, or a hash of the
+manifest that was published elsewhere, such as a commit of a repository, can show it. For a study, the tokens of
+`study.json` and the steps of a budget other than `steps` need texts and runs that are not kept. A copy of a study has
+no scores of single queries: its means are compared with the language pairs and with the end of the curve.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,9 +42,9 @@ class FolderType(NamedTuple):
     """A type of folder that can be verified.
 
     Args:
-        name (`str`): In words.
-        matches (`Callable`): Returns whether a folder is one.
-        bundle (`str`): Subfolder whose files are checked.
+        name (`str`): For messages.
+        matches (`Callable`): Returns whether a folder is of this type.
+        bundle (`str`): Subfolder with the files to check.
         checks (`dict[str, Check]`): The checks, by name.
     """
 
@@ -59,13 +59,13 @@ def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Fin
 
     Args:
         path (`str` or `Path`): The folder.
-        given (`Given`, *optional*): Corpora that are at hand; with them more is checked.
+        given (`Given`, *optional*): Corpora, which allow more checks.
 
     Returns:
         `list[Finding]`: What is right, what is wrong and where, and what cannot be checked and why.
 
     Raises:
-        ValueError: When it is no such folder.
+        ValueError: When the folder is of another type.
     """
     path = Path(path)
     if not path.is_dir():
@@ -75,30 +75,27 @@ def verify(path: str | os.PathLike[str], given: Given | None = None) -> list[Fin
         names = ", ".join(each.name for each in FOLDER_TYPES)
         raise ValueError(f"{path} is none of these: {names}. There is no run.json.")
     files = RunFiles(path / folder_type.bundle, path, given)
-    found = (finding for name, check in folder_type.checks.items() for finding in run_check(name, check, files))
-    return list(_report_missing_once(found))
-
-
-def _report_missing_once(findings: Iterable[Finding]) -> Iterator[Finding]:
-    missing = set()
-    for finding in findings:
-        if finding.check in ("manifest", "schema") and finding.status == WRONG and "is missing" in finding.told:
-            if finding.place in missing:
-                continue
-            missing.add(finding.place)
-        yield finding
+    findings, missing = [], set()
+    for name, check in folder_type.checks.items():
+        for finding in run_check(name, check, files):
+            if name in ("manifest", "schema") and finding.status == WRONG and "is missing" in finding.reason:
+                if finding.place in missing:  # `manifest` has reported it
+                    continue
+                missing.add(finding.place)
+            findings.append(finding)
+    return findings
 
 
 def _explain_missing_folder(path: Path) -> str:
     if path.is_file():
         return f"{path} is a file: give its folder, {path.parent}."
-    told = f"There is no folder {path}."
+    problem = f"There is no folder {path}."
     if len(path.parts) == 2 and is_hub_id(path.as_posix()):
-        told += (
+        problem += (
             f" If it is a repository on the Hub, download it first, `hf download {path.as_posix()} --local-dir "
             f"{path.name}` (with `--repo-type dataset` the results of a study), and check the folder {path.name}."
         )
-    return told
+    return problem
 
 
 def check_study(files: RunFiles) -> Iterator[Finding]:
@@ -114,28 +111,25 @@ def check_resources(files: RunFiles) -> Iterator[Finding]:
     yield from raw_files.check_lines(files)
 
 
-# A run that has not finished
-
-
-def check_end(files: RunFiles) -> Iterator[Finding]:
-    """Report how far the run is."""
+def report_progress(files: RunFiles) -> Iterator[Finding]:
+    """Report the progress of an unfinished run."""
     lines, _ = files.folder.read_resource_lines()
     place = f"step {lines[-1]['step'] if lines else 0} of {files.run['config']['max_steps']}"
-    told = f"the run has not finished, it is {files.run['status']} at {place}; only what there is is checked"
-    yield Finding("end", UNKNOWN, "run.json: status", told)
+    reason = f"the run is {files.run['status']} at {place}; only what exists is checked"
+    yield Finding("end", UNKNOWN, "run.json: status", reason)
 
 
 def _make_lenient(check: Check) -> Check:
-    """Return a check that calls nothing wrong that the rest of the run may still change."""
+    """Return a check that does not call values wrong that the rest of the run may still change."""
 
     def check_so_far(files: RunFiles) -> Iterator[Finding]:
         last_step = f"resources.jsonl, line {len(files.folder.read_resource_lines()[0])}: step"
         for finding in check(files):
-            may_change = finding.file in _OPEN or (finding.file == "eval.json" and "is missing" in finding.told)
+            may_change = finding.file in _OPEN or (finding.file == "eval.json" and "is missing" in finding.reason)
             if finding.status != WRONG or not may_change:
                 yield finding
-            elif finding.place != last_step:  # `check_end` reports it
-                yield finding._replace(status=UNKNOWN, told=f"{finding.told}; the run has not finished")
+            elif finding.place != last_step:  # `report_progress` has it
+                yield finding._replace(status=UNKNOWN, reason=f"{finding.reason}; the run is not finished")
 
     return check_so_far
 
@@ -143,11 +137,9 @@ def _make_lenient(check: Check) -> Check:
 def _is_unfinished(path: Path) -> bool:
     try:
         return RunFolder(path).read_run()["status"] != "finished"
-    except (OSError, ValueError):  # the schema check reports it
+    except (OSError, ValueError):  # `schema` reports it
         return False
 
-
-# Types of folders
 
 _RECORDS: dict[str, Check] = {
     "schema": raw_files.check_schema,
@@ -161,11 +153,6 @@ _RECORDS: dict[str, Check] = {
     "events": raw_files.check_events,
 }
 _OPEN = ("resources.json", "resources.jsonl", "curve.jsonl", EVENTS_NAME)  # a run writes these until its end
-_UNFINISHED: dict[str, Check] = {
-    "manifest": raw_files.check_no_manifest,
-    "end": check_end,
-    **{name: _make_lenient(check) for name, check in _RECORDS.items() if name != "events"},
-}
 _BUNDLE: dict[str, Check] = {"manifest": raw_files.check_manifest, "model": raw_files.check_model, **_RECORDS}
 
 # The first type that matches is the type of a folder.
@@ -183,11 +170,20 @@ FOLDER_TYPES = (
         "",
         _BUNDLE,
     ),
-    FolderType("a run that has not finished", _is_unfinished, "", _UNFINISHED),
+    FolderType(
+        "an unfinished run",
+        _is_unfinished,
+        "",
+        {
+            "manifest": raw_files.report_no_manifest,
+            "end": report_progress,
+            **{name: _make_lenient(check) for name, check in _RECORDS.items() if name != "events"},
+        },
+    ),
     FolderType(
         "a run folder without a bundle",
         lambda path: (path / "run.json").is_file(),
         "",
-        {"manifest": raw_files.check_no_manifest, **_RECORDS},
+        {"manifest": raw_files.report_no_manifest, **_RECORDS},
     ),
 )

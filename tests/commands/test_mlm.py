@@ -132,7 +132,7 @@ class TestARunAndWhatFollows:
         found = verify(finished)
         assert [finding for finding in found if finding.status == WRONG] == []
         told = (finished / "README.md").read_text()
-        assert "Masked language modeling, as mBERT was trained" in told
+        assert "Masked language modeling as in mBERT" in told
         assert "accelerate launch -m hf_hybrid mlm --model_name_or_path" in told
         copy = shutil.copytree(finished, place / "copy", ignore=shutil.ignore_patterns("bundle"))
         plan = RunFolder(copy).read_plan()

@@ -84,9 +84,7 @@ FAULTS = [
     Fault("500 at each upload", "lfs_upload", {"status": 500, "times": ALL_TRIES}, "several times"),
     Fault("503 at each commit", "commit", {"status": 503, "times": ALL_TRIES}, "several times.*503"),
     Fault("no answer to any commit", "commit", {"action": "hang", "times": ALL_TRIES}, "several times.*Timeout"),
-    Fault(
-        "each upload breaks off", "lfs_upload", {"action": "truncate", "times": ALL_TRIES}, "several times"
-    ),
+    Fault("each upload breaks off", "lfs_upload", {"action": "truncate", "times": ALL_TRIES}, "several times"),
     Fault("the storage is full", "lfs_batch", {"action": "quota"}, "storage of this namespace is full.*--repo_id"),
     Fault("500 where the card is looked at", "validate_yaml", {"status": 500, "times": ALL_TRIES}, "several times"),
 ]

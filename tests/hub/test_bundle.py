@@ -88,8 +88,8 @@ def test_corpora_in_folders_tell_more_under_whatever_name(
     first: Path, corpora: tuple[Path, Path], tmp_path: Path
 ) -> None:
     bundle = write_bundle(first)
-    unknown = [finding.told for finding in verify(bundle) if finding.check == "corpus" and finding.status == UNKNOWN]
-    assert set(unknown) == {"it was made with 'mine', 'others': give --train_corpus FOLDER --eval_corpus FOLDER"}
+    unknown = [finding.reason for finding in verify(bundle) if finding.check == "corpus" and finding.status == UNKNOWN]
+    assert set(unknown) == {"the run used 'mine', 'others': give --train_corpus FOLDER --eval_corpus FOLDER"}
     train, evaluated = (str(shutil.copytree(folder, tmp_path / f"my {folder.name}")) for folder in corpora)
     found = [
         finding
@@ -198,9 +198,9 @@ def test_values_that_are_too_large_are_left_out_and_said_to_be(
         assert "were too large to publish" in (bundle / "README.md").read_text()
         found = verify(run_folder)
     assert [finding for finding in found if finding.status == WRONG] == []
-    unknown = {finding.place: finding.told for finding in found if finding.status == UNKNOWN}
+    unknown = {finding.place: finding.reason for finding in found if finding.status == UNKNOWN}
     for place in ("evaluations/after/per_query.parquet", "eval.json: after"):
-        assert re.fullmatch("the values of single queries, 0 MiB, were too large for the bundle", unknown[place])
+        assert re.fullmatch("the scores of single queries, 0 MiB, were too large for the bundle", unknown[place])
     # with the bound as it is, nobody believes that
     places = {finding.place for finding in verify(run_folder) if finding.status == WRONG}
     assert "evaluations/after/per_query.parquet" in places
@@ -226,7 +226,7 @@ def test_the_checkpoint_that_was_taken_is_told_of(tmp_path: Path) -> None:
     assert "was chosen by multilingual/MAP on the evaluation corpus, so the scores are optimistic." in card
     assert [finding for finding in verify(bundle) if finding.status == WRONG] == []
     change(bundle / "run.json", {"model.step": 5})
-    wrong = {finding.place: finding.told for finding in verify(bundle) if finding.status == WRONG}
+    wrong = {finding.place: finding.reason for finding in verify(bundle) if finding.status == WRONG}
     assert wrong["run.json: model: step"] == "expected one of the steps 2, 4, 6, found 5"
 
 

@@ -103,7 +103,7 @@ def test_a_study_and_its_copy_pass_and_most_of_them_is_known(study: Path, copy: 
         assert [finding for finding in found if finding.status == WRONG] == []
         assert {finding.check for finding in found if finding.status == OK} >= {*STUDY_CHECKS} - {"manifest"}
         unknown[path] = [finding.place for finding in found if finding.status == UNKNOWN]
-        assert sum(finding.told.startswith(NO_VALUES) for finding in found) == (path == copy), "once"
+        assert sum(finding.reason.startswith(NO_VALUES) for finding in found) == (path == copy), "once"
         assert len({finding.file for finding in found if finding.status == OK}) < 30, "a line a file, not a trial"
     both = {"study.json: tokens", "study.json: corpus"}
     assert sorted(unknown[study]) == sorted(both | {"manifest.json", "trials/*/eval.json: after: bias: MRC@10"})
@@ -245,11 +245,11 @@ def test_other_releases_leave_the_page_unknown_but_not_its_words(
     altered(target / "report.html", "%3Csvg ", "%3Csvg  ")  # as another release might draw
     [page, text] = verify_only(target, "page")
     assert (page.status, text.status) == (UNKNOWN, OK)
-    assert "it was drawn by altair" in page.told
+    assert "it was drawn by altair" in page.reason
     altered(target / "report.html", "Evaluated on", "Evaluated off")
     assert verify_only(target, "page")[0].status == WRONG
     monkeypatch.setattr(study_checks, "__version__", "99.0")
-    assert "it was made by hf-hybrid" in verify_only(target, "page")[0].told
+    assert "it was made by hf-hybrid" in verify_only(target, "page")[0].reason
 
 
 def test_without_the_libraries_the_text_is_still_checked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +261,7 @@ def test_without_the_libraries_the_text_is_still_checked(copy: Path, monkeypatch
     found = {(one.check, one.place): one for name in OF_THE_REPORT for one in verify_only(copy, name)}
     for check in OF_THE_REPORT:
         one = found[check, "report.html"]
-        assert (one.status, 'pip install ".[report]"' in one.told) == (UNKNOWN, True)
+        assert (one.status, 'pip install ".[report]"' in one.reason) == (UNKNOWN, True)
     assert found["page", "report.md"].status == OK
 
 
@@ -481,6 +481,6 @@ def test_any_byte_that_is_changed_is_found_by_the_manifest(copy: Path, tmp_path:
         (target / name).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
         assert name in {finding.file for finding in check()}, name
         (target / name).unlink()
-        assert (name, "is missing") in {(finding.place, finding.told) for finding in check()}
+        assert (name, "is missing") in {(finding.place, finding.reason) for finding in check()}
         (target / name).write_bytes(content)
     assert check() == []

@@ -35,7 +35,7 @@ from hf_hybrid.records.run_folder import RunFolder
 from hf_hybrid.training.arguments import DataArguments, ModelArguments
 from hf_hybrid.verification import rebuild
 from hf_hybrid.verification.files import Given, RunFiles
-from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding, compare, findings_table
+from hf_hybrid.verification.findings import OK, UNKNOWN, WRONG, Finding, compare, format_findings
 from hf_hybrid.verification.raw_files import check_manifest
 from hf_hybrid.verification.rerun import compare_runs, unlike_machines
 from hf_hybrid.verification.verify import FOLDER_TYPES, verify
@@ -147,8 +147,8 @@ def test_of_a_run_that_has_not_come_to_its_end_the_rest_is_checked(run_folder: P
     make_card_anew(folder)
     found = verify(folder)
     assert [finding for finding in found if finding.status == WRONG] == []
-    ends = [finding.told for finding in found if finding.place == "run.json: status"]
-    assert ends == ["the run has not finished, it is interrupted at step 6 of 8; only what there is is checked"]
+    ends = [finding.reason for finding in found if finding.place == "run.json: status"]
+    assert ends == ["the run is interrupted at step 6 of 8; only what exists is checked"]
     assert {"plan", "scores", "card"} <= {finding.check for finding in found if finding.status == OK}
     change(folder / "eval.json", {"before.multilingual.MAP": 0.99})
     make_card_anew(folder)
@@ -164,7 +164,7 @@ def test_files_that_are_not_there_are_told_once_and_never_ok(run_folder: Path, t
     told = [finding.place for finding in found if finding.status == WRONG]
     assert sorted(told) == ["curve.jsonl", "eval.json", "plan.json"]
     needed = {
-        finding.check for finding in found if finding.status == UNKNOWN and "needs it: eval.json" in finding.told
+        finding.check for finding in found if finding.status == UNKNOWN and "needs it: eval.json" in finding.reason
     }
     assert {"card", "drawn", "scores"} <= needed
 
@@ -429,7 +429,7 @@ def add_row(what: str, by_manifest: list[Finding], otherwise: list[Finding]) -> 
     path = Path(table)
     if not path.exists():
         path.write_text("| altered | found by the manifest | with card and manifest rebuilt |\n|---|---|---|\n")
-    columns = [f"{one[0].place}: {one[0].told}" if one else "not found" for one in (by_manifest, otherwise)]
+    columns = [f"{one[0].place}: {one[0].reason}" if one else "not found" for one in (by_manifest, otherwise)]
     shown = [
         re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", column).replace("|", "\\|") for column in (what, *columns)
     ]
@@ -454,7 +454,7 @@ def test_an_altered_model_is_found(kind: str, run_folder: Path, tmp_path: Path) 
     weights = next(path for path in folder.rglob("model.safetensors"))
     byte(weights.name, -1)(weights.parent)
     (weights.parent / "pytorch_model.bin").write_bytes(b"another model")
-    found = {finding.place: finding.told for finding in wrong(folder)}
+    found = {finding.place: finding.reason for finding in wrong(folder)}
     name = weights.relative_to(folder).as_posix()
     assert found.keys() == {name, "pytorch_model.bin"}
     assert "was altered: expected SHA-256" in found[name]
@@ -475,7 +475,7 @@ def test_a_manifest_that_names_other_folders_is_not_followed(name: str, run_fold
     (tmp_path / "secret").write_text("not yours")
     elsewhere = {"../../secret": {"bytes": 9, "sha256": HASH}}
     change(folder / "bundle" / name, lambda manifest: manifest["files"].update(elsewhere))
-    told = {finding.place: finding.told for finding in wrong(folder)}
+    told = {finding.place: finding.reason for finding in wrong(folder)}
     assert told[name] == "names '../../secret', which lies elsewhere"
     assert "secret" not in "".join(told)
 
@@ -486,13 +486,13 @@ def test_a_manifest_that_names_other_folders_is_not_followed(name: str, run_fold
 def test_without_the_corpus_it_says_how_to_give_it(bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     change(copy / "run.json", {"config.train_corpus": "help"})
-    unknown = {finding.place: finding.told for finding in verify(copy) if finding.status == UNKNOWN}
-    assert unknown["run.json: corpus"] == "it was made with 'help': give --train_corpus FOLDER"
+    unknown = {finding.place: finding.reason for finding in verify(copy) if finding.status == UNKNOWN}
+    assert unknown["run.json: corpus"] == "the run used 'help': give --train_corpus FOLDER"
     given = Given(train_corpus="sample")
     places = {finding.place for finding in verify(copy, given) if finding.check == "corpus" and finding.status == OK}
     assert "run.json: corpus: fingerprint" in places
     elsewhere = Given(train_corpus=str(tmp_path))
-    told = [finding.told for finding in verify(copy, elsewhere) if finding.place == "run.json: corpus"]
+    told = [finding.reason for finding in verify(copy, elsewhere) if finding.place == "run.json: corpus"]
     assert "the corpus could not be opened" in told[0]
 
 
@@ -501,7 +501,7 @@ def test_a_built_in_corpus_of_another_release_is_not_known(bundle: Path, tmp_pat
     change(copy / "run.json", {"corpus.source.revision": "babel 1.0"})
     found = [finding for finding in verify(copy) if finding.check == "corpus" and finding.status != OK]
     assert [finding.status for finding in found] == [UNKNOWN]
-    assert re.search(r"it was made of babel 1\.0, and is made of babel 2.* here", found[0].told)
+    assert re.search(r"it was built from babel 1\.0, and here from babel 2", found[0].reason)
     change(copy / "run.json", {"corpus.fingerprint": HASH, "identity.corpus": HASH})
     again = [finding for finding in verify(copy) if finding.check == "corpus" and finding.status != OK]
     assert again == found, "that would be another corpus, not a forged one"
@@ -514,7 +514,7 @@ def test_a_card_of_another_release_is_not_called_forged(bundle: Path, tmp_path: 
     text("requirements.txt", "(?m)^hf-hybrid==.*$", "hf-hybrid==0.0.7")(copy)
     found = [finding for finding in verify(copy) if finding.check == "card"]
     assert [finding.status for finding in found] == [UNKNOWN]
-    assert re.fullmatch(r"it was made by hf-hybrid 0\.0\.7; here is .*", found[0].told)
+    assert re.fullmatch(r"it was made by hf-hybrid 0\.0\.7; here is .*", found[0].reason)
 
 
 def test_a_picture_that_other_machines_drew_is_not_called_forged(bundle: Path, tmp_path: Path) -> None:
@@ -531,7 +531,7 @@ def test_a_picture_is_not_called_forged_where_none_can_be_drawn(
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
-    found = {finding.place: (finding.status, finding.told) for finding in verify(copy) if finding.check == "drawn"}
+    found = {finding.place: (finding.status, finding.reason) for finding in verify(copy) if finding.check == "drawn"}
     reason = "matplotlib is not installed here"
     assert found == {f"pictures/pairs_{name}.png": (UNKNOWN, reason) for name in ("after", "change")}
     (copy / "pictures" / "pairs_after.png").unlink()
@@ -562,7 +562,7 @@ def test_of_a_run_that_no_recipe_started_what_it_lacks_is_not_known(bundle: Path
     write_manifest(copy)
     found = verify(copy)
     assert [finding for finding in found if finding.status == WRONG] == []
-    unknown = {finding.place: finding.told for finding in found if finding.status == UNKNOWN}
+    unknown = {finding.place: finding.reason for finding in found if finding.status == UNKNOWN}
     for place in ("run.json: corpus", "run.json: identity: max_query_length", "plan.json: what the texts decide"):
         assert unknown[place] == "the run was made in Python; run.json lacks train_corpus"
     assert len([finding for finding in found if finding.status == OK]) > 200
@@ -658,7 +658,7 @@ def test_a_folder_that_holds_a_run_is_not_taken_for_the_second(
     monkeypatch.setattr(subprocess, "run", None)  # nothing is trained
     code, _, said = recipe(capsys, monkeypatch, bundle, "--rerun", "--output_dir", run_folder)
     assert code == 2
-    assert f"--output_dir {run_folder} holds a run already: name a new folder" in said
+    assert f"--output_dir {run_folder} already holds a run: name a new folder" in said
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu_threads"])
@@ -707,7 +707,7 @@ def test_values_of_another_type_are_not_the_same() -> None:
 def test_the_table_counts_by_file_and_tells_all_that_is_wrong() -> None:
     findings = [Finding("plan", OK, f"plan.json: language pairs[{number}]") for number in range(500)]
     findings += [Finding("plan", WRONG, f"run.json: {number}", "expected b") for number in range(30)]
-    told = findings_table(findings)
+    told = format_findings(findings)
     assert re.search(r"^plan +plan.json +500 +0 +0$", told, re.MULTILINE)
     assert told.count("wrong: run.json") == 30
     assert told.count("\n") < 40

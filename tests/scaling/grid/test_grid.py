@@ -390,7 +390,7 @@ class TestCostToTarget:
             run.append_curve_line(line)
             scores: Any = {"monolingual": {}, "cross_lingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
             scores["multilingual"] = {"MAP": quality + 0.2}
-            run.write_eval({"before": None, "after": scores})
+            run.write_eval({"before": None, "after": scores, "evaluated": {}})
             run.read_resources = lambda: totals  # type: ignore[method-assign, assignment, return-value]
         points = build_curve(runs, {"multilingual/MAP": 0.1})
         assert [tuple(found)[:4] for found in points] == [
