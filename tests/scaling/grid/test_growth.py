@@ -21,7 +21,7 @@ from hf_hybrid.scaling.grid.growth import (
     compute_ratio,
     fit_growth,
 )
-from hf_hybrid.scaling.grid.sentences import difference_sentence, growth_sentence, ratio_sentence
+from hf_hybrid.scaling.grid.sentences import describe_difference, describe_growth, describe_ratio
 
 COUNTS = (1, 2, 4, 8, 16)
 NUM_STUDIES = 300
@@ -136,10 +136,10 @@ def test_a_failed_trial_is_counted_and_its_seed_is_still_fitted() -> None:
     assert [(point["num_failed"], point["num_values"]) for point in fit["points"]] == [
         (0, 3), (0, 3), (1, 2), (1, 2), (0, 3)
     ]  # fmt: skip
-    assert growth_sentence(fit, "step time").endswith("2 trials failed: 1 at L = 4, 1 at L = 8.")
+    assert describe_growth(fit, "step time").endswith("2 trials failed: 1 at L = 4, 1 at L = 8.")
     study[2] = [None, None, None]
     assert fit_growth(study)["languages"] == [1, 4, 8, 16]
-    assert "3 at L = 2" in growth_sentence(fit_growth(study), "step time")
+    assert "3 at L = 2" in describe_growth(fit_growth(study), "step time")
 
 
 def test_a_missed_target_is_never_ignored() -> None:
@@ -150,7 +150,7 @@ def test_a_missed_target_is_never_ignored() -> None:
     assert fit["languages"] == [1, 2, 4, 8]
     last = fit["points"][-1]
     assert (last["mean"], last["interval"], last["num_not_reached"], last["num_values"]) == (None, None, 2, 1)
-    assert "At L = 16 the target was not reached in 2 of 3 runs, so that this L is not in the fit." in growth_sentence(
+    assert "At L = 16 the target was not reached in 2 of 3 runs, so that this L is not in the fit." in describe_growth(
         fit, "time to the target", "s"
     )
     other = values(lambda count: 20.0 * count, 0.01)
@@ -161,7 +161,7 @@ def test_a_missed_target_is_never_ignored() -> None:
         [2, 0],
         [15, 15],
     )
-    sentence = ratio_sentence(found, "time to the target", "hybrid", "mBERT-style")
+    sentence = describe_ratio(found, "time to the target", "hybrid", "mBERT-style")
     assert "hybrid did not reach the target in 2 of 15 runs" in sentence
     assert "no ratio" in sentence
     assert compute_ratio({1: study[1]}, other)["ratio"] == pytest.approx(0.5, rel=0.03)
@@ -172,11 +172,11 @@ def test_a_missed_target_is_never_ignored() -> None:
 def test_one_seed_claims_nothing() -> None:
     fit = fit_growth({1: [1.0], 4: [2.0], 16: [9.0]})
     assert set(fit["intervals"].values()) == set(fit["bootstrap_intervals"].values()) == {None}
-    assert "one seed cannot show growth" in growth_sentence(fit, "step time", "s")
+    assert "one seed cannot show growth" in describe_growth(fit, "step time", "s")
     compared = compute_ratio({1: [1.0], 4: [2.0]}, {1: [3.0], 4: [9.0]})
     assert compared["ratio"] == pytest.approx(math.sqrt(1 / 3 * 2 / 9))
-    assert "one seed cannot show a difference" in ratio_sentence(compared, "step time", "hybrid", "mBERT-style")
-    assert "one seed cannot show a difference" in difference_sentence(
+    assert "one seed cannot show a difference" in describe_ratio(compared, "step time", "hybrid", "mBERT-style")
+    assert "one seed cannot show a difference" in describe_difference(
         compute_differences({4: [0.5]}, {4: [0.4]})[0], "MAP", "hybrid", "mBERT-style"
     )
 
@@ -212,10 +212,10 @@ def test_the_ratio_is_the_geometric_mean_over_languages_and_seeds() -> None:
 def test_a_seed_that_failed_is_not_compared() -> None:
     found = compute_ratio({2: [1.0, 1.1, None]}, {2: [2.0, 2.3, 2.2]})
     assert (found["num_seeds"], found["num_missing"]) == (2, 1)
-    assert ratio_sentence(found, "step time", "a", "b").endswith("1 trial failed.")
+    assert describe_ratio(found, "step time", "a", "b").endswith("1 trial failed.")
     nothing = compute_ratio({2: [1.0]}, {4: [1.0]})
     assert nothing["ratio"] is None
-    assert "no seed of a and b has values" in ratio_sentence(nothing, "step time", "a", "b")
+    assert "no seed of a and b has values" in describe_ratio(nothing, "step time", "a", "b")
 
 
 def test_arms_must_have_the_same_seeds_and_values_above_0() -> None:
@@ -260,7 +260,7 @@ def growth_with(name: str, value: float, interval: list[float]) -> Fit:
     ],
 )
 def test_growth_is_claimed_only_if_the_interval_shows_it(name: str, interval: list[float], words: str) -> None:
-    sentence = growth_sentence(growth_with(name, 0.01, interval), "step time", "s")
+    sentence = describe_growth(growth_with(name, 0.01, interval), "step time", "s")
     assert words in sentence
     if interval[0] <= 0 <= interval[1]:
         assert "grows" not in sentence
@@ -274,7 +274,7 @@ def test_growth_is_claimed_only_if_the_interval_shows_it(name: str, interval: li
 )  # fmt: skip
 def test_a_ratio_is_claimed_only_if_its_interval_excludes_1(interval: list[float], words: str) -> None:
     found: Ratio = {**compute_ratio({2: [1.0, 1.1]}, {2: [1.0, 1.0]}), "ratio": 1.05, "interval": interval}
-    sentence = ratio_sentence(found, "time to the target", "hybrid", "mBERT-style")
+    sentence = describe_ratio(found, "time to the target", "hybrid", "mBERT-style")
     assert words in sentence
     assert f"(95% CI {interval[0]:.3g} to {interval[1]:.3g}; 2 seeds)" in sentence
     if interval[0] <= 1 <= interval[1]:
@@ -286,7 +286,7 @@ def test_a_ratio_is_claimed_only_if_its_interval_excludes_1(interval: list[float
 def test_a_difference_is_claimed_only_if_its_interval_excludes_0(shift: float, words: str) -> None:
     study = {1: [0.5, 0.6, 0.7], 16: [0.5 + shift + 0.001, 0.6 + shift - 0.001, 0.7 + shift]}
     (found,) = compare_with_fewest(study)
-    assert words in difference_sentence(found, "MAP", "L = 16", "L = 1", preposition="at")
+    assert words in describe_difference(found, "MAP", "L = 16", "L = 1", preposition="at")
 
 
 def test_results_survive_json() -> None:
