@@ -98,7 +98,7 @@ class TestGrid:
         for order in orders.values():
             sets = nest_languages(order, [1, 2, 3])
             assert all(sets[n + 1][:n] == sets[n] for n in (1, 2))
-        with pytest.raises(ValueError, match="languages: 4 is more than the 3 of the order: zh, ar, de"):
+        with pytest.raises(ValueError, match="languages: got 4, but the order has only 3: zh, ar, de"):
             nest_languages(orders["zh,ar,de"], [1, 4])
         with pytest.raises(ValueError, match="the corpus has no 'fr'"):
             order_languages("fr,de", sizes)
