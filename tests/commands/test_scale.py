@@ -392,7 +392,7 @@ def test_a_token_premium_is_that_of_the_same_items() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--languages", "1,99"], "languages: 99 is more than the 3 of the order"),
+        (["--languages", "1,99"], "languages: got 99, but the order has only 3"),
         (["--order", "de,xx"], "the corpus has no 'xx'"),
         (["--train_options=--seed 3"], "the study itself sets seed"),
         (["--train_options=--temprature 3"], "did you mean --temperature"),

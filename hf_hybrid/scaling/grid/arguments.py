@@ -37,7 +37,7 @@ class StudyArguments:
     order: str = option(
         "size", "Order in which languages are added: size (largest first), scripts (new scripts first), or codes."
     )
-    arms: str = option(",".join(ARMS), "Comma-separated arms to compare.")
+    arms: str = option(",".join(ARMS), "Comma-separated arms: ways to get a retriever.")
     seeds: str = option("3", "Number of seeds, or comma-separated seeds ('7,' is the seed 7).")
     budget: str = option("steps", f"What all trials have the same amount of: {', '.join(BUDGETS)}.")
     budget_value: str | None = option(

@@ -179,7 +179,7 @@ def nest_languages(order: Sequence[str], counts: Sequence[int]) -> dict[int, lis
         ValueError: When the order has fewer languages.
     """
     if max(counts) > len(order):
-        raise ValueError(f"languages: {max(counts)} is more than the {len(order)} of the order: {', '.join(order)}.")
+        raise ValueError(f"languages: got {max(counts)}, but the order has only {len(order)}: {', '.join(order)}.")
     return {count: list(order[:count]) for count in counts}
 
 
@@ -216,25 +216,22 @@ def build_grid(
             trials += [_trial(name, [], seed) for seed in (seeds if from_scratch and not arm.bm25 else [None])]
             continue
         for count, languages in ({len(arm.only): arm.only} if arm.only else sets).items():
-            missing = [code for code in languages if code not in corpus_languages]
-            reason = f"{name} needs at least {arm.least} languages" if count < arm.least else None
-            reason = f"the training corpus has no {missing[0]}" if missing else reason
-            if reason:
-                absent.append(
-                    {"id": make_budget_key(name, count), "arm": name, "num_languages": count, "reason": reason}
-                )
+            if missing := [code for code in languages if code not in corpus_languages]:
+                reason = f"the training corpus has no {missing[0]}"
+            elif count < arm.least:
+                reason = f"{name} needs at least {arm.least} languages"
             else:
                 trials += [_trial(name, languages, seed) for seed in seeds]
+                continue
+            key = make_budget_key(name, count)
+            absent.append({"id": key, "arm": name, "num_languages": count, "reason": reason})
     return trials, absent
 
 
 def _trial(arm: str, languages: Sequence[str], seed: int | None) -> Trial:
-    parts = [
-        make_budget_key(arm, len(languages)) if languages else arm,
-        *([f"seed{seed}"] if seed is not None else []),
-    ]
+    key = make_budget_key(arm, len(languages)) if languages else arm
     return {
-        "id": "-".join(parts),
+        "id": key if seed is None else f"{key}-seed{seed}",
         "arm": arm,
         "num_languages": len(languages),
         "languages": list(languages),
@@ -274,9 +271,9 @@ def build_stages(trial: Trial, shared: Shared, steps: Mapping[str, int], mlm_ste
     base = shared.base or f"{STUDY}/base/seed-{1 if trial['seed'] is None else trial['seed']}"
     if not arm.trains:
         options = {"model": base, **shared.evaluation, "output_dir": folder}
-        if arm.bm25:  # eval writes it to a folder of its own
-            return [_stage("eval", f"{folder}/bm25", {**options, "bm25": "true"})]
-        return [_stage("eval", folder, options)]
+        if arm.bm25:
+            options["bm25"] = "true"
+        return [_stage("eval", f"{folder}/bm25" if arm.bm25 else folder, options)]  # eval makes the folder bm25
 
     def training(name: str, folder: str, base: str, num_steps: int, **more: str) -> Stage:
         options = {

@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .arms import ARMS
 from .folder import Study
 from .growth import LEVEL, NOT_REACHED, Values, compare_with_fewest, compute_differences, compute_ratio, fit_growth
-from .sentences import difference_sentence, growth_sentence, ratio_sentence
+from .sentences import describe_difference, describe_growth, describe_ratio
 from .table import Row, Table
 
 COMPARED = (
@@ -62,20 +62,15 @@ def make_fits(study: Study, table: Table) -> dict[str, Any]:
     fits: dict[str, Any] = {"level": LEVEL, "growth": {}, "ratios": {}, "differences": {}}
     arms = [arm for arm in study["arms"] if ARMS[arm].trains]
     for name, (text, unit) in {**COSTS, **QUALITIES}.items():
-        is_cost = name in COSTS
         found = {arm: collect_values(table["rows"], arm, study["seeds"], name) for arm in arms}
-        growth = {arm: _fit(values, text, unit, is_cost) for arm, values in found.items() if len(values) > 1}
+        growth = {arm: _fit(values, name, text, unit) for arm, values in found.items() if len(values) > 1}
         if growth:
             fits["growth"][name] = growth
+        group, compare = ("ratios", _compare_costs) if name in COSTS else ("differences", _compare_qualities)
         for first, second in COMPARED:
             if found.get(first) and found.get(second):
-                one, other = found[first], found[second]
-                compared = (
-                    _compare_costs(one, other, text, first, second)
-                    if is_cost
-                    else _compare_qualities(one, other, text, unit, first, second)
-                )
-                fits["ratios" if is_cost else "differences"].setdefault(name, {})[f"{first}/{second}"] = compared
+                compared = compare({first: found[first], second: found[second]}, text, unit)
+                fits[group].setdefault(name, {})[f"{first}/{second}"] = compared
     return fits
 
 
@@ -110,20 +105,21 @@ def _read_value(row: Any, name: str) -> float | None:
     return row[group].get(measure) if group in ("trained", "unseen") else row["quality"].get(name)
 
 
-def _fit(values: Values, text: str, unit: str, is_cost: bool) -> dict[str, Any]:
+def _fit(values: Values, name: str, text: str, unit: str) -> dict[str, Any]:
     fit = fit_growth(values)
-    found: dict[str, Any] = {**fit, "sentence": growth_sentence(fit, text, unit)}
-    if not is_cost:
+    found: dict[str, Any] = {**fit, "sentence": describe_growth(fit, text, unit)}
+    if name in QUALITIES:
         fewest = f"L = {min(values)}"
         found["from_fewest"] = [
-            {**one, "sentence": difference_sentence(one, text, f"L = {one['languages']}", fewest, unit, "at")}
+            {**one, "sentence": describe_difference(one, text, f"L = {one['languages']}", fewest, unit, "at")}
             for one in compare_with_fewest(values)
         ]
     return found
 
 
-def _compare_costs(one: Values, other: Values, text: str, first: str, second: str) -> dict[str, Any] | None:
+def _compare_costs(arms: Mapping[str, Values], text: str, unit: str) -> dict[str, Any] | None:
     """Return the ratio over all L that both arms have, and at each; `None` if a cost is 0, or no L is shared."""
+    one, other = arms.values()
     shared = sorted({*one} & {*other})
     costs = [value for values in (one, other) for count in shared for value in values[count] if value is not None]
     if not costs or min(costs) <= 0:
@@ -131,7 +127,7 @@ def _compare_costs(one: Values, other: Values, text: str, first: str, second: st
 
     def compare(*counts: int) -> dict[str, Any]:
         found = compute_ratio({count: one[count] for count in counts}, {count: other[count] for count in counts})
-        return {**found, "sentence": ratio_sentence(found, text, first, second)}
+        return {**found, "sentence": describe_ratio(found, text, *arms)}
 
     return {
         "languages": shared,
@@ -140,10 +136,10 @@ def _compare_costs(one: Values, other: Values, text: str, first: str, second: st
     }
 
 
-def _compare_qualities(
-    one: Values, other: Values, text: str, unit: str, first: str, second: str
-) -> list[dict[str, Any]]:
+def _compare_qualities(arms: Mapping[str, Values], text: str, unit: str) -> list[dict[str, Any]]:
+    """Return the difference at each L that both arms have."""
+    first, second = arms
     return [
-        {**found, "sentence": difference_sentence(found, f"{text} at L = {found['languages']}", first, second, unit)}
-        for found in compute_differences(one, other)
+        {**found, "sentence": describe_difference(found, f"{text} at L = {found['languages']}", first, second, unit)}
+        for found in compute_differences(*arms.values())
     ]

@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import yaml
@@ -34,15 +34,21 @@ from hf_hybrid.training.arguments import (
 )
 from hf_hybrid.training.run import encoder_from_scratch
 from hf_hybrid.utils.files import UNFINISHED, delete_folder
-from hf_hybrid.utils.options import READS, SETS, find_settings, option_metadata, parse_arguments
+from hf_hybrid.utils.options import READS, SETS, make_parser, option_metadata, parse_arguments, read_settings
 from hf_hybrid.utils.redaction import redact_json
 
 from .arguments import StudyArguments
 from .arms import FIXED_LANGUAGES, STUDY, Shared, nest_languages, order_languages
 
-_GROUPS = (ModelArguments, DataArguments, HybridTrainingArguments, MlmTrainingArguments)
+_TRAIN_GROUPS = (ModelArguments, DataArguments, HybridTrainingArguments)
+_MLM_GROUPS = (EncoderArguments, DataArguments, MlmTrainingArguments)
 _SET_BY_STUDY, _READ_BY_STUDY = (
-    {name for group in _GROUPS for name, metadata in option_metadata(group).items() if metadata.get("study") == role}
+    {
+        name
+        for group in (*_TRAIN_GROUPS, *_MLM_GROUPS)
+        for name, metadata in option_metadata(group).items()
+        if metadata.get("study") == role
+    }
     for role in (SETS, READS)
 )
 _REFUSED = {"config", "like", *_SET_BY_STUDY}
@@ -80,26 +86,24 @@ class Inputs(NamedTuple):
 # Step 1
 
 
-def read_settings(study: StudyArguments) -> Settings:
+def read_study_settings(study: StudyArguments) -> Settings:
     """Read the settings of a study and check them as the commands do.
 
     Args:
         study (`StudyArguments`): With the configuration files.
 
     Raises:
-        ValueError: When an option is given that the study itself sets.
+        ValueError: When a configuration file is wrong, or an option is given that the study itself sets.
         SystemExit: When a command does not know an option, as for `parse_arguments`.
     """
-    train = _read_config(study.train_config, study.read_options("train_options"), "train_options")
-    mlm = _read_config(study.mlm_config, study.read_options("mlm_options"), "mlm_options")
+    train = _read_config(_TRAIN_GROUPS, study.train_config, study.read_options("train_options"), "train_options")
+    mlm = _read_config(_MLM_GROUPS, study.mlm_config, study.read_options("mlm_options"), "mlm_options")
     for name in ("train_corpus", "eval_corpus", "model_name_or_path"):
         if (value := getattr(study, name)) is not None:
             train[name] = value
-    model_args, data_args, args, _ = parse_arguments(
-        [ModelArguments, DataArguments, HybridTrainingArguments], _to_words({**train, "eval_strategy": "no"})
-    )
+    model_args, data_args, args, _ = parse_arguments(_TRAIN_GROUPS, _to_words({**train, "eval_strategy": "no"}))
     mlm_words = _to_words({name: mlm[name] for name in mlm if name not in ("max_steps", "max_tokens", "tokens_of")})
-    *_, mlm_args, _ = parse_arguments([EncoderArguments, DataArguments, MlmTrainingArguments], mlm_words)
+    *_, mlm_args, _ = parse_arguments(_MLM_GROUPS, mlm_words)
     train, mlm = (
         {name: value for name, value in found.items() if name not in _REFUSED | _READ_BY_STUDY}
         for found in (train, mlm)
@@ -107,16 +111,15 @@ def read_settings(study: StudyArguments) -> Settings:
     return Settings(train, mlm, model_args, data_args, args, mlm_args)
 
 
-def _read_config(config: str, options: Mapping[str, str], place: str) -> dict[str, Any]:
+def _read_config(groups: Sequence[Any], config: str, options: Mapping[str, str], place: str) -> dict[str, Any]:
+    """Return the settings of a configuration file with options over them."""
+
+    def stop(message: str) -> NoReturn:
+        raise ValueError(message)
+
     if refused := [name for name in options if name in _REFUSED]:
-        raise ValueError(f"{place}: the study itself sets {refused[0]}. Omit it.")
-    try:
-        found = yaml.safe_load(find_settings(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{config}: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{config}: expected lines of `option: value`.")
-    return {**found, **options}
+        stop(f"{place}: the study itself sets {refused[0]}. Omit it.")
+    return {**read_settings(config, make_parser(groups).names(on_command_line=False), stop), **options}
 
 
 def _to_words(settings: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .growth import LEVEL, Difference, Fit, Interval, Point, Ratio
 
 
-def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
+def describe_growth(fit: Fit, quantity: str, unit: str = "") -> str:
     """Return a sentence on the growth of a quantity with the number of languages.
 
     Args:
@@ -23,7 +23,7 @@ def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
 
         >>> from hf_hybrid.scaling.grid.growth import fit_growth
         >>> fit = fit_growth({1: [1.0, 1.1, 1.0], 4: [1.1, 1.0, 1.1], 9: [1.0, 1.1, None]})
-        >>> print(growth_sentence(fit, "step time", "s"))
+        >>> print(describe_growth(fit, "step time", "s"))
         step time does not change measurably with L: exponent 0.0229
         (95% CI -0.0774 to 0.123; L = 1 to 9, 3 seeds). 1 trial failed: 1 at L = 9.
     """
@@ -37,7 +37,7 @@ def growth_sentence(fit: Fit, quantity: str, unit: str = "") -> str:
     return " ".join([f"{_growth_claim(name, interval, quantity)}: {stated} ({_ci(interval)}; {scope}).", *missing])
 
 
-def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
+def describe_ratio(ratio: Ratio, quantity: str, first: str, second: str) -> str:
     """Return a sentence on the ratio of two arms.
 
     Args:
@@ -49,7 +49,7 @@ def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
 
         >>> from hf_hybrid.scaling.grid.growth import compute_ratio
         >>> found = compute_ratio({2: [1.0, 1.1, 1.05]}, {2: [2.0, 2.1, 2.2]})
-        >>> print(ratio_sentence(found, "step time", "hybrid", "mBERT-style"))
+        >>> print(describe_ratio(found, "step time", "hybrid", "mBERT-style"))
         step time of hybrid is less than that of mBERT-style: 0.5x (95% CI 0.445 to 0.561; 3 seeds).
     """
     unreached = [
@@ -73,7 +73,7 @@ def ratio_sentence(ratio: Ratio, quantity: str, first: str, second: str) -> str:
     return f"{sentence} {_count(ratio['num_missing'], 'trial')} failed." if ratio["num_missing"] else sentence
 
 
-def difference_sentence(
+def describe_difference(
     difference: Difference, quantity: str, first: str, second: str, unit: str = "", preposition: str = "for"
 ) -> str:
     """Return a sentence on the difference of two groups of runs.
@@ -89,7 +89,7 @@ def difference_sentence(
 
         >>> from hf_hybrid.scaling.grid.growth import compare_with_fewest
         >>> (found,) = compare_with_fewest({1: [0.5, 0.6, 0.55], 8: [0.45, 0.56, 0.5]})
-        >>> print(difference_sentence(found, "MAP", "L = 8", "L = 1", preposition="at"))
+        >>> print(describe_difference(found, "MAP", "L = 8", "L = 1", preposition="at"))
         MAP is lower at L = 8 than at L = 1: by 0.0467 (95% CI of the difference -0.061 to -0.0323; 3 seeds).
     """
     value, missing = difference["difference"], difference["num_missing"]

@@ -33,7 +33,7 @@ from .inputs import (
     make_bases,
     measure_token_premiums,
     open_inputs,
-    read_settings,
+    read_study_settings,
     save_inputs,
     write_configs,
 )
@@ -71,7 +71,7 @@ def check_request(args: StudyArguments, folder: StudyFolder, overwrite: bool) ->
     """
     _refuse_other_folder(folder)
     folder.outputs.check_type("study")
-    settings = read_settings(args)
+    settings = read_study_settings(args)
     model, data = settings.model_args.model_name_or_path, settings.data_args
     if overwrite:
         _refuse_own_parts(folder, [model, data.train_corpus, data.eval_corpus])

@@ -12,7 +12,7 @@ from hf_hybrid.records.schema import Scores
 from hf_hybrid.records.scores import flatten_scores
 from hf_hybrid.scaling.planner.measured_runs import typical_step_time
 
-from .arms import Target, Trial
+from .arms import Absent, Target, Trial
 from .folder import Study, StudyFolder
 
 
@@ -91,9 +91,7 @@ def make_table(folder: StudyFolder, study: Study) -> Table:
         if trial["arm"] == "zero_shot" and folder.status(trial) == "finished"
     }
     rows = [_row(folder, study, trial, untrained.get(trial["seed"], untrained.get(None))) for trial in study["trials"]]
-    for gap in study["absent"]:
-        row = _empty_row(gap["id"], gap["arm"], gap["num_languages"], None)
-        rows.append({**row, "status": "absent", "reason": gap["reason"]})
+    rows += [{**_empty_row(gap, None), "status": "absent", "reason": gap["reason"]} for gap in study["absent"]]
     status = [row["status"] for row in rows]
     return {
         "rows": rows,
@@ -102,11 +100,11 @@ def make_table(folder: StudyFolder, study: Study) -> Table:
     }
 
 
-def _empty_row(name: str, arm: str, num_languages: int, seed: int | None) -> Row:
+def _empty_row(trial: Trial | Absent, seed: int | None) -> Row:
     return {
-        "id": name,
-        "arm": arm,
-        "num_languages": num_languages,
+        "id": trial["id"],
+        "arm": trial["arm"],
+        "num_languages": trial["num_languages"],
         "seed": seed,
         "status": "missing",
         "reason": None,
@@ -120,7 +118,7 @@ def _empty_row(name: str, arm: str, num_languages: int, seed: int | None) -> Row
 
 
 def _row(folder: StudyFolder, study: Study, trial: Trial, untrained: Mapping[str, float] | None) -> Row:
-    row = _empty_row(trial["id"], trial["arm"], trial["num_languages"], trial["seed"])
+    row = _empty_row(trial, trial["seed"])
     row["status"] = folder.status(trial)
     if row["status"] == "failed":
         row["reason"] = folder.read_failure(trial)["last_line"]

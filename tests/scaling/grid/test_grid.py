@@ -1,4 +1,4 @@
-"""The grid of a study, how its trials run, what is read off them, and the fits: without training but for the curve."""
+"""The grid of a study, its sweep, its table and its fits. Only the tests of the curve train."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def full_grid(seeds: tuple[int, ...] = (1, 2)) -> tuple[list[Trial], list[Any]]:
 
 
 class TestGrid:
-    def test_each_arm_has_what_it_can_have(self) -> None:
+    def test_the_grid_has_every_possible_trial(self) -> None:
         trials, absent = full_grid()
         ids = [trial["id"] for trial in trials]
         assert len(set(ids)) == len(ids)
@@ -98,12 +98,12 @@ class TestGrid:
         for order in orders.values():
             sets = nest_languages(order, [1, 2, 3])
             assert all(sets[n + 1][:n] == sets[n] for n in (1, 2))
-        with pytest.raises(ValueError, match="languages: 4 is more than the 3 of the order: zh, ar, de"):
+        with pytest.raises(ValueError, match="languages: got 4, but the order has only 3: zh, ar, de"):
             nest_languages(orders["zh,ar,de"], [1, 4])
         with pytest.raises(ValueError, match="the corpus has no 'fr'"):
             order_languages("fr,de", sizes)
 
-    def test_stages_follow_one_another(self) -> None:
+    def test_a_stage_starts_from_the_model_of_the_stage_before(self) -> None:
         trials = {trial["id"]: trial for trial in full_grid()[0]}
         first, second = trials["mlm_hybrid-L2-seed2"]["stages"]
         assert (first["recipe"], second["recipe"]) == ("mlm.py", "train.py")
@@ -116,7 +116,7 @@ class TestGrid:
         (untrained,) = trials["zero_shot-seed2"]["stages"]
         assert untrained["options"]["model"] == hybrid["options"]["model_name_or_path"]
 
-    def test_the_recipes_understand_every_command(self, tmp_path: Path) -> None:
+    def test_the_commands_accept_every_option(self, tmp_path: Path) -> None:
         for name in ("train", "mlm"):
             (tmp_path / "configs").mkdir(exist_ok=True)
             (tmp_path / "configs" / f"{name}.yaml").write_text("use_cpu: true\n")
@@ -138,7 +138,7 @@ class TestGrid:
                     assert found[1].languages == ",".join(trial["languages"])
         assert seen == set(classes)
 
-    def test_more_trials_are_the_same_study_and_others_are_not(self) -> None:
+    def test_a_study_may_gain_trials_but_not_change_them(self) -> None:
         trials = full_grid((1, 2))[0]
         fewer = full_grid((1,))[0]
         assert find_changed_trial(fewer, trials) is None
@@ -146,7 +146,7 @@ class TestGrid:
         changed = json.loads(json.dumps(fewer).replace('"max_steps": "20"', '"max_steps": "30"'))
         assert "max_steps was 20 and is 30" in str(find_changed_trial(fewer, changed))
 
-    def test_trials_are_chosen(self) -> None:
+    def test_patterns_and_numbers_select_trials(self) -> None:
         trials = full_grid()[0]
         assert [trial["id"] for trial in select_trials(trials, "bm25,hybrid-L4-*", None)] == [
             "bm25",
@@ -193,7 +193,7 @@ def test_seeds_are_a_number_or_a_list() -> None:
         StudyArguments(train_options="max_steps 3").read_options("train_options")
 
 
-def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
+def test_the_grid_of_the_shipped_study() -> None:
     (study, _) = parse_arguments([StudyArguments], ["--config", "sample/study"])
     corpus = build_sample_corpus()
     order = order_languages(study.order, dict.fromkeys(corpus.languages, 1))
@@ -208,7 +208,7 @@ def test_the_shipped_study_has_the_grid_that_it_promises() -> None:
         assert find_settings(name).exists()
 
 
-# What runs
+# Sweep
 
 
 FAKE = """
@@ -261,7 +261,7 @@ def calls(folder: StudyFolder, trial: Trial) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def until(ready: Callable[[], bool]) -> None:
+def wait_until(ready: Callable[[], bool]) -> None:
     for _ in range(600):
         if ready():
             return
@@ -270,7 +270,7 @@ def until(ready: Callable[[], bool]) -> None:
 
 
 class TestSweep:
-    def test_what_fails_is_told_and_the_others_run(self, folder: StudyFolder) -> None:
+    def test_a_failure_is_reported_and_the_other_trials_run(self, folder: StudyFolder) -> None:
         trials = [fake_trial("a", ""), fake_trial("b", "fail"), fake_trial("c", "die"), fake_trial("d", "")]
         said: list[str] = []
         status = sweep_of(folder, said, jobs=2, threads=3).run(trials)
@@ -280,7 +280,7 @@ class TestSweep:
         assert folder.read_failure(trials[2])["last_line"] == "killed by signal 9 after: half a word"
         assert "b failed: ValueError: no such thing" in "\n".join(said)
         assert calls(folder, trials[0]) == ["3"]
-        # again: nothing is run, unless it is asked for
+        # a second sweep runs nothing, unless failed trials are retried
         assert sweep_of(folder).run(trials) == status
         assert [len(calls(folder, trial)) for trial in trials] == [1, 1, 1, 1]
         trials[1] = fake_trial("b", "")
@@ -288,12 +288,12 @@ class TestSweep:
         assert [len(calls(folder, trial)) for trial in trials] == [1, 2, 2, 1]
         assert not (folder.trial_path(trials[1]) / "failure.json").exists()
 
-    def test_a_signal_is_passed_on_and_the_next_sweep_goes_on(self, folder: StudyFolder) -> None:
+    def test_a_signal_is_passed_on_and_the_next_sweep_resumes(self, folder: StudyFolder) -> None:
         trials = [fake_trial("a", "wait"), fake_trial("b", "")]
         waiting = folder.trial_path(trials[0]) / "waiting"
 
         def interrupt() -> None:
-            until(waiting.exists)
+            wait_until(waiting.exists)
             os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=interrupt)
@@ -308,10 +308,10 @@ class TestSweep:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         assert (folder.trial_path(trials[0]) / "saved").exists()
         assert [folder.status(trial) for trial in trials] == ["missing", "missing"]
-        assert calls(folder, trials[1]) == [], "none begins after that"
+        assert calls(folder, trials[1]) == [], "no trial starts after the signal"
         assert sweep_of(folder).run(trials) == {"a": "finished", "b": "finished"}
 
-    def test_a_trial_that_outlived_its_sweep_is_waited_for(self, folder: StudyFolder) -> None:
+    def test_a_sweep_waits_for_the_trials_of_a_killed_sweep(self, folder: StudyFolder) -> None:
         trial = fake_trial("a", "")
         path = folder.trial_path(trial)
         folder.open_trial(trial).claim(LOCK_NAME)
@@ -325,7 +325,7 @@ class TestSweep:
                     time.sleep(0.05)
         """
         process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-        until(held.exists)
+        wait_until(held.exists)
         thread = threading.Timer(1.5, free.touch)
         thread.start()
         began = time.monotonic()
@@ -348,7 +348,7 @@ class TestSweep:
         assert left == {"trials/a/x", "mine/y"}
 
 
-# What is read off
+# Table and fits
 
 
 def point(step: float, value: float, time_s: float = 0.0, energy_wh: float | None = None) -> Point:
@@ -358,7 +358,7 @@ def point(step: float, value: float, time_s: float = 0.0, energy_wh: float | Non
 
 
 class TestCostToTarget:
-    def test_it_lies_between_two_points(self) -> None:
+    def test_the_cost_is_interpolated(self) -> None:
         points = [point(0, 0.1), point(10, 0.3), point(20, 0.5), point(30, 0.4)]
         found = compute_target_cost(points, Target("multilingual/MAP", 0.35))
         assert (found["reached"], found["at_most"]) == (True, False)
@@ -367,16 +367,16 @@ class TestCostToTarget:
         assert found["tokens"] == pytest.approx(1250)
         assert found["energy_wh"] is None
 
-    def test_not_reached_is_no_number(self) -> None:
+    def test_a_missed_target_has_no_cost(self) -> None:
         found = compute_target_cost([point(0, 0.1), point(10, 0.3)], Target("multilingual/MAP", 0.31))
         assert not found["reached"]
         assert [found[name] for name in ("step", "train_time_s", "tokens")] == [None] * 3
 
-    def test_a_first_point_says_at_most(self) -> None:
+    def test_a_target_reached_at_the_first_point_has_an_upper_bound(self) -> None:
         found = compute_target_cost([point(10, 0.3), point(20, 0.4)], Target("multilingual/MAP", 0.2))
         assert (found["reached"], found["at_most"], found["step"]) == (True, True, 10)
 
-    def test_bias_is_better_when_lower(self) -> None:
+    def test_a_lower_bias_reaches_the_target(self) -> None:
         found = compute_target_cost([point(0, 1), point(10, 3)], Target("bias/rank_distance", 7))
         assert found["step"] == pytest.approx(5)
 
@@ -405,7 +405,7 @@ class TestCostToTarget:
 
 
 def made_up(arms: dict[str, Callable[[int, int], float | None]], counts: tuple[int, ...], target: float) -> list[Any]:
-    """Rows whose step time is a function of L and the seed; None fails."""
+    """Return rows whose step time is a function of L and the seed; a trial without one failed."""
     rows = []
     for arm, count, seed in itertools.product(arms, counts, (1, 2, 3)):
         value = arms[arm](count, seed)
@@ -448,7 +448,7 @@ class TestFits:
         study: Any = {"arms": ["bm25", *arms], "seeds": [1, 2, 3]}
         return rows, make_fits(study, {"rows": rows, "tokens": {}, "counts": {}})
 
-    def test_growth_and_ratio_are_those_put_in(self) -> None:
+    def test_growth_and_ratio_are_found_again(self) -> None:
         _, fits = self.found()
         fit = fits["growth"]["step_time_s"]["hybrid"]
         assert (fit["law"], fit["coefficients"]["slope"]) == ("linear", pytest.approx(0.5))
@@ -457,12 +457,12 @@ class TestFits:
         assert ratio["languages"] == [2, 4, 8]
         assert ratio["by_languages"]["8"]["ratio"] == pytest.approx(0.5, rel=1e-3)
         assert "1 trial failed" in ratio["all"]["sentence"]
-        assert "setup_time_s" not in fits["growth"], "nobody measured it"
+        assert "setup_time_s" not in fits["growth"], "it was not measured"
         curse = fits["growth"]["multilingual/MAP"]["hybrid"]["from_fewest"][-1]
         assert curse["difference"] == pytest.approx(-0.06)
         assert "MAP is lower at L = 8 than at L = 2" in curse["sentence"]
 
-    def test_an_unreached_target_is_no_number_and_no_claim(self) -> None:
+    def test_a_missed_target_allows_no_claim(self) -> None:
         rows, fits = self.found()
         values = collect_values(rows, "mlm_hybrid", [1, 2, 3], "target/train_time_s")
         assert values[8] == [NOT_REACHED] * 3
@@ -470,13 +470,13 @@ class TestFits:
         sentence = fits["ratios"]["target/train_time_s"]["hybrid/mlm_hybrid"]["all"]["sentence"]
         assert "no ratio of hybrid to mlm_hybrid can be stated" in sentence
 
-    def test_they_are_strict_json(self, tmp_path: Path) -> None:
+    def test_fits_are_strict_json(self, tmp_path: Path) -> None:
         _, fits = self.found()
         StudyFolder(tmp_path).write("fits.json", fits)
         assert StudyFolder(tmp_path).read("fits.json") == json.loads(json.dumps(fits))
 
 
-def test_a_table_says_what_is_missing_and_absent(tmp_path: Path) -> None:
+def test_a_table_reports_missing_and_absent_trials(tmp_path: Path) -> None:
     trials, absent = full_grid((1,))
     study: Any = {
         "trials": trials,
@@ -544,7 +544,7 @@ CURVE: dict[str, Any] = {
 }
 
 
-def told_by(folder: Path) -> list[tuple[Any, ...]]:
+def read_points(folder: Path) -> list[tuple[Any, ...]]:
     return [
         (line["step"], line["tokens"], line["measures"]["multilingual/MAP"])
         for line in RunFolder(folder).read_curve()[0]
@@ -553,7 +553,7 @@ def told_by(folder: Path) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_a_curve_goes_on_where_a_kill_left_it(tmp_path: Path) -> None:
+def test_a_curve_continues_after_a_kill(tmp_path: Path) -> None:
     corpus = toy_corpus(num_items=40)
     train, held = corpus.split(10)
 
@@ -563,27 +563,27 @@ def test_a_curve_goes_on_where_a_kill_left_it(tmp_path: Path) -> None:
         )
 
     run(tmp_path / "whole")
-    whole = told_by(tmp_path / "whole")
+    whole = read_points(tmp_path / "whole")
     assert [step for step, *_ in whole] == [3, 6, 9, 10]
     assert len({value for *_, value in whole}) > 1, "training changes what is measured"
     with pytest.raises(Kill):  # after the checkpoint of step 4 and the point of step 6
         run(tmp_path / "killed", At("on_step_begin", 7, kill))
-    assert [step for step, *_ in told_by(tmp_path / "killed")] == [3, 6]
+    assert [step for step, *_ in read_points(tmp_path / "killed")] == [3, 6]
     with open(RunFolder(tmp_path / "killed").curve_path, "a") as file:
         file.write('{"step": 7, "tra')
     assert RunFolder(tmp_path / "killed").read_curve()[1] == 1
     run(tmp_path / "killed")
-    assert told_by(tmp_path / "killed") == whole
+    assert read_points(tmp_path / "killed") == whole
     lines, torn = RunFolder(tmp_path / "killed").read_curve()
     times = [line["train_time_s"] for line in lines]
     assert times == sorted(times)
     assert torn == 0
     totals = RunFolder(tmp_path / "killed").read_resources()
-    assert 0 < times[0] < times[-1] == totals["train_time_s"], "a point stands at the end too"
+    assert 0 < times[0] < times[-1] == totals["train_time_s"], "the curve has a point at the end"
     assert math.isfinite(lines[0]["measures"]["bias/rank_distance"])
 
 
-def test_evaluating_outside_of_training_is_no_point_of_the_curve(tmp_path: Path) -> None:
+def test_an_evaluation_outside_of_training_adds_no_point_to_the_curve(tmp_path: Path) -> None:
     train, held = toy_corpus(num_items=40).split(10)
     trainer = toy_trainer(tmp_path / "run", train, eval_corpus=held, max_steps=1, max_eval_queries=2)
     trainer.train()

@@ -1,4 +1,4 @@
-"""Fits over made-up studies whose truth is known, and that no sentence says more than its interval."""
+"""Fits of simulated studies whose truth is known, and sentences that claim no more than their CI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hf_hybrid.scaling.grid.growth import (
     compute_ratio,
     fit_growth,
 )
-from hf_hybrid.scaling.grid.sentences import difference_sentence, growth_sentence, ratio_sentence
+from hf_hybrid.scaling.grid.sentences import describe_difference, describe_growth, describe_ratio
 
 COUNTS = (1, 2, 4, 8, 16)
 NUM_STUDIES = 300
@@ -51,13 +51,13 @@ def test_a_line_and_a_power_law_are_found_again() -> None:
         assert own < 0.9 * others
 
 
-def test_the_error_left_out_is_of_a_fit_to_the_other_languages() -> None:
+def test_the_held_out_error_is_of_a_fit_to_the_other_languages() -> None:
     fit = fit_growth({1: [1.0], 2: [2.0], 3: [4.0]})
     # lines through two of the points miss the third by 3 - 4, 2.5 - 2 and 0 - 1; the mean is 7 / 3
     assert fit["errors"]["linear"] == pytest.approx(math.sqrt((1 + 0.25 + 1) / 3) / (7 / 3))
 
 
-def test_ties_and_what_cannot_be_told_go_to_the_line() -> None:
+def test_the_line_wins_ties_and_undecidable_cases() -> None:
     flat = fit_growth({count: [0.7, 0.7, 0.7] for count in COUNTS})
     assert (flat["law"], flat["errors"]) == ("linear", {"linear": 0.0, "power": 0.0})
     assert flat["intervals"]["slope"] == [0.0, 0.0]
@@ -74,7 +74,7 @@ def test_ties_and_what_cannot_be_told_go_to_the_line() -> None:
 
 
 def test_a_power_law_has_to_be_clearly_better() -> None:
-    """A line bent so little that the power law's error is less, but by less than a tenth."""
+    """The curve bends so little that the power law's error is smaller, but by less than a tenth."""
     between = fit_growth({count: [1 + count**1.38] for count in COUNTS})
     power, line = between["errors"]["power"], between["errors"]["linear"]
     assert power is not None
@@ -96,7 +96,7 @@ def test_the_interval_is_that_of_the_seeds() -> None:
 
 
 def noise_of(kind: str, draw: np.random.Generator) -> np.ndarray:
-    """What is added to `1 + 0.1 * L`, `(L, 3)`."""
+    """Return the noise `(L, 3)` that is added to `1 + 0.1 * L`."""
     counts_L1 = np.array(COUNTS, dtype=float)[:, None]
     if kind == "trial":
         return 0.05 * draw.standard_normal((len(COUNTS), 3))
@@ -106,8 +106,8 @@ def noise_of(kind: str, draw: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["trial", "seed", "growth"])
-def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
-    """By the t interval; 4,000 studies gave the figures of `growth.py`, these are some of them."""
+def test_intervals_cover_the_truth_as_often_as_they_claim(kind: str) -> None:
+    """The table in `growth.py` is from 4,000 studies; these are some of them."""
     draw = np.random.default_rng(1)
     truth_L1 = 1 + 0.1 * np.array(COUNTS, dtype=float)[:, None]
     held = bootstrapped = 0
@@ -124,10 +124,10 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
         assert fit["intervals"]["slope"] == pytest.approx([low, high])
 
 
-# What is missing
+# Failed trials and missed targets
 
 
-def test_failed_trials_are_counted_and_leave_the_rest_of_their_seed() -> None:
+def test_a_failed_trial_is_counted_and_its_seed_is_still_fitted() -> None:
     study = values(lambda count: 3 + 0.5 * count, 0.01)
     study[4] = [None, *study[4][1:]]
     study[8] = [float("nan"), *study[8][1:]]
@@ -136,21 +136,21 @@ def test_failed_trials_are_counted_and_leave_the_rest_of_their_seed() -> None:
     assert [(point["num_failed"], point["num_values"]) for point in fit["points"]] == [
         (0, 3), (0, 3), (1, 2), (1, 2), (0, 3)
     ]  # fmt: skip
-    assert growth_sentence(fit, "step time").endswith("2 trials failed: 1 at L = 4, 1 at L = 8.")
+    assert describe_growth(fit, "step time").endswith("2 trials failed: 1 at L = 4, 1 at L = 8.")
     study[2] = [None, None, None]
     assert fit_growth(study)["languages"] == [1, 4, 8, 16]
-    assert "3 at L = 2" in growth_sentence(fit_growth(study), "step time")
+    assert "3 at L = 2" in describe_growth(fit_growth(study), "step time")
 
 
-def test_a_target_that_was_not_reached_is_never_passed_over() -> None:
-    """The runs that reached it are the cheap ones: their mean is not said, and the law does without that L."""
+def test_a_missed_target_is_never_ignored() -> None:
+    """The runs that reached it are the cheap ones: they have no mean, and the fit excludes that L."""
     study = values(lambda count: 10.0 * count, 0.01)
     study[16] = [study[16][0], NOT_REACHED, NOT_REACHED]
     fit = fit_growth(study)
     assert fit["languages"] == [1, 2, 4, 8]
     last = fit["points"][-1]
     assert (last["mean"], last["interval"], last["num_not_reached"], last["num_values"]) == (None, None, 2, 1)
-    assert "At L = 16 the target was not reached in 2 of 3 runs, so that this L is not in the fit." in growth_sentence(
+    assert "At L = 16 the target was not reached in 2 of 3 runs, so that this L is not in the fit." in describe_growth(
         fit, "time to the target", "s"
     )
     other = values(lambda count: 20.0 * count, 0.01)
@@ -161,7 +161,7 @@ def test_a_target_that_was_not_reached_is_never_passed_over() -> None:
         [2, 0],
         [15, 15],
     )
-    sentence = ratio_sentence(found, "time to the target", "hybrid", "mBERT-style")
+    sentence = describe_ratio(found, "time to the target", "hybrid", "mBERT-style")
     assert "hybrid did not reach the target in 2 of 15 runs" in sentence
     assert "no ratio" in sentence
     assert compute_ratio({1: study[1]}, other)["ratio"] == pytest.approx(0.5, rel=0.03)
@@ -172,11 +172,11 @@ def test_a_target_that_was_not_reached_is_never_passed_over() -> None:
 def test_one_seed_claims_nothing() -> None:
     fit = fit_growth({1: [1.0], 4: [2.0], 16: [9.0]})
     assert set(fit["intervals"].values()) == set(fit["bootstrap_intervals"].values()) == {None}
-    assert "one seed cannot show growth" in growth_sentence(fit, "step time", "s")
+    assert "one seed cannot show growth" in describe_growth(fit, "step time", "s")
     compared = compute_ratio({1: [1.0], 4: [2.0]}, {1: [3.0], 4: [9.0]})
     assert compared["ratio"] == pytest.approx(math.sqrt(1 / 3 * 2 / 9))
-    assert "one seed cannot show a difference" in ratio_sentence(compared, "step time", "hybrid", "mBERT-style")
-    assert "one seed cannot show a difference" in difference_sentence(
+    assert "one seed cannot show a difference" in describe_ratio(compared, "step time", "hybrid", "mBERT-style")
+    assert "one seed cannot show a difference" in describe_difference(
         compute_differences({4: [0.5]}, {4: [0.4]})[0], "MAP", "hybrid", "mBERT-style"
     )
 
@@ -191,7 +191,7 @@ def test_one_seed_claims_nothing() -> None:
         ({1: [-math.inf]}, "NOT_REACHED"),
     ],
 )
-def test_what_is_no_study_is_refused(study: dict, message: str) -> None:
+def test_invalid_values_are_refused(study: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_growth(study)
 
@@ -212,10 +212,10 @@ def test_the_ratio_is_the_geometric_mean_over_languages_and_seeds() -> None:
 def test_a_seed_that_failed_is_not_compared() -> None:
     found = compute_ratio({2: [1.0, 1.1, None]}, {2: [2.0, 2.3, 2.2]})
     assert (found["num_seeds"], found["num_missing"]) == (2, 1)
-    assert ratio_sentence(found, "step time", "a", "b").endswith("1 trial failed.")
+    assert describe_ratio(found, "step time", "a", "b").endswith("1 trial failed.")
     nothing = compute_ratio({2: [1.0]}, {4: [1.0]})
     assert nothing["ratio"] is None
-    assert "no seed of a and b has values" in ratio_sentence(nothing, "step time", "a", "b")
+    assert "no seed of a and b has values" in describe_ratio(nothing, "step time", "a", "b")
 
 
 def test_arms_must_have_the_same_seeds_and_values_above_0() -> None:
@@ -228,14 +228,14 @@ def test_arms_must_have_the_same_seeds_and_values_above_0() -> None:
 
 
 def test_differences_are_of_the_same_seed() -> None:
-    """Seeds far apart, which all fall alike: unpaired, nothing could be said of them."""
+    """The seeds are far apart and all fall alike: an unpaired test would find nothing."""
     (found,) = compare_with_fewest({1: [0.2, 0.5, 0.8], 16: [0.1, 0.41, 0.7]})
     assert found["difference"] == pytest.approx(-0.29 / 3)
     assert found["interval"] == pytest.approx(list(stats.ttest_1samp([-0.1, -0.09, -0.1], 0).confidence_interval()))
     assert (found["interval"] or [0, 0])[1] < 0
 
 
-# Words
+# Sentences
 
 
 def growth_with(name: str, value: float, interval: list[float]) -> Fit:
@@ -259,8 +259,8 @@ def growth_with(name: str, value: float, interval: list[float]) -> Fit:
         ("exponent", [-0.3, -0.1], "falls with L"),
     ],
 )
-def test_growth_is_said_where_the_interval_says_it(name: str, interval: list[float], words: str) -> None:
-    sentence = growth_sentence(growth_with(name, 0.01, interval), "step time", "s")
+def test_growth_is_claimed_only_if_the_interval_shows_it(name: str, interval: list[float], words: str) -> None:
+    sentence = describe_growth(growth_with(name, 0.01, interval), "step time", "s")
     assert words in sentence
     if interval[0] <= 0 <= interval[1]:
         assert "grows" not in sentence
@@ -272,9 +272,9 @@ def test_growth_is_said_where_the_interval_says_it(name: str, interval: list[flo
     [([0.8, 1.2], "does not differ measurably"), ([0.5, 1.0], "does not differ measurably"), ([0.5, 0.9], "is less"),
      ([1.1, 1.2], "is more")],
 )  # fmt: skip
-def test_a_ratio_is_a_difference_where_its_interval_leaves_1_out(interval: list[float], words: str) -> None:
+def test_a_ratio_is_claimed_only_if_its_interval_excludes_1(interval: list[float], words: str) -> None:
     found: Ratio = {**compute_ratio({2: [1.0, 1.1]}, {2: [1.0, 1.0]}), "ratio": 1.05, "interval": interval}
-    sentence = ratio_sentence(found, "time to the target", "hybrid", "mBERT-style")
+    sentence = describe_ratio(found, "time to the target", "hybrid", "mBERT-style")
     assert words in sentence
     assert f"(95% CI {interval[0]:.3g} to {interval[1]:.3g}; 2 seeds)" in sentence
     if interval[0] <= 1 <= interval[1]:
@@ -283,13 +283,13 @@ def test_a_ratio_is_a_difference_where_its_interval_leaves_1_out(interval: list[
 
 
 @pytest.mark.parametrize(("shift", "words"), [(-0.05, "is lower"), (0.05, "is higher"), (0.0, "does not differ")])
-def test_a_difference_is_one_where_its_interval_leaves_0_out(shift: float, words: str) -> None:
+def test_a_difference_is_claimed_only_if_its_interval_excludes_0(shift: float, words: str) -> None:
     study = {1: [0.5, 0.6, 0.7], 16: [0.5 + shift + 0.001, 0.6 + shift - 0.001, 0.7 + shift]}
     (found,) = compare_with_fewest(study)
-    assert words in difference_sentence(found, "MAP", "L = 16", "L = 1", preposition="at")
+    assert words in describe_difference(found, "MAP", "L = 16", "L = 1", preposition="at")
 
 
-def test_results_are_json_and_come_back_as_they_were() -> None:
+def test_results_survive_json() -> None:
     study = values(lambda count: 10.0 * count, 0.01)
     study[16] = [None, NOT_REACHED, 3.0]
     found = [fit_growth(study), compute_ratio(study, study), compare_with_fewest(study)]
