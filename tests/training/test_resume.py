@@ -556,7 +556,8 @@ def test_spread_states_go_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     told_of = [json.loads(line) for line in (again / "events.jsonl").read_text().splitlines()]
     assert [line["path"] for line in told_of if line["event"] == "resume"] == [str(again / "checkpoint-3")]
     # the folder is another one, so its first line is the sum of those before the checkpoint
-    assert losses(again)[-2:] == losses(whole)[-2:] and len(losses(again)) == 3
+    assert losses(again)[-2:] == losses(whole)[-2:]
+    assert len(losses(again)) == 3
     expected, at_checkpoint = saved_weights(whole), load_file(whole / "checkpoint-3" / "model.safetensors")
     assert all(torch.equal(weight, expected[key]) for key, weight in saved_weights(again).items())
     assert not all(torch.equal(weight, expected[key]) for key, weight in at_checkpoint.items())
