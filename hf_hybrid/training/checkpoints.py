@@ -1,8 +1,8 @@
-"""The checkpoints of a run folder: `checkpoint-N/` is whole, or it is not there.
+"""The checkpoints of a run folder: `checkpoint-N/` is complete or absent.
 
-A checkpoint is written beside its place, all of its files are listed with size and SHA-256 in `manifest.json`, and
-only then it gets its name. Anyone who reads one compares it with its manifest first, so a file that was cut, altered
-or lost later is found too.
+The trainer writes a checkpoint under another name, lists its files with size and SHA-256 in `manifest.json`, and then
+renames it. A reader compares a checkpoint with its manifest first, which also finds a file that was changed or lost
+later.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _WEIGHT_BYTES, _MOMENT_BYTES = 4, 8  # of a parameter in float32; AdamW keeps tw
 
 
 def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is as it was written, or `None`; newer ones become `damaged-checkpoint-N`.
+    """Return the newest undamaged checkpoint, or `None`, and rename damaged newer ones to `damaged-checkpoint-N`.
 
     Args:
-        run_folder (`str` or `Path`): Where they lie.
-        complain (`Callable[[str], None]`): Receives what is wrong with each newer one.
+        run_folder (`str` or `Path`): The run folder.
+        complain (`Callable[[str], None]`): Called with a message about each damaged checkpoint.
 
     Raises:
-        ValueError: When a newer one is damaged and no run wrote it here.
+        ValueError: When a damaged checkpoint is not in the run folder's list of its own files.
     """
     outputs = OutputFolder(run_folder)
     for path in set(checkpoint_folders(run_folder)) - set(whole_or_damaged := checkpoints(run_folder)):
-        outputs.delete(path.name)  # the rest of one whose deletion a kill has ended
+        outputs.delete(path.name)  # a kill interrupted its deletion
     for path in whole_or_damaged:
         if (damage := find_damage(path)) is None:
             return path
@@ -55,23 +55,25 @@ def newest_whole(run_folder: str | os.PathLike[str], complain: Callable[[str], N
 def write_folder(
     path: str | os.PathLike[str], stages: Sequence[Callable[[Path], None]], writes: bool, needed_bytes: int = 0
 ) -> None:
-    """Write a folder aside, list its files in a manifest and only then give it its name; all processes come here.
+    """Write a folder under another name, list its files in a manifest, and rename it. Call it on all processes.
 
     Args:
-        path (`str` or `Path`): What it is called then.
-        stages (`Sequence[Callable[[Path], None]]`): Each writes a part into the folder it is given, on all processes;
-            after each they ask each other whether it went well.
-        writes (`bool`): Whether this process makes, lists and names it; one on each file system.
-        needed_bytes (`int`, *optional*, defaults to 0): Roughly how large it will be: refused where there is no room.
+        path (`str` or `Path`): Its final name.
+        stages (`Sequence[Callable[[Path], None]]`): Each writes a part into the given folder, on all processes. After
+            each stage the processes tell each other whether it succeeded.
+        writes (`bool`): Whether this process creates, lists and renames the folder: one process per file system.
+        needed_bytes (`int`, *optional*, defaults to 0): Estimated size; the disk must have as much space.
 
     Raises:
-        OSError: On all processes, when one of them could not write, or the disk is full; what was there before is
-            untouched. Processes that meet in the midst of a stage wait there for one that has failed in it.
+        OSError: On all processes, when one of them could not write, or the disk is full. An earlier folder at `path`
+            is unchanged. If a stage has collective operations, the others wait there for a process that failed.
     """
     path = Path(path)
     unfinished = path.with_name(f"{UNFINISHED}{path.name}")
 
     def begin(_: Path) -> None:
+        if not writes:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         if unfinished.exists():
             shutil.rmtree(unfinished)
@@ -80,20 +82,17 @@ def write_folder(
         unfinished.mkdir()
 
     def finish(_: Path) -> None:
-        write_manifest(unfinished)
-        OutputFolder(path.parent).put_folder(unfinished, path.name)
+        if writes:
+            write_manifest(unfinished)
+            OutputFolder(path.parent).put_folder(unfinished, path.name)
 
     try:
-        for stage in (begin if writes else _nothing, *stages, finish if writes else _nothing):
+        for stage in (begin, *stages, finish):
             _do_together(stage, unfinished, path, needed_bytes)
     except OSError:
         if writes:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
-
-
-def _nothing(_: Path) -> None:
-    """Others do something now."""
 
 
 def rotate(
@@ -102,9 +101,10 @@ def rotate(
     """Delete all but `limit` checkpoints. Checkpoints that no run wrote here stay.
 
     Args:
-        run_folder (`str` or `Path`): Where they lie.
-        limit (`int`, *optional*): How many stay; by default all.
-        keep (`Sequence[str or Path]`): Those that stay whatever the limit; then come the newest. `None` is no one.
+        run_folder (`str` or `Path`): The run folder.
+        limit (`int`, *optional*): Number of checkpoints to keep; by default all.
+        keep (`Sequence[str or Path]`): Checkpoints that are never deleted. They count toward the limit, and `None`
+            entries are ignored.
     """
     if not limit or limit < 1:
         return

@@ -1,10 +1,10 @@
-"""Numbers that go wrong in training: what is not finite is kept from the weights, what looks wrong is told.
+"""Keep the weights free of values that are not finite, and warn of a loss or embeddings that look wrong.
 
 1. A loss that is not finite makes the gradient NaN, on every rank, since gradients are summed (`mark_not_finite`).
-2. A step whose gradient is not finite leaves weights and optimizer as they are. On a GPU the fused optimizers skip it
-   themselves (`found_inf`), and the host learns of it a little later without waiting; elsewhere the host looks and
-   takes the gradients away, which every optimizer takes for nothing to do. DeepSpeed skips such steps itself.
-3. Each such step is written down with its batch; after a set number in a row training stops.
+2. A step whose gradient is not finite does not change weights and optimizer. On a GPU the fused optimizers skip it
+   (`found_inf`), and the host reads the norm later, without waiting. Elsewhere the host checks the norm and sets the
+   gradients to None, which every optimizer skips. DeepSpeed skips such steps itself.
+3. A file describes each such step with its batch. After a set number in a row training stops.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _COLLAPSED = 0.99  # mean cosine of two texts; of untrained and of well trained 
 
 
 def mark_not_finite(loss: torch.Tensor) -> torch.Tensor:
-    """A loss as it is, but whose gradient is NaN where the loss is not finite."""
+    """Return the same loss, but with a NaN gradient if the loss is not finite."""
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
 
 
 class _Pending(NamedTuple):
     step: int
-    norm: torch.Tensor  # on the host, once `ready`
-    ready: Callable[[], bool]
+    norm: torch.Tensor  # on the host, once `is_ready()`
+    is_ready: Callable[[], bool]
 
 
 class FiniteGuard:
-    """Keeps gradients that are not finite from the weights.
+    """Keeps gradients that are not finite away from the weights.
 
     Args:
         folder (`Path`): The run folder.
-        limit (`int`): So many such steps in a row end the run.
-        describe (`Callable[[int], dict]`): What a step's batch held, for the file about it.
+        limit (`int`): Number of such steps in a row that ends the run.
+        describe (`Callable[[int], dict]`): Returns the content of a step's batches, for the file about it.
     """
 
     def __init__(self, folder: Path, limit: int, describe: Callable[[int], dict[str, Any]]) -> None:
@@ -56,17 +56,17 @@ class FiniteGuard:
         self._in_a_row = 0
 
     def check(self, step: int, norm: Any, model: nn.Module, optimizer: Any, skips: bool) -> None:
-        """Look at the gradient of a step before the optimizer uses it.
+        """Check the gradient of a step before the optimizer uses it.
 
         Args:
             step (`int`): From 1 on.
-            norm (`torch.Tensor` or `float`): Of the gradient, the same on all ranks.
-            model (`nn.Module`): Whose gradients they are.
+            norm (`torch.Tensor` or `float`): Norm of the gradient, the same on all ranks.
+            model (`nn.Module`): The model with the gradients.
             optimizer (`Any`): Torch's own, not accelerate's wrapper.
-            skips (`bool`): Whether such a step is skipped by others: DeepSpeed, a gradient scaler.
+            skips (`bool`): Whether DeepSpeed or a gradient scaler already skips such a step.
 
         Raises:
-            FloatingPointError: After `limit` such steps in a row; it names the file.
+            FloatingPointError: After `limit` such steps in a row. The message names the file.
         """
         norm = getattr(norm, "full_tensor", lambda: norm)()
         if not skips and _skips_by_itself(optimizer, norm):
@@ -82,17 +82,17 @@ class FiniteGuard:
                 for weight in model.parameters():
                     weight.grad = None
             self._count(step, finite, norm)
-        while self._pending and self._pending[0].ready():
-            self._look_at_oldest()
+        while self._pending and self._pending[0].is_ready():
+            self._count_oldest()
 
     def settle(self) -> None:
-        """Wait for what is still under way; at the end of training."""
+        """Wait for the norms that the device still copies, and count them. Call it at the end of training."""
         if self._pending:
             torch.cuda.synchronize()
         while self._pending:
-            self._look_at_oldest()
+            self._count_oldest()
 
-    def _look_at_oldest(self) -> None:
+    def _count_oldest(self) -> None:
         step, norm, _ = self._pending.popleft()
         self._count(step, math.isfinite(float(norm)), norm)
 
@@ -116,27 +116,25 @@ class FiniteGuard:
             )
         if self._in_a_row >= self.limit:
             raise FloatingPointError(
-                f"Loss or gradient was not finite in {self._in_a_row} steps in a row, the last of them step {step}: "
-                f"{path} names its batch. The weights are unchanged. Lower the learning rate, raise the "
-                "temperature, or train in bf16 instead of fp16; max_nonfinite_steps is how many are borne."
+                f"Loss or gradient was not finite in {self._in_a_row} steps in a row, up to step {step} ({path} names "
+                "its batch). These steps did not change the weights. Lower the learning rate, raise the temperature, "
+                "train in bf16 instead of fp16, or raise max_nonfinite_steps."
             )
 
 
 def _skips_by_itself(optimizer: Any, norm: Any) -> bool:
-    """Return whether a fused optimizer on a GPU takes `found_inf`, so that the host need not wait."""
-    on_gpu = isinstance(norm, torch.Tensor) and norm.device.type == "cuda"
-    fused = (
-        all(group.get("fused") for group in optimizer.param_groups) if hasattr(optimizer, "param_groups") else False
-    )
-    return on_gpu and fused and getattr(optimizer, "_step_supports_amp_scaling", False)
+    """Return whether this is a fused optimizer on a GPU, which reads `found_inf`: the host does not wait for it."""
+    is_on_gpu = isinstance(norm, torch.Tensor) and norm.device.type == "cuda"
+    is_fused = hasattr(optimizer, "param_groups") and all(group.get("fused") for group in optimizer.param_groups)
+    return is_on_gpu and is_fused and getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 class HealthCheck(TrainerCallback):
-    """Warns, once each, of a loss that does not change and of embeddings that all point one way."""
+    """Warns once of a loss that does not change, and once of embeddings that all point one way."""
 
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=_CONSTANT_LINES)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
@@ -150,6 +148,6 @@ class HealthCheck(TrainerCallback):
             self._warn("mean_cosine", words, state)
 
     def _warn(self, about: str, words: str, state: TrainerState) -> None:
-        if about not in self._told:
-            self._told.add(about)
+        if about not in self._warned:
+            self._warned.add(about)
             event("warning", logging.WARNING, step=state.global_step, problem=words)

@@ -1,13 +1,12 @@
-"""Contrastive batches that do not fit: the loss of all embeddings at once, the encoder one chunk after the other.
+"""Gradients of batches that do not fit in memory: one loss over all embeddings, the encoder one chunk at a time.
 
 GradCache (Gao et al. 2021, arXiv 2101.06983):
 
-1. Embed each chunk without gradient, and keep the state of the random generators before it.
-2. Take the loss of all embeddings, and its gradient with respect to them: the cache.
-3. Embed each chunk again, with the same random numbers and with gradient, and go back through it from its part of the
-   cache.
+1. Embed each chunk without gradient, and store the random state before it.
+2. Compute the loss of all embeddings, and its gradient with respect to them: the cache.
+3. Embed each chunk again, with the same random numbers and with gradient, and backpropagate its part of the cache.
 
-Memory is that of one chunk and of the embeddings; the price is a second forward pass. One chunk needs none of this.
+Memory holds one chunk and all embeddings. The price is a second forward pass; a single chunk does not need it.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ def backward_in_chunks(
     """Add the gradients of a loss of all embeddings to the parameters behind `encode`.
 
     Args:
-        chunks (`Sequence`): The inputs in parts, one at the least; equally many on all ranks.
-        encode (`Callable`): Gives the embeddings of a chunk, of shape `(n, D)`.
-        loss (`Callable`): Gives the loss, a scalar, of all embeddings, in the order of the chunks.
-        backward (`Callable`, *optional*): Goes back from a scalar; mixed precision and DeepSpeed have their own.
-        without_exchange (`Callable`, *optional*): A context in which gradients stay on their rank; all chunks but the
-            last are done in it, so that a step exchanges gradients once.
-        attempt (`Callable`, *optional*): Runs the parts of the work that ranks do each for themselves: what comes
-            before the loss, and what comes before the last chunk's backward pass.
-        device (`torch.device`, *optional*): Where `encode` draws random numbers, beside the CPU.
+        chunks (`Sequence`): The inputs in one or more parts; all ranks have equally many.
+        encode (`Callable`): Returns the embeddings of a chunk, of shape `(n, D)`.
+        loss (`Callable`): Returns the loss, a scalar, of all embeddings, in the order of the chunks.
+        backward (`Callable`, *optional*): Backpropagates a scalar; mixed precision and DeepSpeed have their own.
+        without_exchange (`Callable`, *optional*): A context in which gradients stay on their rank. All chunks but the
+            last run in it, so that a step exchanges gradients once.
+        attempt (`Callable`, *optional*): Runs the work that needs no other rank: all before the loss, and all before
+            the backward pass of the last chunk.
+        device (`torch.device`, *optional*): Where `encode` draws random numbers, besides the CPU.
 
     Returns:
         `torch.Tensor`: The loss, without gradient.
@@ -61,7 +60,16 @@ def backward_in_chunks(
         value = loss(attempt(lambda: encode(chunks[0])))
         backward(value)
         return value.detach()
-    embedded, states = attempt(lambda: _embed_without_gradient(chunks, encode, device))  # Step (1)
+
+    def embed_without_gradient() -> tuple[list[torch.Tensor], list[RandomState]]:
+        embedded, states = [], []
+        with torch.no_grad():
+            for chunk in chunks:
+                states.append(random_state(device))
+                embedded.append(encode(chunk))
+        return embedded, states
+
+    embedded, states = attempt(embed_without_gradient)  # Step (1)
     value, cache = _loss_and_gradient(embedded, loss)  # Step (2)
 
     def surrogate(number: int) -> torch.Tensor:
@@ -80,27 +88,16 @@ def backward_in_chunks(
 
 
 def random_state(device: torch.device | None) -> RandomState:
-    """The state of the generators that dropout draws from: the CPU's, and the device's where that is a GPU."""
+    """Return the state of the generators that dropout draws from: the CPU's, and that of a GPU."""
     host = torch.get_rng_state()
     return host, torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
 
 
 def set_random_state(state: RandomState, device: torch.device | None) -> None:
-    """Go back to what `random_state` gave."""
+    """Restore a state that `random_state` returned."""
     torch.set_rng_state(state[0])
     if state[1] is not None and device is not None:
         torch.cuda.set_rng_state(state[1], device)
-
-
-def _embed_without_gradient(
-    chunks: Sequence[Chunk], encode: Callable[[Chunk], torch.Tensor], device: torch.device | None
-) -> tuple[list[torch.Tensor], list[RandomState]]:
-    embedded, states = [], []
-    with torch.no_grad():
-        for chunk in chunks:
-            states.append(random_state(device))
-            embedded.append(encode(chunk))
-    return embedded, states
 
 
 def _loss_and_gradient(

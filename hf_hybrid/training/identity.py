@@ -47,7 +47,7 @@ def run_identity(args: RunArguments, schedule: Any, model: str, **lengths: int) 
 
 
 def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:
-    """Batch type, language pair, item ids, and the texts of a batch by language, side and row of the corpus."""
+    """Return batch type, language pair, item ids, and texts of a batch by language, side and row of the corpus."""
     batch, corpus = schedule.batch(number), schedule.corpus
     sides = (
         (corpus.QUERY, batch.items, batch.query_languages),
@@ -71,7 +71,7 @@ def describe_batch(schedule: HybridSchedule, number: int) -> dict[str, Any]:
 
 
 def read_run_like(name: str, revision: str | None = None) -> Run:
-    """`run.json` of a run folder, a bundle, or a model on the Hub that was trained with hf_hybrid.
+    """Read `run.json` of a run folder, a bundle, or a model on the Hub that was trained with hf_hybrid.
 
     Args:
         name (`str`): Folder, `run.json` in it, or Hub id.
@@ -117,7 +117,7 @@ def settings_like(run: Run) -> dict[str, Any]:
 
 
 def differences_from_run(run: Run, identity: Mapping[str, Any]) -> list[str]:
-    """Return in what a run that is about to start is not the earlier one.
+    """Return the differences between an earlier run and a new one.
 
     Args:
         run (`Run`): The earlier one.

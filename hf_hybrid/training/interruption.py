@@ -29,7 +29,7 @@ _SECOND_CTRL_C_S = 3.0
 
 
 class Interrupted(SystemExit):
-    """The run was told to stop, in training after a checkpoint; ends the process with the exit status `RESUME_ME`.
+    """Raised when a signal stops the run, in training after a checkpoint. The exit status is `RESUME_ME`.
 
     Args:
         told (`bool`, *optional*, defaults to `False`): Whether there was an event of it.
@@ -42,14 +42,14 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def alone_in(folder: str | os.PathLike[str], wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
-    """Refuse a run folder that another process writes to; the system ends the claim of one that was killed.
+    """Lock a run folder, so that no other run writes to it. The system unlocks it if this process is killed.
 
     Args:
-        folder (`str` or `Path`): The run folder; it is made.
-        wait_s (`float`, *optional*, defaults to 10.0): How long the other one is waited for.
+        folder (`str` or `Path`): The run folder. It is created if it does not exist.
+        wait_s (`float`, *optional*, defaults to 10.0): How long to wait for another run to end, in seconds.
 
     Raises:
-        ValueError: On all processes, when there is another run, or a file of somebody else where the lock is to be.
+        ValueError: On all processes, when another run has the lock, or no run wrote the file with the lock's name.
     """
     folder, problem = Path(folder), ""
     lock = FileLock(folder / LOCK_NAME, timeout=wait_s, is_singleton=True)
@@ -84,9 +84,9 @@ def lock_names(outputs: OutputFolder) -> list[str]:
 
 @contextmanager
 def ends_on_signal() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `Interrupted` here and now: there is nothing to save outside of training.
+    """Raise `Interrupted` at once on SIGTERM or SIGINT: outside of training there is nothing to save.
 
-    After that they are ignored: the process is about to end.
+    Later signals are ignored, since the process is about to end.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -110,7 +110,7 @@ def ends_on_signal() -> Iterator[None]:
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
-    """Take over SIGTERM and SIGINT; returns the former handlers, none where this thread may not set any."""
+    """Handle SIGTERM and SIGINT, and return the former handlers. Only the main thread may set handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -122,10 +122,10 @@ def _restore(former: dict[signal.Signals, Any]) -> None:
 
 
 class StopOnSignal(TrainerCallback):
-    """While it is entered, a first SIGTERM or SIGINT ends training after a checkpoint at the end of the step.
+    """Context in which a first SIGTERM or SIGINT ends training after a checkpoint at the end of the step.
 
-    An evaluation that runs is brought to its end first. Later signals are not heeded, as launchers pass on what a
-    process has got already, but for a second Ctrl-C, which ends at once. Where one process is told to stop, all stop.
+    An evaluation in progress finishes first. Later signals are ignored, since launchers repeat signals that a process
+    already has, but a second Ctrl-C ends the process at once. When one process is told to stop, all stop.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class StopOnSignal(TrainerCallback):
 class Heartbeat(TrainerCallback):
     """Keeps `heartbeat.json` of a run folder fresh: `time`, `step`, `max_steps`, `phase`, `host` and `pid`.
 
-    A scheduler that finds it older than the longest evaluation takes may take the run for hung.
+    If the file is older than the longest evaluation lasts, a scheduler may assume that the run hangs.
 
     Args:
         folder (`str` or `Path`): The run folder.

@@ -78,12 +78,12 @@ def _info_nce(
     row_P: torch.Tensor,
     column_P: torch.Tensor,
 ) -> torch.Tensor:
-    """Loss of each pair (row, column) against the columns of other groups than its row's."""
+    """Return the loss of each pair (row, column) against the columns of groups other than the row's."""
     height = max(1, _BLOCK_SCORES // len(columns_YD))
     if len(rows_XD) <= height:
         negatives_X = _negatives(rows_XD, columns_YD, groups_X, groups_Y)
     else:
-        # The scores of a block are let go, and computed again in the backward pass.
+        # Save memory: free the scores of a block, and compute them again in the backward pass.
         options: Any = {"use_reentrant": False, "preserve_rng_state": False}
         negatives_X = torch.cat([
             checkpoint(_negatives, rows, columns_YD, groups, groups_Y, **options)
@@ -104,7 +104,7 @@ def _negatives(
 
 
 def mean_cosine(vectors_ND: torch.Tensor) -> torch.Tensor:
-    """Mean cosine of two different ones of N normalized vectors; near 1 where embeddings have collapsed.
+    """Return the mean cosine of all pairs of N normalized vectors; near 1 if the embeddings have collapsed.
 
     Example:
 

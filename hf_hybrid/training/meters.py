@@ -1,7 +1,7 @@
 """Meters of a run: its time on host and device, peak memory of the host, and energy.
 
-A meter is either one that measures (NVML on a GPU, RAPL on a processor) or one that estimates (codecarbon), and says
-which by its name. Where there is none the answer is None.
+NVML (a GPU) and RAPL (a processor) measure energy, and codecarbon estimates it; `source` says which one a run used.
+Without a meter the energy is None.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENERGY_CHOICES = ("auto", "nvml", "rapl", "codecarbon", "none")
 
 
 def peak_host_memory() -> int:
-    """The most bytes this process held, from the kernel's high-water mark where there is one."""
+    """Return the peak memory of this process in bytes: the kernel's high-water mark, if it has one."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux a process inherits its parent's maximum, such as the launcher's.
@@ -37,7 +37,7 @@ def peak_host_memory() -> int:
 
 
 class Moment:
-    """A moment: of the host, and on CUDA also of the device's queue."""
+    """A point in time on the host, and on CUDA also in the queue of the device."""
 
     def __init__(self, cuda: bool) -> None:
         self.host_s = time.perf_counter()
@@ -46,7 +46,7 @@ class Moment:
             self.event.record()
 
     def until(self, end: Moment, wait_s: float) -> Callable[[], float]:
-        """A function that gives the seconds from here to `end`; on CUDA it may be called when the device is done."""
+        """Return a function that returns the seconds until `end`. On CUDA, synchronize the device before the call."""
         begun, ended = self.event, end.event
         if begun and ended:
             return lambda: begun.elapsed_time(ended) / 1000
@@ -59,7 +59,7 @@ class Meter(Protocol):
     source: str
 
     def read_wh(self) -> dict[str, float]:
-        """Watt hours by device; OSError when the device does not answer."""
+        """Return watt-hours by device; raise OSError when a device does not answer."""
 
     def close(self) -> None:
         """Stop measuring."""
@@ -93,7 +93,7 @@ class _CounterMeter:
 
 
 def _open_nvml() -> Meter:
-    """The counter of this process's GPU; it knows nothing of the host."""
+    """Open the energy counter of this process's GPU. It does not include the host."""
     import pynvml
 
     def read() -> float:
@@ -113,7 +113,7 @@ def _open_nvml() -> Meter:
 
 
 def _open_rapl(root: Path = Path("/sys/class/powercap")) -> Meter:
-    """The counters of the processor packages; most systems let only root read them."""
+    """Open the counters of the processor packages. On most systems only root may read them."""
     zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if (zone / "name").read_text().startswith("package")]
     if not zones:
         raise OSError(f"no processor package under {root}")
@@ -127,7 +127,7 @@ def _open_rapl(root: Path = Path("/sys/class/powercap")) -> Meter:
 
 
 class _CodeCarbonMeter:
-    """codecarbon's estimate for the whole machine, made by the first rank of each machine without any network."""
+    """codecarbon's offline estimate for the whole machine, by the first rank of each machine."""
 
     source = "codecarbon"
 

@@ -195,7 +195,7 @@ def _values_path(folder: RunFolder, when: str) -> Path:
 
 
 def _step_of_model(trainer: PlanTrainer) -> int:
-    """The step whose weights the model has: the last one, or that of the best checkpoint."""
+    """Return the step of the model's weights: the last step, or that of the best checkpoint."""
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     return trainer.state.global_step if best is None else best
 
@@ -274,7 +274,7 @@ def _model_record(encoder: HybridEncoder) -> dict[str, Any]:
 
 
 def _hub_commit(name: str | None, revision: str | None) -> str | None:
-    """The Hub's commit of the checkpoint that training begins from; None where it is a folder, or there is none."""
+    """Return the Hub commit of the checkpoint that training starts from; None for a folder or a new encoder."""
     if name is None or os.path.isdir(name):
         return None
     found = try_to_load_from_cache(name, "config.json", revision=revision)
@@ -297,7 +297,7 @@ def _publish(trainer: PlanTrainer, folder: RunFolder, rebuild: bool) -> None:
 
 
 def _write_card_and_bundle(folder: RunFolder, repo_id: str | None) -> None:
-    """A run without them is a run all the same."""
+    """Write card and bundle. A failure is only a warning, since the run itself is complete."""
     try:
         write_card(folder.path, {**folder.read_card_options(), "repo_id": repo_id} if repo_id else None)
         write_bundle(folder.path)
@@ -308,7 +308,7 @@ def _write_card_and_bundle(folder: RunFolder, repo_id: str | None) -> None:
 
 @contextmanager
 def _recorded_status(folder: RunFolder, run: dict[str, Any]) -> Iterator[None]:
-    """`run.json` says how the run ended, also when it did not end well."""
+    """Write to `run.json` how the run ended, also after an error."""
 
     def write(status: str) -> None:
         if distributed.rank() == 0:
@@ -334,7 +334,7 @@ Encoder = TypeVar("Encoder", bound=HybridEncoder)
 
 
 def open_encoder(encoder_class: type[Encoder], arguments: Any, corpus: ParallelCorpus) -> Encoder:
-    """The checkpoint that is named, or a small encoder whose tokenizer is trained on the corpus.
+    """Load `model_name_or_path`; without it, create a small encoder and train its tokenizer on the corpus.
 
     Args:
         encoder_class (`type`): `HybridEncoder`, or a subclass of it.
@@ -358,7 +358,7 @@ def open_encoder(encoder_class: type[Encoder], arguments: Any, corpus: ParallelC
 
 
 def encoder_from_scratch(encoder_class: type[Encoder], arguments: Any, corpus: ParallelCorpus, **more: Any) -> Encoder:
-    """A small encoder with random weights, which follow torch's global seed; its tokenizer reads what the items say.
+    """Create a small encoder with random weights from torch's global seed, and train its tokenizer on the corpus.
 
     Args:
         encoder_class, arguments, corpus: As for [`open_encoder`].
