@@ -18,11 +18,11 @@ from typing import Any
 from hf_hybrid import __version__
 from hf_hybrid.utils.options import (
     explain_errors,
+    explain_unknown,
     find_named_options,
     find_settings,
     read_settings,
     refuse,
-    unknown_option,
     value_of,
 )
 
@@ -83,7 +83,7 @@ def _check_names(command: str, options: list[str], program: str) -> dict[str, An
     known = option_names(command, command in LAUNCHED)
     if known is None:
         return {}
-    if problem := unknown_option(find_named_options(options), known.command_line, "command line", "--"):
+    if problem := explain_unknown(find_named_options(options), known.command_line, "command line", "--"):
         refuse(program, problem)
     config = value_of(options, "config")
     if config is None or value_of(options, "like") is not None or _is_a_stream(config):

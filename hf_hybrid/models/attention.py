@@ -187,7 +187,7 @@ def _on_device(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor
 
 
-def packed_attention(
+def attend_packed(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -320,5 +320,5 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionInterface.register(PACKED_ATTENTION, attend_packed)
 AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)

@@ -80,7 +80,7 @@ class OutputFolder:
         view._list, view._prefix = self._list, f"{self._full(name)}/"
         return view
 
-    def nested_outputs(self, name: str) -> OutputFolder:
+    def open_nested(self, name: str) -> OutputFolder:
         """Return a folder within this one that has a list of its own, such as the run folder of a trial."""
         self.claim(f"{name}/{OUTPUTS_NAME}")
         return OutputFolder(self.path / name, self.option)

@@ -173,7 +173,7 @@ def value_of(argv: Sequence[str], name: str) -> str | None:
     return found
 
 
-def unknown_option(names: Sequence[str], known: Collection[str], where: str, prefix: str) -> str | None:
+def explain_unknown(names: Sequence[str], known: Collection[str], where: str, prefix: str) -> str | None:
     """Return the error message for the first name that is not known, or None when all are.
 
     Args:
@@ -184,7 +184,7 @@ def unknown_option(names: Sequence[str], known: Collection[str], where: str, pre
 
     Example:
 
-        >>> unknown_option(["seed", "mxi"], {"seed", "mix"}, "command line", "--")
+        >>> explain_unknown(["seed", "mxi"], {"seed", "mix"}, "command line", "--")
         'command line: --mxi is not known; did you mean --mix?'
     """
     for name in names:
@@ -255,7 +255,7 @@ def read_settings(name: str, known: Set[str], stop: Callable[[str], NoReturn]) -
     given = [key.value.replace("-", "_") for key, _ in root.value]  # YAML itself keeps the last of repeated keys
     if twice := [key for key in given if given.count(key) > 1 or key in known & {*_ON_THE_COMMAND_LINE}]:
         stop(f"--config {name}: {twice[0]} is given twice, or belongs on the command line; omit it")
-    if problem := unknown_option(list(settings), known, name, ""):
+    if problem := explain_unknown(list(settings), known, name, ""):
         stop(problem)
     return {key.replace("-", "_"): value for key, value in settings.items()}
 
@@ -354,7 +354,7 @@ def parse_arguments(
     if first_word is not None and argv and not argv[0].startswith("-"):
         argv.insert(0, f"--{first_word}")
     parser = make_parser(dataclasses, flags, read_like is not None, launch, program, introduction)
-    if problem := unknown_option(find_named_options(argv), parser.names(on_command_line=True), "command line", "--"):
+    if problem := explain_unknown(find_named_options(argv), parser.names(on_command_line=True), "command line", "--"):
         parser.error(problem)
     config, _ = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     settings: Mapping[str, Any] = {}

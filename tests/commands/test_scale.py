@@ -440,7 +440,7 @@ def test_a_study_may_be_another_until_a_trial_has_begun(
     assert read()[3] != first[3]
     assert list(load_corpus(folder.path / "corpora" / "eval").languages) == ["de"]
     begun = folder.path / "trials" / "mono-L2-seed2" / "log.txt"
-    with folder.outputs.nested_outputs("trials/mono-L2-seed2").writing("log.txt") as unfinished:
+    with folder.outputs.open_nested("trials/mono-L2-seed2").writing("log.txt") as unfinished:
         unfinished.touch()
     assert "--overwrite to start over" in found_by("--list").stderr
     assert read()[0] == ["mono-L2-seed2"]

@@ -14,11 +14,11 @@ from transformers import LlamaConfig, LlamaModel, MobileBertConfig, MobileBertMo
 from hf_hybrid.models import attention
 from hf_hybrid.models.attention import (
     LengthBuckets,
+    attend_packed,
     can_pack,
     choose_attention,
     flash_runs,
     length_buckets,
-    packed_attention,
 )
 from tests.support import families
 from tests.support.families import assert_near, differ
@@ -71,7 +71,7 @@ def run(
             tensors[1][:, :, buckets.token_S],
             tensors[2][:, :, buckets.token_S],
         )
-    output = packed_attention(nn.Identity(), *tensors, attention_mask=None, **options)[0]
+    output = attend_packed(nn.Identity(), *tensors, attention_mask=None, **options)[0]
     return output if buckets is None else output[:, buckets.position_T]
 
 

@@ -204,13 +204,13 @@ class TestDeleting:
         assert outputs.list_files("") == ["ab", "kept"]
 
     def test_nested_folders_by_their_own_lists(self, outputs: OutputFolder) -> None:
-        write(outputs.nested_outputs("trials/a"), "run.json")
+        write(outputs.open_nested("trials/a"), "run.json")
         write(OutputFolder(outputs.path / "trials/mine"), "run.json")  # a run of somebody else
         put(outputs.path / "trials/a/mine.txt")
         outputs.delete("trials")
         assert contents(outputs.path / "trials").keys() == {"a/mine.txt", "mine/run.json", f"mine/{OUTPUTS_NAME}"}
         with pytest.raises(ValueError, match=r"holds trials/mine/outputs\.jsonl"):
-            outputs.nested_outputs("trials/mine")
+            outputs.open_nested("trials/mine")
 
     def test_a_view_shares_the_list(self, outputs: OutputFolder) -> None:
         view = outputs.subfolder("bm25")

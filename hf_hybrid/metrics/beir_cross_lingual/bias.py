@@ -219,9 +219,9 @@ def _same_rank_probability(
     mean_Q = np.bincount(query_R, rank_R, num_queries) / np.maximum(count_Q, 1)
     off_R = rank_R - mean_Q[query_R]  # of deviations no digits are lost
     num_languages = int(language_R.max(initial=0)) + 1
-    cell_R, shape = query_R * num_languages + language_R, (num_queries, num_languages)
+    group_R, shape = query_R * num_languages + language_R, (num_queries, num_languages)
     count_QL, off_QL = (
-        np.bincount(cell_R, weights, num_queries * num_languages).reshape(shape) for weights in (None, off_R)
+        np.bincount(group_R, weights, num_queries * num_languages).reshape(shape) for weights in (None, off_R)
     )
     between_Q = (off_QL**2 / np.maximum(count_QL, 1)).sum(axis=1)
     within_Q = np.bincount(query_R, off_R**2, num_queries)
@@ -260,9 +260,9 @@ def recall_by_language(
         >>> recall_by_language(np.array([0, 0, 0]), np.array([1, 200, 3]), np.array([0, 0, 1]), 1, 3, 100).tolist()
         [[0.5, 1.0, nan]]
     """
-    cell_R = query_R * num_languages + language_R
+    group_R = query_R * num_languages + language_R
     found, relevant = (
-        np.bincount(cell_R, weights, num_queries * num_languages) for weights in (rank_R <= cutoff, None)
+        np.bincount(group_R, weights, num_queries * num_languages) for weights in (rank_R <= cutoff, None)
     )
     recall = np.divide(found, relevant, out=np.full(len(found), np.nan), where=relevant > 0)
     return recall.reshape(num_queries, num_languages)

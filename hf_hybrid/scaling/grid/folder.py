@@ -120,7 +120,7 @@ class StudyFolder:
         folders = {stage["options"]["output_dir"].removeprefix(f"{STUDY}/") for stage in trial["stages"]}
         own = f"trials/{trial['id']}"
         self.outputs.claim(*(f"{folder}/{OUTPUTS_NAME}" for folder in sorted(folders - {own})))
-        return self.outputs.nested_outputs(own)
+        return self.outputs.open_nested(own)
 
     def status(self, trial: Trial) -> str:
         """Return `finished`, `failed` or `missing`; a trial that has not run to its end is missing."""

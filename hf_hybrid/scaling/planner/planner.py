@@ -470,7 +470,7 @@ def plan_from_study(study_dir: str, counts: Sequence[int], wanted: PlanArguments
         runs = [read_measured(RunFolder(path)) for path in paths if wanted.runs or _teaches(path)]
     if not runs:
         raise ValueError(f"{study_dir} has no finished training to learn from; name run folders with --runs.")
-    work = build_workload(runs, counts[0], {"num_devices": hardware.num_devices, **wanted.given()})
+    work = build_workload(runs, counts[0], {"num_devices": hardware.num_devices, **wanted.list_given()})
     return plan(runs, hardware, work, measured_on)
 
 
@@ -530,16 +530,16 @@ class PlanArguments:
     chunk_tokens: int | None = option(None, "Most tokens of one forward pass of a device.")
     gradient_checkpointing: bool | None = option(None, "Keep the layers' inputs only.")
 
-    def given(self) -> dict[str, Any]:
+    def list_given(self) -> dict[str, Any]:
         """Return the given options of the run.
 
         Example:
 
-            >>> PlanArguments(batch_size=64).given()
+            >>> PlanArguments(batch_size=64).list_given()
             {'mix': 'mono=0.5,cross=0.5', 'batch_size': 64}
         """
-        left_out = ("plan", "runs", "measured_on", "mix")
-        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        excluded = ("plan", "runs", "measured_on", "mix")
+        found = {name: value for name, value in dataclasses.asdict(self).items() if name not in excluded}
         return {"mix": self.mix, **{name: value for name, value in found.items() if value is not None}}
 
     def folders(self, study_dir: str) -> list[Path]:

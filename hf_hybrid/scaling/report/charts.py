@@ -68,16 +68,16 @@ NAMES = {arm: ARMS[arm].label for arm in _STYLES}  # in the order of charts and 
 
 
 def _unchecked(make: Callable[_Given, Spec]) -> Callable[_Given, Spec]:
-    """Without altair's checks of every part, which take most of the time; a test has them made."""
+    """Skip the checks of altair, which take most of the time; a test runs them."""
 
     @wraps(make)
-    def made(*args: _Given.args, **kwargs: _Given.kwargs) -> Spec:
+    def make_unchecked(*args: _Given.args, **kwargs: _Given.kwargs) -> Spec:
         from altair.utils.schemapi import debug_mode
 
         with debug_mode(False):
             return make(*args, **kwargs)
 
-    return made
+    return make_unchecked
 
 
 @_unchecked

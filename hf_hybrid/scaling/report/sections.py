@@ -78,7 +78,9 @@ _STEP = "Of single runs on this machine, from benchmarks/step_profile.py."
 
 def title(report: Report) -> str:
     """Return the title of the page."""
-    return f"Retrievers of {_range(report)} languages: what each way to train them takes and gives"
+    number = len(report.study["arms"])
+    arms = f"{number} training recipe{'s' if number != 1 else ''}"
+    return f"What does each extra language cost? {arms}, {_range(report)} languages"
 
 
 def subtitle(report: Report) -> str:

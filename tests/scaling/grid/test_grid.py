@@ -341,7 +341,7 @@ class TestSweep:
             (folder.path / name).parent.mkdir(parents=True)
             (folder.path / name).touch()
         folder.write("study.json", {})
-        with folder.outputs.nested_outputs("trials/a").writing("eval.json") as unfinished:
+        with folder.outputs.open_nested("trials/a").writing("eval.json") as unfinished:
             unfinished.touch()
         folder.outputs.delete_all()
         left = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
