@@ -311,7 +311,16 @@ class TestBudget:
     def run(self, folder: Path, status: str = "finished") -> str:
         run: Any = {name: {} for name in ("config", "corpus", "plan", "environment")}
         RunFolder(folder).write_run(
-            {**run, "mix": "mono=1", "seed": 0, "world_size": 1, "status": status, "changed": []}
+            {
+                **run,
+                "mix": "mono=1",
+                "seed": 0,
+                "world_size": 1,
+                "status": status,
+                "changed": [],
+                "identity": {},
+                "model": {},
+            }
         )
         return str(folder)
 

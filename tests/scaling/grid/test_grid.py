@@ -235,7 +235,7 @@ FAKE = """
         time.sleep(60)
     scores = {"monolingual": {}, "cross_lingual": {}, "multilingual": {}, "bias": {}, "pairs": {}, "num_queries": 1}
     form = {"name": "hf_hybrid run folder", "version": 2}
-    json.dump({"format": form, "before": None, "after": scores}, open(folder + "/eval.json", "w"))
+    json.dump({"format": form, "before": None, "after": scores, "evaluated": {}}, open(folder + "/eval.json", "w"))
 """
 
 
